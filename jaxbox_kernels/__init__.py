@@ -1,0 +1,1 @@
+"""How box convolution is computed: one module an implementation."""
