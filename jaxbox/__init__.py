@@ -1,5 +1,26 @@
-"""Box convolution and its sister layers for JAX and Flax."""
+"""Box convolution and its sister layers for JAX and Flax.
+
+`jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. Submodules: `boxes` (boxes
+as data), `layers` and `linen` (the layers), `optim` (what boxes ask of an optimizer), `models` (the
+paper's networks).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from jaxbox.box_conv import box_conv
 
-__all__ = ["box_conv"]
+if TYPE_CHECKING:
+    from jaxbox import boxes, layers, linen, models, optim
+    from jaxbox.layers import BoxConv
+
+__all__ = ["BoxConv", "box_conv", "boxes", "layers", "linen", "models", "optim"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: who only wants the operation does not wait for Flax and optax.
+    if name == "BoxConv":
+        return importlib.import_module("jaxbox.layers").BoxConv
+    if name in __all__:
+        return importlib.import_module(f"jaxbox.{name}")
+    raise AttributeError(f"module 'jaxbox' has no attribute {name!r}")

@@ -68,11 +68,13 @@ def box_conv(
 
     *batch, height, width, channels = x.shape
     boxes = theta.shape[1]
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     planes = jnp.moveaxis(x.reshape(-1, height, width, channels), -1, 1).astype(dtype)
     output = _box_conv(planes, theta.astype(dtype), normalize, kernels)
     # (N, C, F, H, W) to (..., H, W, C * F).
-    output = jnp.moveaxis(output.astype(x.dtype).reshape(-1, channels * boxes, height, width), 1, -1)
+    output = jnp.moveaxis(
+        output.astype(x.dtype).reshape(-1, channels * boxes, height, width), 1, -1
+    )
     return output.reshape(*batch, height, width, channels * boxes)
 
 

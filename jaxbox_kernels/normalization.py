@@ -10,6 +10,11 @@ def area(theta: Array) -> Array:
     return (x_max - x_min) * (y_max - y_min)
 
 
+def scale(theta: Array, *, normalize: bool) -> Array:
+    """What each box's integral is multiplied by, `(C, F)`."""
+    return 1 / area(theta) if normalize else jnp.ones(theta.shape[:-1], theta.dtype)
+
+
 def gradient_through_area(theta: Array, inner: Array) -> Array:
     """The part of the gradient by `theta` that comes from dividing by the area.
 

@@ -1,8 +1,8 @@
 """Box convolution as two matrix products a box: `O = T_y x T_x^T / area`.
 
-`T[i, k]` is the length of `[i + low, i + high]` inside pixel `k`. A product costs `H + W`
-multiply-adds an output, so this form is for small planes, where it beats prefix sums on speed; it is
-also the most accurate one, since it subtracts nothing.
+`T[i, k]` is the length of `[i + low, i + high]` inside pixel `k`. The products cost `H + W`
+multiply-adds an output, so this form is for small planes, where it is faster than prefix sums. It
+is also the most accurate one, since it subtracts nothing.
 
 Works on planes: `x` is `(N, C, H, W)`, `theta` `(C, F, 4)`, the output `(N, C, F, H, W)`.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxbox_kernels.normalization import area, gradient_through_area
+from jaxbox_kernels.normalization import gradient_through_area, scale
 
 # Without it TPUs and recent GPUs would multiply in fewer than 24 bits.
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
@@ -30,7 +30,7 @@ class _Overlaps(NamedTuple):
 def _overlaps(low: Array, high: Array, size: int) -> _Overlaps:
     position = jnp.arange(size, dtype=low.dtype)
     # Differences of whole numbers are exact, so that nothing is lost far from the origin.
-    offset = position - position[:, None]
+    offset = (position[None, :] - position[:, None])[None, None]
     low, high = low[..., None, None], high[..., None, None]
     length = jnp.maximum(jnp.minimum(high, offset + 0.5) - jnp.maximum(low, offset - 0.5), 0)
     # On a pixel edge a side belongs to the pixel into which the box grows.
@@ -39,25 +39,25 @@ def _overlaps(low: Array, high: Array, size: int) -> _Overlaps:
     return _Overlaps(length, by_low, by_high)
 
 
-def _matrices(theta: Array, x: Array) -> tuple[_Overlaps, _Overlaps]:
+def _matrices(theta: Array, x: Array, normalize: bool) -> tuple[_Overlaps, _Overlaps]:
+    """The matrices along y, which carry the division by the area, and along x."""
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
     height, width = x.shape[-2:]
-    return _overlaps(y_min, y_max, height), _overlaps(x_min, x_max, width)
+    scales = scale(theta, normalize=normalize)[..., None, None]
+    rows = _overlaps(y_min, y_max, height)
+    return _Overlaps(*(scales * matrix for matrix in rows)), _overlaps(x_min, x_max, width)
 
 
 def forward(x: Array, theta: Array, *, normalize: bool) -> Array:
     """Box averages, or integrals without `normalize`."""
-    rows, columns = _matrices(theta, x)
+    rows, columns = _matrices(theta, x, normalize)
     along_x = _einsum("nchk,cfwk->ncfhw", x, columns.length)
-    integral = _einsum("cfhi,ncfiw->ncfhw", rows.length, along_x)
-    return integral / area(theta)[..., None, None] if normalize else integral
+    return _einsum("cfhi,ncfiw->ncfhw", rows.length, along_x)
 
 
 def backward(x: Array, theta: Array, g: Array, *, normalize: bool) -> tuple[Array, Array]:
     """Gradients by `x` and by `theta`, given `g`, the one by the output."""
-    rows, columns = _matrices(theta, x)
-    if normalize:
-        g = g / area(theta)[..., None, None]
+    rows, columns = _matrices(theta, x, normalize)
     back_along_y = _einsum("cfhi,ncfhw->ncfiw", rows.length, g)
     dx = _einsum("ncfhw,cfwk->nchk", back_along_y, columns.length)
     by_columns = _einsum("ncfhw,nchk->cfwk", back_along_y, x)

@@ -14,7 +14,7 @@ Float64 = NDArray[np.float64]
 
 
 def overlaps(low: float, high: float, size: int) -> Float64:
-    """Length of `[i + low, i + high]` inside pixel `k`, as an array `[i, k]` (paper, equation 4)."""
+    """Length of `[i + low, i + high]` inside pixel `k`, as `[i, k]` (paper, equation 4)."""
     position = np.arange(size, dtype=np.float64)
     left = np.maximum(position[:, None] + low, position - 0.5)
     right = np.minimum(position[:, None] + high, position + 0.5)

@@ -1,0 +1,131 @@
+"""One step of training and one pass of evaluation, as pure functions of a training state."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from segmentation.classes import VOID
+from segmentation.iou import ConfusionMatrix, Scores
+from segmentation.pipeline import Batch
+
+
+class TrainState(NamedTuple):
+    """All that training changes; saving and restoring it goes on exactly.
+
+    Attributes:
+      step: how many batches were trained on.
+      params: the network's parameters.
+      rest: its other state: BatchNorm's statistics and the generators of dropout.
+      optimizer: the optimizer's state.
+      epoch_loss: sum of the losses since the epoch began.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    rest: nnx.State
+    optimizer: optax.OptState
+    epoch_loss: jax.Array
+
+
+type Step = Callable[[TrainState, Batch], TrainState]
+
+
+class Trainer:
+    """Trains and evaluates one network with one optimizer.
+
+    Args:
+      model: the network, from images `(N, H, W, 3)` to logits `(N, H, W, classes)`. It is only
+        read: what training changes is in the `TrainState`.
+      optimizer: for the network's `nnx.Param`s.
+      class_weights: `(classes,)`, how much a pixel of each class counts in the loss.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        optimizer: optax.GradientTransformation,
+        class_weights: np.ndarray,
+    ):
+        params, rest = nnx.state(model, nnx.Param, nnx.Not(nnx.Param))
+        self._graph = nnx.graphdef(model)
+        self._optimizer = optimizer
+        self._weights = np.asarray(class_weights, np.float32)
+        self.initial = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            rest=rest,
+            optimizer=optimizer.init(params),
+            epoch_loss=jnp.zeros((), jnp.float32),
+        )
+        self.step: Step = jax.jit(self._step)
+        self._predict = jax.jit(self._logits)
+        self._count = nnx.jit(ConfusionMatrix.update)
+
+    def model(self, state: TrainState) -> Any:
+        """The network with the parameters and statistics of `state`."""
+        return nnx.merge(self._graph, state.params, state.rest, copy=True)
+
+    def predict(self, state: TrainState, images: jax.Array) -> jax.Array:
+        """The most likely class of each pixel, `(N, H, W)`, in evaluation mode."""
+        return jnp.argmax(self._predict(state.params, state.rest, images), axis=-1)
+
+    def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> Scores:
+        """Scores the network in evaluation mode on all batches."""
+        metric = ConfusionMatrix(len(self._weights))
+        for batch in batches:
+            logits = self._predict(state.params, state.rest, batch["image"])
+            self._count(metric, predictions=logits, labels=jnp.asarray(batch["label"]))
+        return metric.compute()
+
+    def _logits(self, params: nnx.State, rest: nnx.State, images: jax.Array) -> jax.Array:
+        model: Any = nnx.merge(self._graph, params, rest, copy=True)
+        model.eval()
+        return model(images)
+
+    def _step(self, state: TrainState, batch: Batch) -> TrainState:
+        def loss(params: nnx.State) -> tuple[jax.Array, nnx.State]:
+            model: Any = nnx.merge(self._graph, params, state.rest, copy=True)
+            logits = model(batch["image"])
+            value = weighted_cross_entropy(
+                logits, jnp.asarray(batch["label"]), jnp.asarray(self._weights)
+            )
+            return value, nnx.state(model, nnx.Not(nnx.Param))
+
+        (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, optimizer = self._optimizer.update(gradients, state.optimizer, state.params)
+        return TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            rest=rest,
+            optimizer=optimizer,
+            epoch_loss=state.epoch_loss + value,
+        )
+
+
+def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """Mean cross-entropy over the pixels that are not void, each weighted by its class.
+
+    Args:
+      logits: `(..., classes)`.
+      labels: `(...)`, integers; void is `VOID`.
+      weights: `(classes,)`.
+
+    Returns:
+      A scalar; 0 where every pixel is void.
+    """
+    is_class = labels != VOID
+    classes = jnp.where(is_class, labels, 0)
+    pixel_weights = jnp.where(is_class, weights[classes], 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), classes)
+    total = jnp.sum(pixel_weights)
+    return jnp.sum(pixel_weights * losses) / jnp.where(total > 0, total, 1)
+
+
+def class_weights(frequencies: np.ndarray) -> np.ndarray:
+    """ENet's weights `1 / log(p + 1.1)` of classes with frequencies `p` (Paszke et al. 2016)."""
+    return 1 / np.log(frequencies + 1.1)

@@ -1,0 +1,282 @@
+"""Boxes as data: drawing, projecting, rounding and measuring them.
+
+A box is four numbers `(x_min, x_max, y_min, y_max)` in pixels, relative to the pixel that the box
+convolution computes; `x` runs along the width and `y` along the height. Pixel `j` covers
+`[j - 1/2, j + 1/2]`. Every function takes or returns an array whose last axis holds these four
+numbers, with any leading axes. A window is `(h, w)`, the size in pixels of the feature map that
+the boxes are applied to.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+type Window = tuple[float, float]
+
+# The paper's epsilon: no box is narrower or lower than one pixel.
+_MIN_SIZE = 1.0
+
+
+def check_window(window: Sequence[float]) -> Window:
+    """Returns `window` as a tuple `(h, w)` once it is known to be two positive finite numbers.
+
+    Args:
+      window: height and width in pixels.
+
+    Returns:
+      The tuple `(h, w)`.
+
+    Raises:
+      ValueError: `window` is not two numbers, or one of them is not positive and finite.
+
+    Example:
+      >>> from jaxbox import boxes
+      >>> boxes.check_window([64, 128])
+      (64, 128)
+    """
+    window = tuple(window)
+    if len(window) != 2 or not all(math.isfinite(size) and size > 0 for size in window):
+        raise ValueError(
+            f"window must be two positive finite numbers (h, w) in pixels, got {window}."
+        )
+    return window
+
+
+def sample(
+    key: jax.Array,
+    shape: Sequence[int],
+    window: Sequence[float],
+    dtype: DTypeLike = jnp.float32,
+) -> jax.Array:
+    """Draws random boxes that lie inside the window centred on the origin.
+
+    Along each axis the centre is uniform and then the size is uniform, such that the box stays
+    inside `[-w/2, w/2]` (`[-h/2, h/2]`). No box is smaller than one pixel, the minimum that
+    training enforces; therefore the centre keeps half a pixel from the border, and is uniform in
+    `[-(w-1)/2, (w-1)/2]`. The boxes are valid: `project(theta, window)` leaves every bit alone.
+
+    Source: section 3.1, "Initialization and regularization", which does not say what happens to a
+    centre so near the border that no box of one pixel fits around it.
+
+    Args:
+      key: a random key.
+      shape: the leading axes of the result, `(C, F)` for a layer.
+      window: height and width in pixels, at least one pixel each.
+      dtype: a floating dtype.
+
+    Returns:
+      Boxes of shape `(*shape, 4)`, in pixels.
+
+    Raises:
+      TypeError: `dtype` is not floating.
+      ValueError: `window` is not two finite numbers of at least one pixel.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import boxes
+      >>> theta = boxes.sample(jax.random.key(0), (16, 4), window=(64, 128))
+      >>> theta.shape
+      (16, 4, 4)
+      >>> bool(jnp.all(jnp.abs(theta[..., :2]) <= 64)), bool(jnp.all(jnp.abs(theta[..., 2:]) <= 32))
+      (True, True)
+    """
+    _check_floating("dtype", jnp.dtype(dtype))
+    h, w = check_window(window)
+    if min(h, w) < _MIN_SIZE:
+        raise ValueError(f"window must be at least one pixel high and wide, got {(h, w)}.")
+    extent = _per_axis(w, h, (*shape, 2), dtype)
+    centre_key, size_key = jax.random.split(key)
+    spread = 0.5 * (extent - _MIN_SIZE)
+    centre = spread * jax.random.uniform(centre_key, extent.shape, dtype, -1.0, 1.0)
+    slack = 2.0 * (spread - jnp.abs(centre))
+    half_size = 0.5 * (_MIN_SIZE + slack * jax.random.uniform(size_key, extent.shape, dtype))
+    # Projecting onto half the window repairs what rounding did to a box that fits tightly.
+    return project(_join(centre - half_size, centre + half_size), (h / 2, w / 2))
+
+
+def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
+    """Returns `sample` in the form of a Flax initializer.
+
+    Args:
+      window: height and width in pixels, as for `sample`.
+
+    Returns:
+      A function of `(key, shape, dtype)`; `shape` is that of theta, so it ends in 4.
+
+    Raises:
+      ValueError: `window` is not two positive finite numbers; or, when the initializer is called,
+        `shape` does not end in 4.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import boxes
+      >>> boxes.initializer((64, 128))(jax.random.key(0), (16, 4, 4), jnp.float32).shape
+      (16, 4, 4)
+    """
+    window = check_window(window)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        _check_last_axis("shape", tuple(shape))
+        return sample(key, shape[:-1], window, dtype)
+
+    return init
+
+
+def project(
+    theta: ArrayLike, window: Sequence[float] | None = None, *, min_size: float = _MIN_SIZE
+) -> jax.Array:
+    """Moves each box to the nearest valid one; a valid box comes out bit for bit unchanged.
+
+    A box is valid when it is at least `min_size` wide and high and lies in `[-w, w] x [-h, h]`,
+    in the arithmetic of its dtype. An axis that is too short (or inverted) grows to `min_size`
+    about its midpoint; edges outside are then clipped, but never so far that the box would lose
+    its minimum size again. This is the Euclidean projection, so it is idempotent (to the bit).
+    NaNs stay NaN.
+
+    Source: section 3.1, "Initialization and regularization".
+
+    Args:
+      theta: boxes of shape `(..., 4)`, in pixels.
+      window: height and width in pixels. `None` enforces the minimum size only.
+      min_size: the least width and height, in pixels.
+
+    Returns:
+      Boxes of the same shape and dtype.
+
+    Raises:
+      TypeError: `theta` is not floating.
+      ValueError: the last axis of `theta` is not 4; `min_size` is not positive and finite;
+        `window` is not two positive finite numbers, or a box of `min_size` does not fit in
+        `[-w, w] x [-h, h]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import boxes
+      >>> theta = jnp.array([3.0, 3.0, -9.0, 20.0])
+      >>> boxes.project(theta, window=(8, 8)).tolist()
+      [2.5, 3.5, -8.0, 8.0]
+      >>> boxes.project(theta).tolist()
+      [2.5, 3.5, -9.0, 20.0]
+    """
+    theta = _check_theta(theta)
+    if not (math.isfinite(min_size) and min_size > 0):
+        raise ValueError(f"min_size must be positive and finite, in pixels, got {min_size}.")
+    low, high = _edges(theta)
+    short = high - low < min_size
+    valid = ~short
+    new_low = jnp.where(short, 0.5 * low + 0.5 * high - 0.5 * min_size, low)
+    if window is None:
+        new_high = jnp.where(short, _upper_edge(new_low, min_size), high)
+    else:
+        h, w = check_window(window)
+        if 2 * min(h, w) < min_size:
+            raise ValueError(
+                f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {(h, w)}."
+            )
+        limit = _per_axis(w, h, low.shape, theta.dtype)
+        # The least upper edge, and minus the greatest lower edge, that leave room for min_size.
+        reach = _upper_edge(-limit, min_size)
+        new_low = jnp.clip(new_low, -limit, -reach)
+        new_high = jnp.where(short, _upper_edge(new_low, min_size), high)
+        new_high = jnp.clip(new_high, reach, limit)
+        valid &= (low >= -limit) & (high <= limit)
+    return _join(jnp.where(valid, low, new_low), jnp.where(valid, high, new_high))
+
+
+def round_to_pixels(theta: ArrayLike) -> jax.Array:
+    """Rounds each box to a nearest box that covers whole pixels.
+
+    Edges go to the nearest half-integer, where pixels end; an edge midway between two (a whole
+    number) goes up, so that a box whose size is a whole number of pixels keeps it. A box smaller
+    than a pixel first grows to one as in `project`, so every result covers at least one pixel.
+
+    Source: section 4, which rounds trained boxes to the nearest integers. (The integers are those
+    of the authors' coordinates, whose pixels end at whole numbers.)
+
+    Args:
+      theta: boxes of shape `(..., 4)`, in pixels.
+
+    Returns:
+      Boxes of the same shape and dtype whose edges are half-integers.
+
+    Raises:
+      TypeError: `theta` is not floating.
+      ValueError: the last axis of `theta` is not 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import boxes
+      >>> boxes.round_to_pixels(jnp.array([-1.3, 0.6, 2.1, 2.2])).tolist()
+      [-1.5, 0.5, 1.5, 2.5]
+    """
+    low, high = _edges(project(theta))
+    low, high = jnp.floor(low), jnp.floor(high)
+    # The size of a box that ends just short of a whole number can be one pixel by rounding alone.
+    high = jnp.maximum(high, low + 1)
+    return _join(low + 0.5, high + 0.5)
+
+
+def area(theta: ArrayLike) -> jax.Array:
+    """Returns the areas of boxes.
+
+    Args:
+      theta: valid boxes of shape `(..., 4)`, in pixels.
+
+    Returns:
+      Areas of shape `(...)`, in square pixels.
+
+    Raises:
+      TypeError: `theta` is not floating.
+      ValueError: the last axis of `theta` is not 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import boxes
+      >>> boxes.area(jnp.array([-1.5, 0.5, 0.0, 4.0])).item()
+      8.0
+    """
+    low, high = _edges(_check_theta(theta))
+    return jnp.prod(high - low, axis=-1)
+
+
+def _upper_edge(low: jax.Array, size: float) -> jax.Array:
+    """Returns `low + size`, one float up if the size would otherwise round to less than `size`."""
+    high = low + size
+    return jnp.where(high - low < size, jnp.nextafter(high, jnp.inf), high)
+
+
+def _per_axis(x: float, y: float, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+    return jnp.broadcast_to(jnp.array([x, y], dtype), shape)
+
+
+def _edges(theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Splits boxes into lower and upper edges, each `(..., 2)` with the last axis `(x, y)`."""
+    return theta[..., 0::2], theta[..., 1::2]
+
+
+def _join(low: jax.Array, high: jax.Array) -> jax.Array:
+    return jnp.stack([low, high], axis=-1).reshape(*low.shape[:-1], 4)
+
+
+def _check_theta(theta: ArrayLike) -> jax.Array:
+    theta = jnp.asarray(theta)
+    _check_floating("theta", theta.dtype)
+    _check_last_axis("theta", theta.shape)
+    return theta
+
+
+def _check_floating(name: str, dtype: jnp.dtype) -> None:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating, got {dtype}.")
+
+
+def _check_last_axis(name: str, shape: tuple[int, ...]) -> None:
+    if not shape or shape[-1] != 4:
+        raise ValueError(
+            f"{name} must end in an axis of 4 (x_min, x_max, y_min, y_max), got shape {shape}."
+        )

@@ -1,0 +1,312 @@
+"""The blocks that ENet and its variants are made of.
+
+A block is built from the `FeatureMap` that it reads and tells in `output` the one that it returns,
+so that a network can be a plain sequence of blocks.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jaxbox.layers.box import BoxConv
+from jaxbox.models.convolution import PatchConv, PointwiseConv, UpsamplingConv
+from jaxbox.models.normalization import BatchNorm
+from jaxbox.models.pooling import max_pool, max_unpool
+
+__all__ = [
+    "Block",
+    "BlockFactory",
+    "Bottleneck",
+    "BoxBlock",
+    "Downsampling",
+    "FeatureMap",
+    "InitialBlock",
+    "PReLU",
+    "Upsampling",
+]
+
+
+class FeatureMap(NamedTuple):
+    """Size of an image's features: height and width in pixels, and channels."""
+
+    height: int
+    width: int
+    channels: int
+
+
+class Block(nnx.Module):
+    """A part of a network that knows the size of the features that it returns."""
+
+    output: FeatureMap
+
+
+class BlockFactory(Protocol):
+    """A kind of block with its options bound, as `functools.partial` makes one."""
+
+    def __call__(self, features: FeatureMap, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Block:
+        """Builds the block for features of this size."""
+
+
+class PReLU(nnx.Module):
+    """ReLU with a learnt slope for the negative values of each channel.
+
+    Args:
+      channels: Size of the last axis.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.slope = nnx.Param(jnp.full(channels, 0.25, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(..., channels)` to the same shape."""
+        slope = self.slope[...].astype(x.dtype)
+        return jnp.where(x >= 0, x, x * slope.reshape((1,) * (x.ndim - 1) + slope.shape))
+
+
+class InitialBlock(Block):
+    """A 3x3 convolution with stride 2 beside a 2x2 max pool, then BatchNorm and activation.
+
+    Args:
+      features: What it reads.
+      channels: Of the output; the pooled input takes some of them.
+      use_bias: Whether the convolution has a bias.
+      prelu: Whether the activation is PReLU, else ReLU.
+      dtype: Of the computation.
+      rngs: The random keys; the stream `params` is used.
+    """
+
+    def __init__(
+        self,
+        features: FeatureMap,
+        *,
+        channels: int,
+        use_bias: bool = True,
+        prelu: bool = True,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        height, width, C = features
+        self.output = FeatureMap(height // 2, width // 2, channels)
+        self.conv = nnx.Conv(
+            C, channels - C, (3, 3), 2, padding=1, use_bias=use_bias, dtype=dtype, rngs=rngs
+        )
+        self.norm = BatchNorm(channels, dtype=dtype)
+        self.activation = _activation(channels, prelu)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(..., H, W, C)` to `(..., H/2, W/2, channels)`."""
+        pooled, _ = max_pool(x)
+        return self.activation(self.norm(jnp.concatenate([self.conv(x), pooled], axis=-1)))
+
+
+class Bottleneck(Block):
+    """ENet's residual block: a convolution on a quarter of the channels.
+
+    Args:
+      features: What it reads, and returns.
+      dilation: Of the 3x3 convolution.
+      asymmetric: Use a column and then a row of this size in place of the 3x3 convolution.
+      use_bias: Whether the convolution, the row if there are two, has a bias.
+      prelu: Whether activations are PReLU, else ReLU.
+      dropout: Probability with which a channel of the branch is dropped.
+      dtype: Of the computation.
+      rngs: The random keys; the streams `params` and `dropout` are used.
+    """
+
+    def __init__(
+        self,
+        features: FeatureMap,
+        *,
+        dilation: int = 1,
+        asymmetric: int | None = None,
+        use_bias: bool = True,
+        prelu: bool = True,
+        dropout: float = 0.0,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        C = features.channels
+        inner = C // 4
+        conv = partial(nnx.Conv, inner, inner, kernel_dilation=dilation, dtype=dtype, rngs=rngs)
+        if asymmetric is None:
+            convs = [conv((3, 3), use_bias=use_bias)]
+        else:
+            column, row = (asymmetric, 1), (1, asymmetric)
+            convs = [conv(column, use_bias=False), conv(row, use_bias=use_bias)]
+        self.output = features
+        self.branch = nnx.Sequential(
+            PointwiseConv(C, inner, dtype=dtype, rngs=rngs),
+            BatchNorm(inner, dtype=dtype),
+            _activation(inner, prelu),
+            *convs,
+            BatchNorm(inner, dtype=dtype),
+            _activation(inner, prelu),
+            PointwiseConv(inner, C, dtype=dtype, rngs=rngs),
+            BatchNorm(C, dtype=dtype),
+            _channel_dropout(dropout, rngs),
+        )
+        self.activation = _activation(C, prelu)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(..., H, W, C)` to the same shape."""
+        return self.activation(x + self.branch(x))
+
+
+class Downsampling(Block):
+    """ENet's downsampling block: a bottleneck beside a max pool that remembers positions.
+
+    Args:
+      features: What it reads.
+      channels: Of the output; the pooled input is padded to them with zeros.
+      use_bias: Whether the 3x3 convolution has a bias.
+      prelu: Whether activations are PReLU, else ReLU.
+      dropout: Probability with which a channel of the branch is dropped.
+      dtype: Of the computation.
+      rngs: The random keys; the streams `params` and `dropout` are used.
+    """
+
+    def __init__(
+        self,
+        features: FeatureMap,
+        *,
+        channels: int,
+        use_bias: bool = True,
+        prelu: bool = True,
+        dropout: float = 0.0,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        height, width, C = features
+        inner = channels // 4
+        self.output = FeatureMap(height // 2, width // 2, channels)
+        self.branch = nnx.Sequential(
+            PatchConv(C, inner, dtype=dtype, rngs=rngs),
+            BatchNorm(inner, dtype=dtype),
+            _activation(inner, prelu),
+            nnx.Conv(inner, inner, (3, 3), use_bias=use_bias, dtype=dtype, rngs=rngs),
+            BatchNorm(inner, dtype=dtype),
+            _activation(inner, prelu),
+            PointwiseConv(inner, channels, dtype=dtype, rngs=rngs),
+            BatchNorm(channels, dtype=dtype),
+            _channel_dropout(dropout, rngs),
+        )
+        self.activation = _activation(channels, prelu)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps `(..., H, W, C)` to `(..., H/2, W/2, channels)`.
+
+        Also returns where the maxima were, `(..., H/2, W/2, C)`, for the `Upsampling` that undoes
+        this block.
+        """
+        pooled, positions = max_pool(x)
+        missing = self.output.channels - pooled.shape[-1]
+        padded = jnp.pad(pooled, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+        return self.activation(padded + self.branch(x)), positions
+
+
+class Upsampling(Block):
+    """ENet's upsampling block: a bottleneck with a transposed convolution beside max unpooling.
+
+    Args:
+      features: What it reads.
+      channels: Of the output.
+      use_bias: Whether the transposed convolution has a bias.
+      dropout: Probability with which a channel of the branch is dropped.
+      dtype: Of the computation.
+      rngs: The random keys; the streams `params` and `dropout` are used.
+    """
+
+    def __init__(
+        self,
+        features: FeatureMap,
+        *,
+        channels: int,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        height, width, C = features
+        inner = channels // 4
+        self.output = FeatureMap(2 * height, 2 * width, channels)
+        self.skip = nnx.Sequential(
+            PointwiseConv(C, channels, dtype=dtype, rngs=rngs),
+            BatchNorm(channels, dtype=dtype),
+        )
+        self.branch = nnx.Sequential(
+            PointwiseConv(C, inner, dtype=dtype, rngs=rngs),
+            BatchNorm(inner, dtype=dtype),
+            nnx.relu,
+            UpsamplingConv(inner, inner, use_bias=use_bias, dtype=dtype, rngs=rngs),
+            BatchNorm(inner, dtype=dtype),
+            nnx.relu,
+            PointwiseConv(inner, channels, dtype=dtype, rngs=rngs),
+            BatchNorm(channels, dtype=dtype),
+            _channel_dropout(dropout, rngs),
+        )
+
+    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """Maps `(..., H, W, C)` to `(..., 2H, 2W, channels)`.
+
+        Args:
+          x: Features.
+          positions: What the matching `Downsampling` returned, `(..., H, W, channels)`.
+        """
+        return nnx.relu(max_unpool(self.skip(x), positions) + self.branch(x))
+
+
+class BoxBlock(Block):
+    """The paper's residual block: a 1x1 convolution, then a box convolution (section 4).
+
+    Args:
+      features: What it reads, and returns. Its size in pixels is the window of the boxes.
+      num_boxes: For each of the `channels / num_boxes` inner channels.
+      use_bias: Whether the 1x1 convolution has a bias.
+      dropout: Probability with which a channel of the branch is dropped.
+      dtype: Of the computation; the boxes are float32 whatever it is.
+      rngs: The random keys; the streams `params` and `dropout` are used.
+
+    Raises:
+      ValueError: The channels are not a multiple of `num_boxes`.
+    """
+
+    def __init__(
+        self,
+        features: FeatureMap,
+        *,
+        num_boxes: int = 4,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        height, width, C = features
+        if C % num_boxes:
+            raise ValueError(f"num_boxes must divide the {C} channels, got {num_boxes}.")
+        inner = C // num_boxes
+        self.output = features
+        self.branch = nnx.Sequential(
+            PointwiseConv(C, inner, use_bias=use_bias, dtype=dtype, rngs=rngs),
+            BatchNorm(inner, dtype=dtype),
+            nnx.relu,
+            BoxConv(inner, num_boxes, (height, width), rngs=rngs),
+            BatchNorm(C, dtype=dtype),
+            _channel_dropout(dropout, rngs),
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(..., H, W, C)` to the same shape."""
+        return nnx.relu(x + self.branch(x))
+
+
+def _activation(channels: int, prelu: bool) -> Callable[[jax.Array], jax.Array]:
+    return PReLU(channels) if prelu else nnx.relu
+
+
+def _channel_dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
+    return nnx.Dropout(rate, broadcast_dims=(-3, -2), rngs=rngs)

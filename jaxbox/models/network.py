@@ -1,0 +1,128 @@
+"""A segmentation network: a sequence of blocks, then a logit of each class for each pixel."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jaxbox.models.blocks import BlockFactory, Downsampling, FeatureMap, Upsampling
+
+__all__ = ["Architecture", "ClassifierFactory", "SegmentationNetwork"]
+
+# Three blocks halve the image, and each needs an even height and width.
+_STRIDE = 8
+
+
+class ClassifierFactory(Protocol):
+    """A kind of transposed convolution with its options bound."""
+
+    def __call__(
+        self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> nnx.Module:
+        """Builds the layer that doubles the resolution and gives the logits."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is made of.
+
+    Attributes:
+      blocks: From the image to features at half its resolution.
+      classifier: From those to the logits.
+    """
+
+    blocks: tuple[BlockFactory, ...]
+    classifier: ClassifierFactory
+
+
+class SegmentationNetwork(nnx.Module):
+    """A network for images `(..., H, W, 3)` that returns logits `(..., H, W, num_classes)`.
+
+    Each `Upsampling` gets the positions of the maxima in the `Downsampling` that it undoes, the
+    last one first.
+
+    Args:
+      architecture: What it is made of.
+      num_classes: Number of logits of a pixel.
+      image_size: `(H, W)` in pixels. It sets the windows of the boxes; the network takes images of
+        other sizes too.
+      dtype: Of the computation. Parameters, statistics and boxes are float32.
+      rngs: The random keys; the streams `params` and `dropout` are used.
+
+    Raises:
+      ValueError: `num_classes` is below 1, or a side of `image_size` is not a multiple of 8.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from jaxbox.models import NETWORKS, SegmentationNetwork
+      >>> model = SegmentationNetwork(NETWORKS["enet-minus"], 19, (16, 24), rngs=nnx.Rngs(0))
+      >>> model.eval()
+      >>> jax.eval_shape(model, jax.ShapeDtypeStruct((2, 16, 24, 3), "float32")).shape
+      (2, 16, 24, 19)
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        num_classes: int,
+        image_size: tuple[int, int],
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        if len(image_size) != 2:
+            raise ValueError(f"image_size must be (H, W), got {image_size}.")
+        _check_sides("image_size", image_size)
+        features = FeatureMap(*image_size, 3)
+        blocks = []
+        for factory in architecture.blocks:
+            block = factory(features, dtype=dtype, rngs=rngs)
+            features = block.output
+            blocks.append(block)
+        self.blocks = nnx.List(blocks)
+        self.classifier = architecture.classifier(
+            features.channels, num_classes, dtype=dtype, rngs=rngs
+        )
+        self.dtype = dtype
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Gives each pixel its logits.
+
+        Args:
+          images: `(..., H, W, 3)`, of a floating dtype.
+
+        Returns:
+          `(..., H, W, num_classes)`, of the network's dtype.
+
+        Raises:
+          TypeError: The images are of another kind of dtype.
+          ValueError: They have another shape, or `H` or `W` is not a multiple of 8.
+        """
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise TypeError(f"images must be of a floating dtype, got {images.dtype}.")
+        if images.ndim < 3 or images.shape[-1] != 3:
+            raise ValueError(f"images must be (..., H, W, 3), got shape {images.shape}.")
+        _check_sides("images", images.shape[-3:-1])
+        x = images.astype(self.dtype)
+        positions = []
+        for block in self.blocks:
+            if isinstance(block, Downsampling):
+                x, maxima = block(x)
+                positions.append(maxima)
+            elif isinstance(block, Upsampling):
+                x = block(x, positions.pop())
+            else:
+                x = block(x)
+        return self.classifier(x)
+
+
+def _check_sides(name: str, sides: tuple[int, ...]) -> None:
+    for axis, size in zip(("H", "W"), sides, strict=True):
+        if size < _STRIDE or size % _STRIDE:
+            raise ValueError(f"{axis} of {name} must be a multiple of {_STRIDE}, got {size}.")

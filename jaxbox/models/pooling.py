@@ -1,0 +1,67 @@
+"""2x2 max pooling that remembers where each maximum was, and the unpooling that uses it."""
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["max_pool", "max_unpool"]
+
+
+def max_pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Takes the maximum of each 2x2 cell and where in the cell it was.
+
+    Args:
+      x: Features `(..., H, W, C)` of even height and width.
+
+    Returns:
+      The maxima, `(..., H/2, W/2, C)`, and their positions in the cell, of the same shape and
+      int8: 0 to 3 in reading order. Of equal values the first counts, for the gradient too.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.models.pooling import max_pool
+      >>> pooled, positions = max_pool(jnp.array([[[1.0], [5.0]], [[5.0], [2.0]]]))
+      >>> pooled.item(), positions.item()
+      (5.0, 1)
+    """
+    first, *rest = _split_cells(x)
+    largest, positions = first, jnp.zeros(first.shape, jnp.int8)
+    for index, pixel in enumerate(rest, start=1):
+        larger = pixel > largest
+        largest = jnp.where(larger, pixel, largest)
+        positions = jnp.where(larger, jnp.int8(index), positions)
+    return largest, positions
+
+
+def max_unpool(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Puts each value where its cell's maximum was, and 0 elsewhere.
+
+    Args:
+      x: Features `(..., H, W, C)`.
+      positions: As `max_pool` returned them, of `x`'s shape.
+
+    Returns:
+      Features of shape `(..., 2H, 2W, C)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.models.pooling import max_unpool
+      >>> max_unpool(jnp.array([[[5.0]]]), jnp.array([[[2]]], jnp.int8))[..., 0]
+      Array([[0., 0.],
+             [5., 0.]], dtype=float32)
+    """
+    zero = jnp.zeros_like(x)
+    return _join_cells(tuple(jnp.where(positions == index, x, zero) for index in range(4)))
+
+
+def _split_cells(x: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the four pixels of each 2x2 cell, in reading order, as four `(..., H/2, W/2, C)`."""
+    *batch, H, W, C = x.shape
+    cells = x.reshape(*batch, H // 2, 2, W // 2, 2, C)
+    return tuple(cells[..., :, row, :, column, :] for row in (0, 1) for column in (0, 1))
+
+
+def _join_cells(pixels: tuple[jax.Array, ...]) -> jax.Array:
+    """Undoes `_split_cells`."""
+    *batch, H, W, C = pixels[0].shape
+    rows = [jnp.stack(pixels[start : start + 2], axis=-2) for start in (0, 2)]
+    return jnp.stack(rows, axis=-4).reshape(*batch, 2 * H, 2 * W, C)

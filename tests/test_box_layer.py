@@ -1,0 +1,149 @@
+"""The NNX layer: shapes, dtypes, metadata, and NNX's transformations."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxbox
+from jaxbox import boxes
+from jaxbox.layers import BoxConv, box
+
+
+def _layer(**kwargs):
+    return BoxConv(3, 2, window=(6, 8), rngs=nnx.Rngs(0), **kwargs)
+
+
+def _x(shape=(2, 6, 8, 3), dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(1), shape, dtype)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (5, 4, 3), (2, 1, 6, 8, 3)])
+def test_it_is_the_op_with_its_own_boxes(shape, normalize):
+    layer = _layer(normalize=normalize)
+    y = layer(_x(shape))
+    assert y.shape == (*shape[:-1], 6)
+    np.testing.assert_array_equal(
+        y, jaxbox.box_conv(_x(shape), layer.theta[...], normalize=normalize)
+    )
+
+
+def test_boxes_start_valid_and_random():
+    layer = _layer()
+    assert layer.theta.shape == (3, 2, 4)
+    assert layer.theta.dtype == jnp.float32
+    np.testing.assert_array_equal(boxes.project(layer.theta[...], (3, 4)), layer.theta[...])
+    other = BoxConv(3, 2, window=(6, 8), rngs=nnx.Rngs(1))
+    assert (layer.theta[...] != other.theta[...]).all()
+
+
+def test_the_stream_of_random_keys_is_params():
+    a = BoxConv(3, 2, window=(6, 8), rngs=nnx.Rngs(params=7))
+    b = BoxConv(3, 2, window=(6, 8), rngs=nnx.Rngs(0, params=7))
+    np.testing.assert_array_equal(a.theta[...], b.theta[...])
+
+
+@pytest.mark.parametrize("make", [jnp.zeros, lambda shape: jax.ShapeDtypeStruct(shape, jnp.int8)])
+def test_window_of_an_example(make):
+    layer = BoxConv(3, 2, example=make((5, 6, 8, 3)), rngs=nnx.Rngs(0))
+    assert layer.window == (6, 8)
+    np.testing.assert_array_equal(layer.theta[...], _layer().theta[...])
+
+
+def test_without_a_window():
+    layer = BoxConv(3, 50, rngs=nnx.Rngs(0))
+    assert layer.window is None
+    same = BoxConv(3, 50, window=box.DEFAULT_WINDOW, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer.theta[...], same.theta[...])
+
+
+def test_theta_init():
+    init = jax.nn.initializers.constant(0.5)
+    assert (_layer(theta_init=init).theta[...] == 0.5).all()
+    narrow = BoxConv(3, 40, window=(60, 80), theta_init=boxes.initializer((4, 6)), rngs=nnx.Rngs(0))
+    assert jnp.abs(narrow.theta[...]).max() <= 3
+    assert narrow.window == (60, 80)
+
+
+def test_dtypes():
+    assert _layer()(_x(dtype=jnp.bfloat16)).dtype == jnp.bfloat16
+    layer = _layer(dtype=jnp.bfloat16)
+    y = layer(_x())
+    assert y.dtype == jnp.bfloat16
+    assert layer.theta.dtype == jnp.float32
+    np.testing.assert_array_equal(y, _layer()(_x().astype(jnp.bfloat16)))
+    assert _layer(param_dtype=jnp.bfloat16).theta.dtype == jnp.bfloat16
+
+
+def test_metadata_survive_what_nnx_does_to_models():
+    layer = _layer()
+    graphdef, state = nnx.split(layer)
+    merged = nnx.merge(graphdef, state)
+    abstract = nnx.eval_shape(_layer)
+    created = nnx.jit(_layer)()
+    for theta in (layer.theta, state["theta"], merged.theta, abstract.theta, created.theta):
+        assert theta.get_metadata("tag") == box.BOX_TAG
+        assert theta.get_metadata("window") == (6, 8)
+    assert abstract.theta.shape == (3, 2, 4)
+    assert merged.window == abstract.window == (6, 8)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_jit_and_grad_in_both_modes_of_nnx(graph):
+    layer, x = _layer(), _x()
+
+    def loss(layer, x):
+        return jnp.sum(layer(x) ** 2)
+
+    def pure_loss(theta, x):
+        return jnp.sum(jaxbox.box_conv(x, theta) ** 2)
+
+    value, grads = nnx.jit(nnx.value_and_grad(loss, graph=graph), graph=graph)(layer, x)
+    expected, expected_grad = jax.value_and_grad(pure_loss)(layer.theta[...], x)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    grad = nnx.state(grads, nnx.Param)["theta"][...]
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-3, atol=1e-4)
+
+
+def test_eval_shape_of_a_call():
+    y = nnx.eval_shape(lambda layer, x: layer(x), _layer(), _x(dtype=jnp.bfloat16))
+    assert (y.shape, y.dtype) == ((2, 6, 8, 6), jnp.bfloat16)
+
+
+def test_layers_stacked_by_vmap():
+    rngs = nnx.Rngs(0).split(4)
+    make = nnx.vmap(lambda rngs: BoxConv(3, 2, window=(6, 8), rngs=rngs))
+    stacked = make(rngs)
+    assert stacked.theta.shape == (4, 3, 2, 4)
+    assert stacked.window == (6, 8)
+    y = nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(stacked, _x())
+    for i in range(4):
+        np.testing.assert_allclose(
+            y[i], jaxbox.box_conv(_x(), stacked.theta[i]), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_bad_arguments():
+    rngs = nnx.Rngs(0)
+    with pytest.raises(ValueError, match="window or example, not both"):
+        BoxConv(3, 2, window=(6, 8), example=_x(), rngs=rngs)
+    with pytest.raises(ValueError, match="window must be two positive"):
+        BoxConv(3, 2, window=(6, 0), theta_init=jax.nn.initializers.zeros, rngs=rngs)
+    for shape in ((6, 3), (6, 8, 4)):
+        with pytest.raises(ValueError, match="example must be"):
+            BoxConv(3, 2, example=jnp.zeros(shape), rngs=rngs)
+    for counts in ((0, 2), (3, 0)):
+        with pytest.raises(ValueError, match="at least 1"):
+            BoxConv(*counts, rngs=rngs)
+    with pytest.raises(ValueError, match="channels"):
+        _layer()(_x((6, 8, 4)))
+    with pytest.raises(ValueError, match="implementation"):
+        _layer(implementation="abacus")(_x())
+
+
+def test_docstring_examples():
+    assert doctest.testmod(box).failed == 0

@@ -1,0 +1,56 @@
+"""What `import jaxbox` does, and what it leaves for later."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import jaxbox
+
+
+def _run(program):
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_it_initialises_no_backend():
+    _run(
+        "import jaxbox, jaxbox_kernels, jax\n"
+        "from jax._src import xla_bridge\n"  # Nothing public tells.
+        "assert not xla_bridge.backends_are_initialized()\n"
+        "for name in jaxbox.__all__:\n"
+        "    getattr(jaxbox, name)\n"
+        "assert not xla_bridge.backends_are_initialized()\n"
+        "jax.devices()\n"
+        "assert xla_bridge.backends_are_initialized()"
+    )
+
+
+def test_it_loads_only_what_the_op_needs():
+    _run(
+        "import sys, jaxbox\n"
+        "assert callable(jaxbox.box_conv)\n"
+        "heavy = {'flax', 'optax', 'matplotlib', 'cv2', 'grain', 'orbax', 'torch'}\n"
+        "assert not heavy & set(sys.modules)\n"
+        "layer = jaxbox.BoxConv\n"
+        "assert 'flax' in sys.modules\n"
+        "from jaxbox.layers import BoxConv\n"
+        "assert layer is BoxConv"
+    )
+
+
+@pytest.mark.parametrize("name", jaxbox.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(jaxbox, name) is not None
+
+
+def test_the_op_hides_the_module_of_its_name():
+    # Importing a submodule sets it as an attribute of its package.
+    importlib.import_module("jaxbox.box_conv")
+    assert inspect.isfunction(jaxbox.box_conv)
+
+
+def test_unknown_names():
+    with pytest.raises(AttributeError, match="module 'jaxbox' has no attribute 'nothing'"):
+        _ = jaxbox.nothing

@@ -1,0 +1,83 @@
+"""The Linen layer: the same numbers as the NNX layer's from the same boxes."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from jaxbox import boxes, layers, linen
+
+
+def _x(dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(1), (2, 6, 8, 3), dtype)
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": False}, {"dtype": jnp.bfloat16}])
+def test_same_numbers_as_nnx(options):
+    layer = linen.BoxConv(num_boxes=2, **options)
+    variables = layer.init(jax.random.key(0), _x())
+    twin = layers.BoxConv(3, 2, window=(6, 8), rngs=nnx.Rngs(0), **options)
+    twin.theta[...] = variables["params"]["theta"]
+    y = layer.apply(variables, _x())
+    assert y.dtype == twin(_x()).dtype
+    np.testing.assert_array_equal(y, twin(_x()))
+
+
+def test_the_parameter():
+    variables = linen.BoxConv(num_boxes=50).init(jax.random.key(0), _x())
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"theta": (3, 50, 4)}}
+    theta = variables["params"]["theta"]
+    # Boxes start in the input's window.
+    np.testing.assert_array_equal(boxes.project(theta, (3, 4)), theta)
+    assert jnp.abs(theta[..., :2]).max() > 3
+
+
+def test_window_and_theta_init():
+    theta = linen.BoxConv(50, window=(60, 80)).init(jax.random.key(0), _x())["params"]["theta"]
+    assert jnp.abs(theta[..., :2]).max() > 30
+    init = jax.nn.initializers.constant(0.5)
+    layer = linen.BoxConv(2, theta_init=init, param_dtype=jnp.bfloat16)
+    theta = layer.init(jax.random.key(0), _x())["params"]["theta"]
+    assert theta.dtype == jnp.bfloat16
+    assert (theta == 0.5).all()
+
+
+def test_inside_a_model_under_jit_and_grad():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(4, (1, 1))(x)
+            return linen.BoxConv(2)(x)
+
+    block = Block()
+    variables = jax.jit(block.init)(jax.random.key(0), _x())
+    loss = jax.jit(jax.grad(lambda variables: jnp.sum(block.apply(variables, _x()) ** 2)))
+    grads = loss(variables)
+    assert jnp.abs(grads["params"]["BoxConv_0"]["theta"]).min() > 0
+    shapes = jax.eval_shape(block.init, jax.random.key(0), _x())
+    assert shapes["params"]["BoxConv_0"]["theta"].shape == (4, 2, 4)
+
+
+def test_dtype_is_the_inputs():
+    layer = linen.BoxConv(2)
+    variables = layer.init(jax.random.key(0), _x(jnp.bfloat16))
+    assert variables["params"]["theta"].dtype == jnp.float32
+    assert layer.apply(variables, _x(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_bad_arguments():
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="x must be"):
+        linen.BoxConv(2).init(key, jnp.zeros((6, 3)))
+    with pytest.raises(ValueError, match="num_boxes must be at least 1"):
+        linen.BoxConv(0).init(key, _x())
+    with pytest.raises(ValueError, match="window must be two positive"):
+        linen.BoxConv(2, window=(0, 3)).init(key, _x())
+
+
+def test_docstring_examples():
+    assert doctest.testmod(linen).failed == 0

@@ -1,0 +1,180 @@
+"""The input pipeline: order, exact resume, augmentation, normalisation, frequencies."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from segmentation.augmentation import RandomHorizontalFlip
+from segmentation.classes import CAMVID, VOID
+from segmentation.errors import DataError
+from segmentation.pipeline import (
+    class_frequencies,
+    evaluation_batches,
+    normalize,
+    read_ahead,
+    training_batches,
+)
+
+
+class Numbered:
+    """Sample `i` shows `i` in every pixel; the left pixels of its label are `i`, the right void."""
+
+    classes = CAMVID
+
+    def __init__(self, length, broken=None):
+        self.length = length
+        self.broken = broken
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index == self.broken:
+            raise DataError("sample is broken; mend it")
+        return {"image": np.full((2, 4, 3), index, np.uint8), "label": self.label(index)}
+
+    def label(self, index):
+        label = np.full((2, 4), VOID, np.uint8)
+        label[:, :2] = index
+        return label
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng()
+
+
+@pytest.fixture
+def seed(rng):
+    return int(rng.integers(2**32))
+
+
+def numbers(batch):
+    return batch["label"].min(axis=(1, 2))
+
+
+def is_flipped(batch):
+    return batch["label"][:, 0, 0] == VOID
+
+
+def assert_same(batch, other):
+    for key in ("image", "label"):
+        np.testing.assert_array_equal(batch[key], other[key])
+
+
+def test_every_epoch_has_each_sample_once_in_an_order_of_its_own(seed):
+    dataset = training_batches(Numbered(10), 4, seed)
+    assert all(dataset[step]["label"].shape == (4, 2, 4) for step in range(5))
+    first, second = np.concatenate([numbers(dataset[step]) for step in range(5)]).reshape(2, 10)
+    assert sorted(first) == sorted(second) == list(range(10))
+    many = np.concatenate([numbers(dataset[step]) for step in range(50)]).reshape(20, 10)
+    assert len(np.unique(many, axis=0)) > 15
+
+
+def test_a_batch_is_a_function_of_seed_and_step(seed):
+    dataset, again = (training_batches(Numbered(7), 3, seed) for _ in range(2))
+    for step in (11, 2, 11, 0):
+        assert_same(dataset[step], again[step])
+    other = training_batches(Numbered(7), 3, (seed + 1) % 2**32)
+    steps = range(12)
+    assert any((numbers(dataset[step]) != numbers(other[step])).any() for step in steps)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_reading_ahead_resumes_at_any_step(seed, rng, threads):
+    dataset = training_batches(Numbered(9), 2, seed)
+    step = int(rng.integers(1, 30))
+    batches = list(itertools.islice(read_ahead(dataset, step, threads), 6))
+    for offset, batch in enumerate(batches):
+        assert_same(batch, dataset[step + offset])
+
+
+def test_a_batch_larger_than_the_source_is_full(seed):
+    batch = training_batches(Numbered(3), 7, seed)[0]
+    assert sorted(numbers(batch)[:6]) == [0, 0, 1, 1, 2, 2]
+    assert len(numbers(batch)) == 7
+
+
+def test_half_of_the_samples_are_flipped_and_anew_each_epoch(seed):
+    dataset = training_batches(Numbered(10), 10, seed)
+    flipped = []
+    for epoch in range(60):
+        batch = dataset[epoch]
+        flipped.append(is_flipped(batch)[np.argsort(numbers(batch))])
+    assert 0.4 < np.mean(flipped) < 0.6
+    assert len(np.unique(flipped, axis=0)) > 40
+
+
+def test_flip_mirrors_image_and_label_together(rng):
+    image = rng.integers(0, 256, (3, 5, 3)).astype(np.uint8)
+    label = rng.integers(0, 11, (3, 5)).astype(np.uint8)
+    original = image.copy(), label.copy()
+    seen = set()
+    for _ in range(40):
+        flipped = RandomHorizontalFlip().random_map({"image": image, "label": label}, rng)
+        mirrored = bool((flipped["label"] != label).any())
+        seen.add(mirrored)
+        columns = slice(None, None, -1 if mirrored else 1)
+        np.testing.assert_array_equal(flipped["image"], original[0][:, columns])
+        np.testing.assert_array_equal(flipped["label"], original[1][:, columns])
+    assert seen == {True, False}
+    np.testing.assert_array_equal(image, original[0])
+
+
+def test_normalisation_and_types(rng):
+    image = rng.integers(0, 256, (3, 5, 3)).astype(np.uint8)
+    label = rng.integers(0, 256, (3, 5)).astype(np.uint8)
+    batch = normalize({"image": image, "label": label})
+    assert batch["image"].dtype == np.float32
+    assert batch["label"].dtype == np.int32
+    back = batch["image"] * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406]
+    np.testing.assert_allclose(back * 255, image, atol=1e-4)
+    np.testing.assert_array_equal(batch["label"], label)
+
+
+@pytest.mark.parametrize(("length", "sizes"), [(6, [3, 3]), (7, [3, 3, 1]), (2, [2])])
+def test_evaluation_reads_each_sample_once_and_fills_up_with_void(length, sizes):
+    batches = list(read_ahead(evaluation_batches(Numbered(length), 3)))
+    assert [int((numbers(batch) != VOID).sum()) for batch in batches] == sizes
+    found = np.concatenate([numbers(batch) for batch in batches])
+    np.testing.assert_array_equal(found[:length], np.arange(length))
+    for batch in batches:
+        assert batch["image"].shape == (3, 2, 4, 3)
+        assert batch["image"].dtype == np.float32
+        assert batch["label"].dtype == np.int32
+        assert not is_flipped(batch)[numbers(batch) != VOID].any()
+
+
+def test_what_reading_raises_arrives():
+    batches = read_ahead(evaluation_batches(Numbered(4, broken=2), 2))
+    next(batches)
+    with pytest.raises(DataError, match="mend it"):
+        next(batches)
+
+
+def test_class_frequencies_leave_void_out():
+    frequencies = class_frequencies(Numbered(4))
+    np.testing.assert_allclose(frequencies, [0.25] * 4 + [0] * 7)
+
+
+def test_class_frequencies_need_a_class():
+    with pytest.raises(ValueError, match="not void"):
+        class_frequencies(Numbered(0))
+
+
+def test_bad_arguments_are_refused():
+    source = Numbered(4)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        training_batches(source, 0, 0)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got -1"):
+        evaluation_batches(source, -1)
+    with pytest.raises(ValueError, match="at least one sample"):
+        training_batches(Numbered(0), 2, 0)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match="seed must be"):
+            training_batches(source, 2, seed)
+    with pytest.raises(ValueError, match="step must be"):
+        read_ahead(evaluation_batches(source, 2), -1)
+    with pytest.raises(ValueError, match="threads >= 1"):
+        read_ahead(evaluation_batches(source, 2), 0, 0)
