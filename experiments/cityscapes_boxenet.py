@@ -39,6 +39,7 @@ from segmentation.run_log import RunLog, read_records
 from segmentation.training import Trainer, TrainState, class_weights
 
 _SAMPLES_DRAWN = 4
+_LABELS_READ_FOR_WEIGHTS = 400
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped before the current step was done; add --resume to go on", file=sys.stderr)
+        return 130
 
 
 def _run(settings: Settings) -> int:
@@ -103,8 +107,10 @@ def _run(settings: Settings) -> int:
         "epochs": None,
         "steps": steps,
     }
+    # Read before the run's directory is made, since labels may turn out to be bad.
+    weights = class_weights(class_frequencies(dataset.train, _LABELS_READ_FOR_WEIGHTS))
     with Checkpoints(settings.out, recorded, resume=settings.resume) as checkpoints:
-        trainer = _trainer(settings, dataset, steps)
+        trainer = _trainer(settings, dataset, steps, weights)
         state = checkpoints.latest(trainer.initial)
         with RunLog(settings.out, int(state.step)) as log:
             state = _train(settings, dataset, steps, trainer, state, checkpoints, log)
@@ -155,7 +161,7 @@ def _total_steps(settings: Settings, dataset: DataSet) -> int:
     return (settings.epochs or dataset.epochs) * _steps_per_epoch(settings, dataset)
 
 
-def _trainer(settings: Settings, dataset: DataSet, steps: int) -> Trainer:
+def _trainer(settings: Settings, dataset: DataSet, steps: int, weights: np.ndarray) -> Trainer:
     model = jaxbox.models.create(
         settings.model,
         num_classes=len(dataset.train.classes),
@@ -173,7 +179,7 @@ def _trainer(settings: Settings, dataset: DataSet, steps: int) -> Trainer:
         box_l2=settings.box_l2,
         step_scale=settings.box_step_scale,
     )
-    return Trainer(model, optimizer, class_weights(class_frequencies(dataset.train)))
+    return Trainer(model, optimizer, weights)
 
 
 def _train(
@@ -200,11 +206,12 @@ def _train(
             disable=None,
         ) as bar,
     ):
+        bar.set_postfix_str("compiling")
         while step < steps and not interrupts.pending:
             state = trainer.step(state, next(batches))
             step += 1
             since_epoch = (step - 1) % per_epoch + 1
-            if step % 10 == 0:
+            if step % 10 == 0 or step == steps:
                 bar.update(step * settings.batch_size - bar.n)
                 bar.set_postfix(_postfix(float(state.epoch_loss) / since_epoch, scores))
             if since_epoch == per_epoch or step == steps:

@@ -59,8 +59,8 @@ def box_conv(
       >>> import jaxbox
       >>> x = jnp.arange(5.0).reshape(1, 5, 1)  # One row of five pixels.
       >>> theta = jnp.array([[[-1.5, 1.5, -0.5, 0.5]]])  # Three pixels wide, one high.
-      >>> jaxbox.box_conv(x, theta)[0, :, 0].round(2).tolist()
-      [0.33000001311302185, 1.0, 2.0, 3.0, 2.3299999237060547]
+      >>> [f"{mean:.2f}" for mean in jaxbox.box_conv(x, theta)[0, :, 0].tolist()]
+      ['0.33', '1.00', '2.00', '3.00', '2.33']
     """
     x, theta = jnp.asarray(x), jnp.asarray(theta)
     _check(x, theta)

@@ -40,11 +40,15 @@ class _Interval(NamedTuple):
 
 def _side(coordinate: Array, size: int, *, grows_up: bool) -> _Side:
     """Splits a coordinate; on a pixel edge it belongs to the pixel into which the box grows."""
-    whole = jnp.floor(coordinate)
-    rest = coordinate - whole  # Exact, which `coordinate + 0.5` would not be.
-    beyond_edge = rest >= 0.5 if grows_up else rest > 0.5
-    shift = jnp.where(beyond_edge, whole + 1, whole)
-    fraction = jnp.where(beyond_edge, rest - 0.5, rest + 0.5)
+    nearest = jnp.round(coordinate)
+    rest = coordinate - nearest  # In [-1/2, 1/2], and exact.
+    fraction = rest + 0.5
+    if grows_up:
+        on_edge = rest >= 0.5
+        shift, fraction = jnp.where(on_edge, nearest + 1, nearest), jnp.where(on_edge, 0, fraction)
+    else:
+        on_edge = rest <= -0.5
+        shift, fraction = jnp.where(on_edge, nearest - 1, nearest), jnp.where(on_edge, 1, fraction)
     return _Side(jnp.clip(shift, -size, size).astype(jnp.int32), fraction)
 
 
@@ -95,6 +99,11 @@ def _pad(x: Array, axis: int, before: int, after: int) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), amounts)
 
 
+def _interpolate(below: Array, above: Array, fraction: Array) -> Array:
+    # Unlike `below + fraction * (above - below)` this is exact at both ends.
+    return (1 - fraction) * below + fraction * above
+
+
 def _slices(padded: Array, starts: Array, length: int) -> Array:
     """For every box its slice along columns: `(N, C, F, H, length)`.
 
@@ -124,7 +133,7 @@ def _integrate_columns(x: Array, along_x: _Interval) -> Array:
     def up_to(side: _Side) -> Array:
         cut = _slices(padded, side.shift + width, width + 1)
         fraction = side.fraction[None, :, :, None, None]
-        return cut[..., :-1] + fraction * (cut[..., 1:] - cut[..., :-1])
+        return _interpolate(cut[..., :-1], cut[..., 1:], fraction)
 
     return lax.optimization_barrier(up_to(along_x.high) - up_to(along_x.low))
 
@@ -148,7 +157,7 @@ def _integrate_rows(x: Array, along_y: _Interval) -> Array:
         row = position + side.shift[:, :, None]
         below = _take_rows(prefix, jnp.clip(row, 0, height))
         above = _take_rows(prefix, jnp.clip(row + 1, 0, height))
-        return below + side.fraction[None, :, :, None, None] * (above - below)
+        return _interpolate(below, above, side.fraction[None, :, :, None, None])
 
     return up_to(along_y.high) - up_to(along_y.low)
 

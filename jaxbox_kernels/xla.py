@@ -11,10 +11,10 @@ from jax import Array
 
 from jaxbox_kernels import overlap_matrices, prefix_sums
 
-# Matrix products cost H + W multiply-adds an output, prefix sums the same at every size. On CPU
-# they break even about here (forward: 0.66 of the prefix sums' time at H + W = 52, 1.0 at 192, 2 at
-# 768; the backward pass gains more from matrices).
-_LARGEST_MATRIX_SIDES = 192
+# Matrix products cost H + W multiply-adds an output, prefix sums the same at every size. Times of
+# matrices relative to prefix sums on CPU, forward and backward: 0.6 and 0.4 at H + W = 52, 0.9 and
+# 0.3 at 104, 1.1 and 0.4 at 208, 2 and 1.4 at 768.
+_LARGEST_MATRIX_SIDES = 320
 
 
 def _form(x: Array) -> ModuleType:

@@ -8,7 +8,7 @@ from jaxbox_kernels import overlap_matrices, prefix_sums
 FORMS = {"overlap_matrices": overlap_matrices, "prefix_sums": prefix_sums}
 
 # `(H, W)` of images for which the op picks each form.
-IMAGE_SIZES = {"overlap_matrices": (5, 7), "prefix_sums": (3, 190)}
+IMAGE_SIZES = {"overlap_matrices": (5, 7), "prefix_sums": (3, 330)}
 
 # One row, one column and single pixels as often as whole images.
 image_sizes = st.one_of(

@@ -23,10 +23,17 @@ from .box_cases import (
 # Largest error, relative to the largest magnitude of the same array.
 BOUNDS = {"forward": 2e-6, "dx": 5e-6, "dtheta": 2e-5}
 
-N, C, F = 2, 4, 8
-EXAMPLES = 64  # Each with C * F boxes: more than 2,000 of them.
+N, C, F = 2, 6, 8
+EXAMPLES = 43  # Each with C * F boxes: more than 2,000 of them.
 
 _seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_shapes():
+    # A process holds about 400 of them before Linux denies it more memory mappings.
+    yield
+    jax.clear_caches()
 
 
 @functools.partial(jax.jit, static_argnames=("form", "normalize"))
@@ -104,6 +111,7 @@ def test_forms(form, size, seed, normalize):
 @hypothesis.given(size=image_sizes, seed=_seeds, normalize=st.booleans())
 def test_forms_at_length(form, size, seed, normalize):
     _check_form(form, size, seed, normalize)
+    jax.clear_caches()
 
 
 @hypothesis.settings(max_examples=6, deadline=None)
@@ -114,7 +122,7 @@ def test_op(size, seed, normalize):
 
 @pytest.mark.parametrize(
     ("size", "normalize"),
-    [((64, 128), True), ((65, 128), True), ((1, 300), True), ((200, 90), False)],
+    [((64, 128), True), ((71, 251), True), ((1, 330), True), ((200, 130), False)],
 )
 def test_op_on_larger_images(size, normalize):
     _check_op(size, np.random.SeedSequence().entropy, normalize)

@@ -101,7 +101,10 @@ def _check_same_run(directory: Path, settings: Mapping[str, Any]) -> None:
     file = directory / _SETTINGS
     if not file.exists():
         raise RunError(f"{directory} holds no run to resume; leave --resume out to start one")
-    saved = json.loads(file.read_text())
+    try:
+        saved = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(f"{file} is damaged ({error}); start again with another --out") from error
     differing = [name for name in settings if saved.get(name) != settings[name]]
     if differing:
         changes = ", ".join(

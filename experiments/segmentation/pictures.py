@@ -19,13 +19,6 @@ _COLOR_CYCLE = [f"C{index}" for index in range(10)]
 _MOST_CHANNELS_DRAWN = 10
 
 
-def colorize(label: NDArray[np.integer], classes: ClassSet) -> NDArray[np.uint8]:
-    """The picture of a label map, `(H, W)` to `(H, W, 3)`; void is black."""
-    palette = np.zeros((VOID + 1, 3), np.uint8)
-    palette[: len(classes)] = classes.colors
-    return palette[label]
-
-
 def draw_predictions(
     samples: Sequence[Sample], predictions: Sequence[NDArray[np.integer]], classes: ClassSet
 ) -> Figure:
@@ -35,10 +28,8 @@ def draw_predictions(
     figure = Figure((12, row_height * len(samples) + 1.0), layout="constrained")
     rows = figure.subplots(len(samples), 3, squeeze=False)
     for row, sample, prediction in zip(rows, samples, predictions, strict=True):
-        truth = colorize(sample["label"], classes)
-        for axes, picture in zip(
-            row, (sample["image"], truth, colorize(prediction, classes)), strict=True
-        ):
+        pictures = (sample["image"], classes.paint(sample["label"]), classes.paint(prediction))
+        for axes, picture in zip(row, pictures, strict=True):
             axes.imshow(picture)
             axes.set_axis_off()
     for axes, title in zip(rows[0], ("input", "truth", "prediction"), strict=True):

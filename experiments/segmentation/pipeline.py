@@ -116,22 +116,23 @@ def read_ahead(dataset: grain.MapDataset, step: int = 0, threads: int = 4) -> It
     return iter(dataset[step:].to_iter_dataset(options))
 
 
-def class_frequencies(source: Source) -> NDArray[np.float64]:
+def class_frequencies(source: Source, most: int | None = None) -> NDArray[np.float64]:
     """The share of each class among the pixels of a source that are not void.
-
-    Reads every label. ENet weighs class `c` in its loss by `1 / log(p[c] + 1.1)`.
 
     Args:
       source: the samples.
+      most: how many labels to read at most, evenly spread over the source; all by default.
 
     Returns:
       `(classes,)`, summing to 1.
 
     Raises:
-      ValueError: every pixel is void.
+      ValueError: every pixel is void, or `most` is less than 1.
     """
+    if most is not None and most < 1:
+        raise ValueError(f"most must be at least 1, got {most}")
     counts = np.zeros(VOID + 1, np.int64)
-    for index in range(len(source)):
+    for index in range(0, len(source), -(-len(source) // most) if most else 1):
         counts += np.bincount(source.label(index).ravel(), minlength=VOID + 1)
     counts = counts[: len(source.classes)]
     if not counts.any():

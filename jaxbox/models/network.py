@@ -56,12 +56,15 @@ class SegmentationNetwork(nnx.Module):
       ValueError: `num_classes` is below 1, or a side of `image_size` is not a multiple of 8.
 
     Example:
-      >>> import jax
+      >>> from functools import partial
+      >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> from jaxbox.models import NETWORKS, SegmentationNetwork
-      >>> model = SegmentationNetwork(NETWORKS["enet-minus"], 19, (16, 24), rngs=nnx.Rngs(0))
-      >>> model.eval()
-      >>> jax.eval_shape(model, jax.ShapeDtypeStruct((2, 16, 24, 3), "float32")).shape
+      >>> from jaxbox.models import Architecture, SegmentationNetwork
+      >>> from jaxbox.models.blocks import InitialBlock
+      >>> from jaxbox.models.convolution import PatchConvTranspose
+      >>> architecture = Architecture((partial(InitialBlock, channels=16),), PatchConvTranspose)
+      >>> model = SegmentationNetwork(architecture, 19, (16, 24), rngs=nnx.Rngs(0))
+      >>> model(jnp.ones((2, 16, 24, 3))).shape
       (2, 16, 24, 19)
     """
 
