@@ -50,7 +50,7 @@ def test_splits_seeds_and_indices_give_different_scenes(seed):
 
 def test_most_classes_are_seen_often_enough(seed):
     frequencies = class_frequencies(SyntheticStreets("train", SIZE, length=150, seed=seed))
-    assert np.count_nonzero(frequencies > 0.002) >= 15
+    assert np.count_nonzero(frequencies > 0.002) >= 12
     assert frequencies.max() < 0.4
 
 
@@ -87,9 +87,9 @@ def test_hardness_sets_what_it_names(seed):
         SIZE,
         length=20,
         seed=seed,
-        hardness=Hardness(vehicles=0, people=0, riders=0, posts=0),
+        hardness=Hardness(vehicles=0, people=0, posts=0),
     )
-    absent = ("car", "bus", "truck", "person", "rider", "bicycle", "pole", "traffic sign")
+    absent = ("car", "bus", "truck", "person", "pole", "traffic sign")
     frequencies = class_frequencies(calm)
     assert not frequencies[[CLASS[name] for name in absent]].any()
 

@@ -33,7 +33,7 @@ _WARM = np.array([1, 0, -1], np.float32)
 
 _FAR, _NEAR = 0.05, 1.6  # nearness of the far and near ends of what lines the road
 _HORIZON = 0.01  # nearness at which the road itself ends
-_BLOCKS = 6  # facades, hedges and fences on each side
+_BLOCKS = 6  # stretches of facades, hedges or nothing on each side
 
 
 def _circle(x: float, y: float, radius: float, corners: int) -> Polygon:
@@ -67,7 +67,7 @@ class Hardness:
       noise: standard deviation of the camera's noise.
       shadows: expected number of shadows across the road.
       tilt: greatest tilt of the camera in radians.
-      vehicles, people, riders, posts: expected number in a scene.
+      vehicles, people, posts: expected number in a scene.
       large: share of buses and trucks among the vehicles.
     """
 
@@ -82,7 +82,6 @@ class Hardness:
     tilt: float = 0.06
     vehicles: float = 3.0
     people: float = 3.0
-    riders: float = 1.5
     posts: float = 2.5
     large: float = 0.4
 
@@ -294,23 +293,12 @@ def _draw_trees(scene: _Scene, offset: float, far: float, near: float) -> None:
         scene.canvas.fill([scene.billboard(offset, nearness, shape) for shape in shapes], leaves)
 
 
-def _draw_fence(scene: _Scene, offset: float, far: float, near: float) -> None:
-    high = scene.rng.uniform(1.2, 2.2)
-    color = scene.grey()
-    board = scene.material("fence", color, "plain", 0.08)
-    gap = scene.material("fence", np.float32(0.4) * color, "plain", 0.08)
-    scene.canvas.fill([scene.upright(offset, far, near, 0, high)], gap)
-    columns = scene.along(far, near, 13)
-    bars = zip(columns[:-1:2], columns[1::2], strict=True)
-    scene.canvas.fill([scene.upright(offset, a, b, 0, high) for a, b in bars], board)
-
-
 def _leave_open(scene: _Scene, offset: float, far: float, near: float) -> None:
     """Leaves a gap through which the ground runs on to the hills."""
 
 
-_ROADSIDE = (_draw_facade, _draw_trees, _draw_fence, _leave_open)
-_ROADSIDE_SHARES = (0.6, 0.78, 0.92)  # cumulative; the last has the rest
+_ROADSIDE = (_draw_facade, _draw_trees, _leave_open)
+_ROADSIDE_SHARES = (0.65, 0.9)  # cumulative; the last has the rest
 
 
 def _draw_shadows(scene: _Scene) -> None:
@@ -330,7 +318,6 @@ def _draw_objects(scene: _Scene) -> None:
     drawers = [
         (_draw_vehicle, hardness.vehicles, 0.12, 0.75),
         (_draw_person, hardness.people, 0.3, 0.8),
-        (_draw_rider, hardness.riders, 0.3, 0.8),
         (_draw_post, hardness.posts, 0.3, 0.9),
     ]
     objects = [
@@ -397,37 +384,20 @@ def _draw_vehicle(scene: _Scene, nearness: float) -> None:
     scene.canvas.fill(lamps, lamp)
 
 
-def _draw_figure(scene: _Scene, name: str, offset: float, nearness: float, legs: float) -> None:
-    """Draws someone whose legs end some metres above the ground."""
+def _draw_person(scene: _Scene, nearness: float) -> None:
     rng, canvas = scene.rng, scene.canvas
-    top = scene.material(name, scene.paint_color(), "plain", 0.06)
+    side = int(rng.integers(2))
+    offset = scene.edges[side] + (-1, 1)[side] * rng.uniform(-0.6, 1.2)
+    top = scene.material("person", scene.paint_color(), "plain", 0.06)
     trousers = top._replace(color=scene.paint_color() * np.float32(0.6))
     skin = top._replace(color=np.array([0.62, 0.46, 0.38], np.float32))
     lean = rng.uniform(-0.08, 0.08)
     stride = rng.uniform(0.16, 0.3)
-    lower = [(-stride, legs), (-0.2, 0.95), (0.2, 0.95), (stride, legs), (0.0, legs + 0.3)]
+    lower = [(-stride, 0.0), (-0.2, 0.95), (0.2, 0.95), (stride, 0.0), (0.0, 0.3)]
     torso = [(-0.22, 0.85), (-0.28 + lean, 1.46), (0.28 + lean, 1.46), (0.22, 0.85)]
     head = [(x + lean, h) for x, h in _HEAD]
     for shape, material in ((lower, trousers), (torso, top), (head, skin)):
         canvas.fill([scene.billboard(offset, nearness, shape)], material)
-
-
-def _draw_person(scene: _Scene, nearness: float) -> None:
-    side = int(scene.rng.integers(2))
-    beside = (-1, 1)[side] * scene.rng.uniform(-0.6, 1.2)
-    _draw_figure(scene, "person", scene.edges[side] + beside, nearness, 0.0)
-
-
-def _draw_rider(scene: _Scene, nearness: float) -> None:
-    side = int(scene.rng.integers(2))
-    offset = scene.edges[side] - (-1, 1)[side] * scene.rng.uniform(-0.6, 1.0)
-    color = scene.paint_color()
-    frame = scene.material("bicycle", color, "plain", 0.06)
-    wheels = [scene.billboard(offset, nearness, _circle(x, 0.36, 0.36, 12)) for x in (-0.55, 0.55)]
-    bar = [(-0.55, 0.3), (-0.2, 0.85), (0.4, 0.85), (0.6, 0.3)]
-    scene.canvas.fill(wheels, frame._replace(color=_DARK))
-    scene.canvas.fill([scene.billboard(offset, nearness, bar)], frame)
-    _draw_figure(scene, "rider", offset, nearness, 0.4)
 
 
 def _draw_post(scene: _Scene, nearness: float) -> None:
@@ -437,10 +407,7 @@ def _draw_post(scene: _Scene, nearness: float) -> None:
     high = rng.uniform(2.8, 4.0)
     pole = scene.material("pole", scene.grey(), "plain", 0.06)
     canvas.fill([scene.billboard(offset, nearness, _rectangle(-0.12, 0.12, 0, high))], pole)
-    if rng.random() < 0.5:
-        _draw_sign(scene, offset, nearness, high)
-    else:
-        _draw_traffic_light(scene, offset, nearness, high)
+    _draw_sign(scene, offset, nearness, high)
 
 
 def _draw_sign(scene: _Scene, offset: float, nearness: float, high: float) -> None:
@@ -450,17 +417,6 @@ def _draw_sign(scene: _Scene, offset: float, nearness: float, high: float) -> No
     for radius, material in ((0.62, plate), (0.3, plate._replace(color=_WHITE))):
         shape = _circle(0, high - 0.3, radius, corners)
         scene.canvas.fill([scene.billboard(offset, nearness, shape)], material)
-
-
-def _draw_traffic_light(scene: _Scene, offset: float, nearness: float, high: float) -> None:
-    case = scene.material("traffic light", _DARK, "plain", 0.05)
-    box = _rectangle(-0.32, 0.32, high - 1.3, high + 0.2)
-    scene.canvas.fill([scene.billboard(offset, nearness, box)], case)
-    lit = int(scene.rng.integers(3))
-    color = np.array([[0.1, 0.8, 0.3], [0.95, 0.7, 0.1], [0.95, 0.15, 0.1]], np.float32)[lit]
-    low = high - 1.2 + 0.45 * lit
-    lens = _rectangle(-0.2, 0.2, low, low + 0.4)
-    scene.canvas.fill([scene.billboard(offset, nearness, lens)], case._replace(color=color))
 
 
 def _draw_bonnet(scene: _Scene) -> None:
