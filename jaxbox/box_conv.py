@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxbox_kernels import xla
@@ -70,11 +70,12 @@ def box_conv(
     boxes = theta.shape[1]
     dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     planes = jnp.moveaxis(x.reshape(-1, height, width, channels), -1, 1).astype(dtype)
-    output = _box_conv(planes, theta.astype(dtype), normalize, kernels)
-    # (N, C, F, H, W) to (..., H, W, C * F).
-    output = jnp.moveaxis(
-        output.astype(x.dtype).reshape(-1, channels * boxes, height, width), 1, -1
-    )
+    # Kept apart from their neighbours: XLA would fuse the transpositions with the arithmetic, which
+    # then strides through memory (a fifth of BoxENet's training step on CPU).
+    planes = lax.optimization_barrier(planes)
+    output = _box_conv(planes, theta.astype(dtype), normalize, kernels).astype(x.dtype)
+    output = lax.optimization_barrier(output)
+    output = jnp.moveaxis(output.reshape(-1, channels * boxes, height, width), 1, -1)
     return output.reshape(*batch, height, width, channels * boxes)
 
 

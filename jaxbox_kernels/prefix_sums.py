@@ -100,8 +100,10 @@ def _pad(x: Array, axis: int, before: int, after: int) -> Array:
 
 
 def _interpolate(below: Array, above: Array, fraction: Array) -> Array:
-    # Unlike `below + fraction * (above - below)` this is exact at both ends.
-    return (1 - fraction) * below + fraction * above
+    # From the nearer end: exact at both ends and where they are equal, as outside the image.
+    is_low = fraction < 0.5
+    offset = jnp.where(is_low, fraction, fraction - 1)
+    return jnp.where(is_low, below, above) + offset * (above - below)
 
 
 def _slices(padded: Array, starts: Array, length: int) -> Array:

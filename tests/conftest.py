@@ -1,5 +1,10 @@
 """Tests run under the strictest promotion rules: no dtype or rank is widened by accident."""
 
+import os
+
+# Most of the tests' time is compilation. Set XLA_FLAGS to test what users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

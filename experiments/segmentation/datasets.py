@@ -47,7 +47,7 @@ def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
     train: Source
     val: Source
     if kind == "synthetic" and not directory:
-        size, epochs = size or (96, 192), 4
+        size, epochs = size or (96, 192), 3
         train = SyntheticStreets("train", size, length=1024, seed=seed)
         val = SyntheticStreets("val", size, length=128, seed=seed)
     elif kind == "camvid" and directory:
