@@ -32,6 +32,7 @@ from segmentation.pictures import draw_boxes, draw_curves, draw_predictions
 from segmentation.pipeline import (
     class_frequencies,
     evaluation_batches,
+    normalize,
     read_ahead,
     training_batches,
 )
@@ -275,10 +276,11 @@ def _write_pictures(out: Path, dataset: DataSet, trainer: Trainer, state: TrainS
     if records:
         draw_curves(records).savefig(out / "curves.png", dpi=120)
         print(f"held-out mean IoU {records[-1]['mean_iou']:.3f} after step {records[-1]['step']}")
-    count = min(_SAMPLES_DRAWN, len(dataset.val))
-    samples = [dataset.val[index] for index in range(count)]
-    batch = next(iter(read_ahead(evaluation_batches(dataset.val, count))))
-    predictions = list(np.asarray(trainer.predict(state, batch["image"])))
+    # Spread over the data set, since neighbours may be frames of one film.
+    indices = np.linspace(0, len(dataset.val) - 1, min(_SAMPLES_DRAWN, len(dataset.val)))
+    samples = [dataset.val[index] for index in indices.round().astype(int).tolist()]
+    images = np.stack([normalize(sample)["image"] for sample in samples])
+    predictions = list(np.asarray(trainer.predict(state, jax.numpy.asarray(images))))
     draw_predictions(samples, predictions, dataset.val.classes).savefig(
         out / "predictions.png", dpi=100
     )
