@@ -31,6 +31,12 @@ __all__ = [
 ]
 
 
+# At a scale of 1 the averages over random boxes, a dozen blocks of them, drown what the other blocks
+# see, and training begins by unlearning them: on generated streets (64x128, batch 8) BoxENet's mean
+# IoU after 256 steps was 0.22 with 1 and 0.33 with 0.1.
+_INITIAL_BOX_SCALE = 0.1
+
+
 class FeatureMap(NamedTuple):
     """Size of an image's features: height and width in pixels, and channels."""
 
@@ -295,7 +301,7 @@ class BoxBlock(Block):
             BatchNorm(inner, dtype=dtype),
             nnx.relu,
             BoxConv(inner, num_boxes, (height, width), rngs=rngs),
-            BatchNorm(C, dtype=dtype),
+            BatchNorm(C, initial_scale=_INITIAL_BOX_SCALE, dtype=dtype),
             _channel_dropout(dropout, rngs),
         )
 

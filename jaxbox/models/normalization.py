@@ -22,11 +22,12 @@ class BatchNorm(nnx.Module):
 
     Args:
       channels: Size of the last axis.
+      initial_scale: What every channel's learnt factor starts as.
       dtype: Of the result. Statistics and arithmetic are float32.
     """
 
-    def __init__(self, channels: int, *, dtype: DTypeLike) -> None:
-        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+    def __init__(self, channels: int, *, initial_scale: float = 1.0, dtype: DTypeLike) -> None:
+        self.scale = nnx.Param(jnp.full(channels, initial_scale, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
