@@ -1,6 +1,6 @@
 """Trains a box network to segment street scenes.
 
-Without arguments: BoxENet on generated street scenes, about two minutes on two cores. Writes into
+Without arguments: BoxENet on generated street scenes, a few minutes on two cores. Writes into
 --out: metrics.jsonl and TensorBoard's files, checkpoints, and pictures (predictions.png, boxes.png,
 curves.png). Ctrl-C saves and stops; the same command with --resume goes on exactly.
 """

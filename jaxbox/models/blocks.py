@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 
-# At a scale of 1 the averages over random boxes, a dozen blocks of them, drown what the other blocks
-# see, and training begins by unlearning them: on generated streets (64x128, batch 8) BoxENet's mean
-# IoU after 256 steps was 0.22 with 1 and 0.33 with 0.1.
+# At a scale of 1 the averages over random boxes, a dozen blocks of them, drown what the other
+# blocks see, and training begins by unlearning them: on generated streets (64x128, batch 8)
+# BoxENet's mean IoU after 256 steps was 0.22 with 1 and 0.33 with 0.1.
 _INITIAL_BOX_SCALE = 0.1
 
 
