@@ -68,7 +68,7 @@ class Trainer:
 
     def model(self, state: TrainState) -> Any:
         """The network with the parameters and statistics of `state`."""
-        return nnx.merge(self._graph, state.params, state.rest, copy=True)
+        return self._merge(state.params, state.rest)
 
     def predict(self, state: TrainState, images: jax.Array) -> jax.Array:
         """The most likely class of each pixel, `(N, H, W)`, in evaluation mode."""
@@ -82,14 +82,18 @@ class Trainer:
             self._count(metric, predictions=logits, labels=jnp.asarray(batch["label"]))
         return metric.compute()
 
+    def _merge(self, params: nnx.State, rest: nnx.State) -> Any:
+        # A copy, since calling the network changes its statistics and generators in place.
+        return nnx.merge(self._graph, params, rest, copy=True)
+
     def _logits(self, params: nnx.State, rest: nnx.State, images: jax.Array) -> jax.Array:
-        model: Any = nnx.merge(self._graph, params, rest, copy=True)
+        model = self._merge(params, rest)
         model.eval()
         return model(images)
 
     def _step(self, state: TrainState, batch: Batch) -> TrainState:
         def loss(params: nnx.State) -> tuple[jax.Array, nnx.State]:
-            model: Any = nnx.merge(self._graph, params, state.rest, copy=True)
+            model = self._merge(params, state.rest)
             logits = model(batch["image"])
             value = weighted_cross_entropy(
                 logits, jnp.asarray(batch["label"]), jnp.asarray(self._weights)
