@@ -24,7 +24,7 @@ from tqdm import tqdm
 import jaxbox
 from jaxbox.models import NETWORKS
 from segmentation.checkpoints import Checkpoints, RunError
-from segmentation.datasets import DataSet, open_dataset
+from segmentation.datasets import DataSet, Recipe, open_dataset
 from segmentation.errors import DataError
 from segmentation.iou import Scores
 from segmentation.memory import keep_freed_memory
@@ -56,13 +56,16 @@ class Settings:
     """Size of the images, HEIGHTxWIDTH in pixels, divisible by 8, such as 176x240. Default: the
     data set's usual size."""
     epochs: int | None = None
-    """How often to go through the training images. Default: as suits the data set."""
+    """How often to go through the training images. This and what follows: by default as suits the
+    data set."""
     steps: int | None = None
     """How many batches to train on, instead of --epochs."""
-    batch_size: int = 8
+    batch_size: int | None = None
     """Images in a batch."""
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     """Adam's at the start; it falls to zero along a cosine."""
+    dropout: float | None = None
+    """How much of the network's dropout to use, from 0 to 1."""
     weight_decay: float = 2e-4
     """Strength of the L2 penalty on everything but the boxes."""
     box_l2: float = 1e-7
@@ -101,9 +104,11 @@ def _run(settings: Settings) -> int:
     size = _parse_size(settings.size)
     _check(settings)
     dataset = open_dataset(settings.data, size, settings.seed)
-    steps = _total_steps(settings, dataset)
+    recipe = _recipe(settings, dataset)
+    steps = settings.steps or recipe.epochs * _steps_per_epoch(recipe, dataset)
     recorded = {
         **{k: v for k, v in dataclasses.asdict(settings).items() if k not in ("out", "resume")},
+        **dataclasses.asdict(recipe),
         "size": list(dataset.size),
         "epochs": None,
         "steps": steps,
@@ -111,11 +116,11 @@ def _run(settings: Settings) -> int:
     # Read before the run's directory is made, since labels may turn out to be bad.
     weights = class_weights(class_frequencies(dataset.train, _LABELS_READ_FOR_WEIGHTS))
     with Checkpoints(settings.out, recorded, resume=settings.resume) as checkpoints:
-        trainer = _trainer(settings, dataset, steps, weights)
+        trainer = _trainer(settings, dataset, recipe, steps, weights)
         state = checkpoints.latest(trainer.initial)
         with RunLog(settings.out, int(state.step)) as log:
-            state = _train(settings, dataset, steps, trainer, state, checkpoints, log)
-    _write_pictures(settings.out, dataset, trainer, state)
+            state = _train(settings, dataset, recipe, steps, trainer, state, checkpoints, log)
+    _write_pictures(settings.out, dataset, recipe, trainer, state)
     if int(state.step) < steps:
         print(f"stopped at step {int(state.step)} of {steps}; add --resume to go on")
         return 130
@@ -144,6 +149,8 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{name.replace('_', '-')} must be greater than 0; got {value}")
+    if settings.dropout is not None and not 0 <= settings.dropout <= 1:
+        raise UsageError(f"--dropout must be from 0 to 1; got {settings.dropout}")
     for name in ("weight_decay", "box_l2"):
         value = getattr(settings, name)
         if not 0 <= value < float("inf"):
@@ -152,17 +159,21 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"--seed must be from 0 to 2**32 - 1; got {settings.seed}")
 
 
-def _steps_per_epoch(settings: Settings, dataset: DataSet) -> int:
-    return -(-len(dataset.train) // settings.batch_size)
+def _recipe(settings: Settings, dataset: DataSet) -> Recipe:
+    """The data set's, but for what the user decided."""
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    decided = {name: getattr(settings, name) for name in names}
+    decided = {name: value for name, value in decided.items() if value is not None}
+    return dataclasses.replace(dataset.recipe, **decided)
 
 
-def _total_steps(settings: Settings, dataset: DataSet) -> int:
-    if settings.steps is not None:
-        return settings.steps
-    return (settings.epochs or dataset.epochs) * _steps_per_epoch(settings, dataset)
+def _steps_per_epoch(recipe: Recipe, dataset: DataSet) -> int:
+    return -(-len(dataset.train) // recipe.batch_size)
 
 
-def _trainer(settings: Settings, dataset: DataSet, steps: int, weights: np.ndarray) -> Trainer:
+def _trainer(
+    settings: Settings, dataset: DataSet, recipe: Recipe, steps: int, weights: np.ndarray
+) -> Trainer:
     model = jaxbox.models.create(
         settings.model,
         num_classes=len(dataset.train.classes),
@@ -170,12 +181,15 @@ def _trainer(settings: Settings, dataset: DataSet, steps: int, weights: np.ndarr
         # XLA compiles this generator many times faster than JAX's default one.
         rngs=nnx.Rngs(jax.random.key(settings.seed, impl="rbg")),
     )
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, nnx.Dropout):
+            layer.rate *= recipe.dropout
     boxes = jaxbox.optim.find_boxes(model)
     optimizer = jaxbox.optim.for_boxes(
         boxes,
         optax.chain(
             optax.add_decayed_weights(settings.weight_decay, mask=jaxbox.optim.decay_mask(boxes)),
-            optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps)),
+            optax.adam(optax.cosine_decay_schedule(recipe.learning_rate, steps)),
         ),
         box_l2=settings.box_l2,
         step_scale=settings.box_step_scale,
@@ -186,6 +200,7 @@ def _trainer(settings: Settings, dataset: DataSet, steps: int, weights: np.ndarr
 def _train(
     settings: Settings,
     dataset: DataSet,
+    recipe: Recipe,
     steps: int,
     trainer: Trainer,
     state: TrainState,
@@ -193,15 +208,15 @@ def _train(
     log: RunLog,
 ) -> TrainState:
     """Trains until the end or Ctrl-C; scores, records and saves at the end of each epoch."""
-    per_epoch = _steps_per_epoch(settings, dataset)
+    per_epoch = _steps_per_epoch(recipe, dataset)
     step = int(state.step)
-    batches = read_ahead(training_batches(dataset.train, settings.batch_size, settings.seed), step)
+    batches = read_ahead(training_batches(dataset.train, recipe.batch_size, settings.seed), step)
     scores: Scores | None = None
     with (
         _Interrupts() as interrupts,
         tqdm(
-            total=steps * settings.batch_size,
-            initial=step * settings.batch_size,
+            total=steps * recipe.batch_size,
+            initial=step * recipe.batch_size,
             unit="img",
             desc=settings.model,
             disable=None,
@@ -213,11 +228,11 @@ def _train(
             step += 1
             since_epoch = (step - 1) % per_epoch + 1
             if step % 10 == 0 or step == steps:
-                bar.update(step * settings.batch_size - bar.n)
+                bar.update(step * recipe.batch_size - bar.n)
                 bar.set_postfix(_postfix(float(state.epoch_loss) / since_epoch, scores))
             if since_epoch == per_epoch or step == steps:
                 scores = trainer.evaluate(
-                    state, read_ahead(evaluation_batches(dataset.val, settings.batch_size))
+                    state, read_ahead(evaluation_batches(dataset.val, recipe.batch_size))
                 )
                 loss = float(state.epoch_loss) / since_epoch
                 if not np.isfinite(loss):
@@ -271,7 +286,9 @@ def _record(
     }
 
 
-def _write_pictures(out: Path, dataset: DataSet, trainer: Trainer, state: TrainState) -> None:
+def _write_pictures(
+    out: Path, dataset: DataSet, recipe: Recipe, trainer: Trainer, state: TrainState
+) -> None:
     records = read_records(out)
     if records:
         draw_curves(records).savefig(out / "curves.png", dpi=120)

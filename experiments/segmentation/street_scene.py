@@ -29,7 +29,6 @@ _CLASS = {name: index for index, name in enumerate(CITYSCAPES.names)}
 _DARK = np.array([0.1, 0.1, 0.12], np.float32)
 _WHITE = np.array([0.85, 0.85, 0.82], np.float32)
 _GREEN = np.array([0.28, 0.42, 0.18], np.float32)
-_WARM = np.array([1, 0, -1], np.float32)
 
 _FAR, _NEAR = 0.05, 1.6  # nearness of the far and near ends of what lines the road
 _HORIZON = 0.01  # nearness at which the road itself ends
@@ -58,8 +57,6 @@ class Hardness:
     """How much a scene leaves to its surroundings, and how it is lit.
 
     Attributes:
-      cue: tint of sky and road that tells the hidden properties, as a part of white.
-      cue_noise: standard deviation of the drifting tint that hides it.
       texture: contrast of all textures, relative to the usual.
       gain: least and greatest brightness.
       cast: standard deviation of the light's colour.
@@ -71,8 +68,6 @@ class Hardness:
       large: share of buses and trucks among the vehicles.
     """
 
-    cue: float = 0.06
-    cue_noise: float = 0.05
     texture: float = 1.0
     gain: tuple[float, float] = (0.75, 1.15)
     cast: float = 0.01
@@ -137,7 +132,6 @@ class _Scene:
             camera=rng.uniform(2.0, 2.8),
         )
         self.is_town = bool(rng.random() < 0.5)
-        self.is_street = bool(rng.random() < 0.5)
         self.edges = (-rng.uniform(3.0, 4.5), rng.uniform(3.0, 4.5))
         self.sky = np.float32(rng.uniform(0.6, 0.78)) * np.array([0.96, 1, 1.04], np.float32)
 
@@ -153,11 +147,6 @@ class _Scene:
         """The colour of a vehicle or of clothes."""
         grey = self.rng.uniform(0.1, 0.8)
         return np.asarray(grey + self.rng.uniform(-0.3, 0.3, 3), np.float32).clip(0.05, 0.9)
-
-    def telling(self, is_warm: bool, material: Material) -> Material:
-        """The material with a mean tint that tells a hidden property."""
-        tint = np.float32(self.hardness.cue if is_warm else -self.hardness.cue) * _WARM
-        return material._replace(color=material.color + tint, tint_noise=self.hardness.cue_noise)
 
     def strip(self, left: float, right: float, far: float, near: float, steps: int = 8) -> Polygon:
         """A strip of the ground between two offsets."""
@@ -222,7 +211,7 @@ def _draw_sky_and_ground(scene: _Scene) -> None:
     rng, view, canvas = scene.rng, scene.view, scene.canvas
     height = view.size[0]
     sky = scene.material("sky", scene.sky, "clouds", 0.06)
-    canvas.fill([_band(scene, -height, view.horizon)], scene.telling(scene.is_town, sky))
+    canvas.fill([_band(scene, -height, view.horizon)], sky)
     hills = view.horizon - rng.uniform(0.02, 0.06) * height
     far_green = 0.7 * _GREEN + 0.15
     canvas.fill(
@@ -236,8 +225,7 @@ def _draw_sky_and_ground(scene: _Scene) -> None:
     )
     left, right = scene.edges
     road = scene.material("road", scene.grey(), "rough", 0.12)
-    surface = [scene.strip(left, right, _HORIZON, _NEAR)]
-    canvas.fill(surface, scene.telling(scene.is_street, road))
+    canvas.fill([scene.strip(left, right, _HORIZON, _NEAR)], road)
     mark = scene.material("road", _WHITE, "rough", 0.08)
     lines = [left + 0.25, right - 0.25]
     canvas.fill([scene.strip(x - 0.07, x + 0.07, _HORIZON, _NEAR) for x in lines], mark)
@@ -253,13 +241,13 @@ def _draw_roadside(scene: _Scene, side: int) -> None:
     offset = scene.edges[side] + direction * rng.uniform(1.2, 3.5)
     inner = [t * rng.uniform(0.85, 1.15) for t in _steps(_FAR, _NEAR, _BLOCKS)[1:-1]]
     for far, near in itertools.pairwise([_FAR, *inner, _NEAR]):
-        draw = _ROADSIDE[bisect(_ROADSIDE_SHARES, rng.random())]
+        draw = _ROADSIDE[bisect(_ROADSIDE_SHARES[scene.is_town], rng.random())]
         draw(scene, offset, far, near)
 
 
 def _draw_facade(scene: _Scene, offset: float, far: float, near: float) -> None:
     rng = scene.rng
-    name = "building" if scene.is_street else "wall"
+    name = "building" if scene.is_town else "wall"
     high = rng.uniform(3.0, 8.0)
     body = scene.grey()
     canvas = scene.canvas
@@ -298,7 +286,7 @@ def _leave_open(scene: _Scene, offset: float, far: float, near: float) -> None:
 
 
 _ROADSIDE = (_draw_facade, _draw_trees, _leave_open)
-_ROADSIDE_SHARES = (0.65, 0.9)  # cumulative; the last has the rest
+_ROADSIDE_SHARES = ((0.5, 0.95), (0.85, 0.9))  # cumulative, country and town; the last has the rest
 
 
 def _draw_shadows(scene: _Scene) -> None:
