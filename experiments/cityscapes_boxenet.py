@@ -120,7 +120,7 @@ def _run(settings: Settings) -> int:
         state = checkpoints.latest(trainer.initial)
         with RunLog(settings.out, int(state.step)) as log:
             state = _train(settings, dataset, recipe, steps, trainer, state, checkpoints, log)
-    _write_pictures(settings.out, dataset, recipe, trainer, state)
+    _write_pictures(settings.out, dataset, trainer, state)
     if int(state.step) < steps:
         print(f"stopped at step {int(state.step)} of {steps}; add --resume to go on")
         return 130
@@ -286,9 +286,7 @@ def _record(
     }
 
 
-def _write_pictures(
-    out: Path, dataset: DataSet, recipe: Recipe, trainer: Trainer, state: TrainState
-) -> None:
+def _write_pictures(out: Path, dataset: DataSet, trainer: Trainer, state: TrainState) -> None:
     records = read_records(out)
     if records:
         draw_curves(records).savefig(out / "curves.png", dpi=120)

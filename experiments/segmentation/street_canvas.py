@@ -24,12 +24,10 @@ type Polygon = Sequence[tuple[float, float]]
 # Blur of each texture's white noise, as a fraction of the picture's height.
 _TEXTURE_BLUR = {"plain": 0.03, "rough": 0.006, "leaves": 0.012, "clouds": 0.06}
 _TEXTURES = tuple(_TEXTURE_BLUR)
-_TINT_BLUR = 0.08
 _TEXTURE_SEED = 0
 _TEXTURE_MARGIN = 256  # each picture takes its textures from another place within this many pixels
 _SUBPIXEL_BITS = 4
 _SUBPIXELS = 2**_SUBPIXEL_BITS
-_WARM = np.array([1, 0, -1], np.float32)
 _SHADE = np.float32(0.55)  # what a shadow leaves of the light
 
 
@@ -41,14 +39,12 @@ class Material(NamedTuple):
       color: its mean colour.
       texture: "plain", "rough", "leaves" or "clouds".
       contrast: standard deviation of the texture relative to the colour.
-      tint_noise: standard deviation of slow drifts between a warm and a cool tint.
     """
 
     label: int
     color: Color
     texture: str = "plain"
     contrast: float = 0.05
-    tint_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,12 +108,11 @@ class Canvas:
     def picture(self, light: Light, rng: np.random.Generator) -> NDArray[np.uint8]:
         """What a camera sees of it: `(H, W, 3)` RGB."""
         height, width = self._map.shape
-        textures, tint, noise = _random_crop(height, width, rng)
-        colors, contrasts, tint_noise = self._tables()
+        textures, noise = _random_crop(height, width, rng)
+        colors, contrasts = self._tables()
         # Channels come first until the end: NumPy is slow along an innermost axis of three.
         image = colors.take(self._map, axis=1)
         image *= 1 + np.einsum("thw,thw->hw", contrasts.take(self._map, axis=1), textures)
-        image += _WARM[:, None, None] * (tint_noise.take(self._map) * tint)
         image *= light.gain * _slope(height, width, light.slope) * self._soft_shadow()
         image *= light.cast[:, None, None]
         sharp = cv2.merge(list(image))
@@ -126,14 +121,14 @@ class Canvas:
         bits = cv2.addWeighted(seen, 255, noise, 255 * light.noise, 0, dtype=cv2.CV_8U)
         return np.asarray(bits, np.uint8)
 
-    def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Of every material: colour `(3, n)`, contrast of each texture `(kinds, n)`, tint noise."""
+    def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of every material: colour `(3, n)`, contrast of each texture `(kinds, n)`."""
         materials = self._materials
         colors = np.array([m.color for m in materials], np.float32).T
         contrasts = np.zeros((len(_TEXTURES), len(materials)), np.float32)
         chosen = [_TEXTURES.index(m.texture) for m in materials]
         contrasts[chosen, np.arange(len(materials))] = [m.contrast for m in materials]
-        return colors, contrasts, np.array([m.tint_noise for m in materials], np.float32)
+        return colors, contrasts
 
     def _soft_shadow(self) -> NDArray[np.float32]:
         shadow = cv2.blur(self._shadow.astype(np.float32), (3, 3))
@@ -148,22 +143,20 @@ def _slope(height: int, width: int, slope: tuple[float, float]) -> NDArray[np.fl
 
 def _random_crop(
     height: int, width: int, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Textures `(kinds, H, W)`, tint `(H, W)` and camera noise `(H, W, 3)` of one scene."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Textures `(kinds, H, W)` and camera noise `(H, W, 3)` of one scene."""
     tiles, noise = _tiles(height, width)
     (y, x), (v, u) = rng.integers(0, _TEXTURE_MARGIN, (2, 2))
-    tiles = tiles[:, y : y + height, x : x + width]
-    sign = np.float32(rng.choice([-1, 1]))
-    return tiles[:-1], sign * tiles[-1], noise[v : v + height, u : u + width]
+    return tiles[:, y : y + height, x : x + width], noise[v : v + height, u : u + width]
 
 
 @lru_cache(maxsize=4)
 def _tiles(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Blurred noise of unit deviation for every texture and the tint; white noise."""
+    """Blurred noise of unit deviation for every texture; white noise."""
     rng = np.random.default_rng(_TEXTURE_SEED)
     shape = (height + _TEXTURE_MARGIN, width + _TEXTURE_MARGIN)
     tiles = []
-    for blur in (*_TEXTURE_BLUR.values(), _TINT_BLUR):
+    for blur in _TEXTURE_BLUR.values():
         white = rng.standard_normal(shape, np.float32)
         smooth = cv2.GaussianBlur(white, (0, 0), max(blur * height, 0.3))
         tiles.append((smooth - smooth.mean()) / smooth.std())

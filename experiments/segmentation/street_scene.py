@@ -1,13 +1,9 @@
 """Street scenes drawn in perspective, in which the surroundings decide what a thing is.
 
-Two hidden properties of a scene decide classes whose looks are the same by construction:
-
-- the *setting*, town or country: the ground beside the road is sidewalk or terrain, a large vehicle
-  a bus or a truck. Only the sky tells, by a tint hidden in drifting clouds of both tints;
-- the *way*, street or highway: what stands upright beside it is building or wall. Only the road
-  tells, by a tint hidden likewise.
-
-A network therefore has to average the sky to label the ground, and the road to label the facades.
+A scene lies in town or in the country, and three pairs of classes look the same by construction: a
+facade is building or wall, the ground beside the road sidewalk or terrain, a large vehicle bus or
+truck. What tells town from country is what lines the road: facades alone, or trees among them. A
+network has to look along the road for trees to label the facades, the ground and the vehicles.
 """
 
 import itertools
@@ -54,7 +50,7 @@ _HEAD = _circle(0, 1.62, 0.15, 8)
 
 @dataclass(frozen=True)
 class Hardness:
-    """How much a scene leaves to its surroundings, and how it is lit.
+    """What makes a scene hard to label.
 
     Attributes:
       texture: contrast of all textures, relative to the usual.
@@ -176,7 +172,7 @@ def draw_street(
 
     Args:
       size: `(H, W)` in pixels.
-      hardness: how much is left to the surroundings.
+      hardness: what makes the scene hard to label.
       rng: decides everything else.
 
     Returns:
@@ -286,7 +282,8 @@ def _leave_open(scene: _Scene, offset: float, far: float, near: float) -> None:
 
 
 _ROADSIDE = (_draw_facade, _draw_trees, _leave_open)
-_ROADSIDE_SHARES = ((0.5, 0.95), (0.85, 0.9))  # cumulative, country and town; the last has the rest
+# Cumulative shares of the first two, in the country and in town.
+_ROADSIDE_SHARES = ((0.5, 0.95), (0.85, 0.9))
 
 
 def _draw_shadows(scene: _Scene) -> None:

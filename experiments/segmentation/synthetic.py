@@ -21,7 +21,7 @@ class SyntheticStreets:
       size: `(H, W)` in pixels.
       length: number of scenes.
       seed: 0 or more.
-      hardness: how much a scene leaves to its surroundings.
+      hardness: what makes a scene hard to label.
 
     Raises:
       ValueError: an argument is not allowed.
