@@ -9,7 +9,6 @@ __all__ = ["BatchNorm"]
 
 # PyTorch's, as in the networks' original code; PyTorch calls 0.9 a momentum of 0.1.
 _MOMENTUM = 0.9
-_EPSILON = 1e-5
 
 
 class BatchNorm(nnx.Module):
@@ -22,23 +21,32 @@ class BatchNorm(nnx.Module):
 
     Args:
       channels: Size of the last axis.
+      epsilon: Added to the variance.
       initial_scale: What every channel's learnt factor starts as.
       dtype: Of the result. Statistics and arithmetic are float32.
     """
 
-    def __init__(self, channels: int, *, initial_scale: float = 1.0, dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        epsilon: float = 1e-5,
+        initial_scale: float = 1.0,
+        dtype: DTypeLike,
+    ) -> None:
         self.scale = nnx.Param(jnp.full(channels, initial_scale, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
         self.use_running_average = False
+        self.epsilon = epsilon
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(..., channels)` to the same shape; in training, updates the running statistics."""
         x = x.astype(jnp.float32)
         mean, variance = self._running() if self.use_running_average else self._measure(x)
-        gain = self.scale[...] * jax.lax.rsqrt(variance + _EPSILON)
+        gain = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
         shift = self.bias[...] - mean * gain
         channels = (1,) * (x.ndim - 1) + gain.shape
         return (x * gain.reshape(channels) + shift.reshape(channels)).astype(self.dtype)
