@@ -40,11 +40,7 @@ class Architecture:
 
     def with_frozen_boxes(self) -> "Architecture":
         """The same network with boxes that stay as they were drawn."""
-        blocks = tuple(
-            partial(block, trainable=False) if _kind(block) is BoxBlock else block
-            for block in self.blocks
-        )
-        return replace(self, blocks=blocks)
+        return replace(self, blocks=tuple(map(_freeze, self.blocks)))
 
 
 class SegmentationNetwork(nnx.Module):
@@ -134,9 +130,11 @@ class SegmentationNetwork(nnx.Module):
         return self.classifier(x)
 
 
-def _kind(block: BlockFactory) -> object:
-    """What a factory builds."""
-    return block.func if isinstance(block, partial) else block
+def _freeze(block: BlockFactory) -> BlockFactory:
+    """A box block with frozen boxes; any other block as it is."""
+    if isinstance(block, partial) and block.func is BoxBlock:
+        return partial(BoxBlock, **{**block.keywords, "trainable": False})
+    return block
 
 
 def _check_sides(name: str, sides: tuple[int, ...]) -> None:
