@@ -50,8 +50,7 @@ class Settings:
     data: str = "synthetic"
     """synthetic (generated, no download), camvid:DIR, or cityscapes:DIR (DIR holds leftImg8bit/
     and gtFine/)."""
-    model: str = "boxenet"
-    """Network: enet, enet-minus or boxenet."""
+    model: Annotated[str, tyro.conf.arg(help=f"Network: one of {', '.join(NETWORKS)}.")] = "boxenet"
     size: str | None = None
     """Size of the images, HEIGHTxWIDTH in pixels, divisible by 8, such as 176x240. Default: the
     data set's usual size."""

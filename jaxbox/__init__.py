@@ -2,7 +2,7 @@
 
 `jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. Submodules: `boxes` (boxes
 as data), `layers` and `linen` (the layers), `optim` (what boxes ask of an optimizer), `models` (the
-paper's networks).
+paper's networks), `interop` (weights from and for PyTorch).
 """
 
 import importlib
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from jaxbox.box_conv import box_conv
 
 if TYPE_CHECKING:
-    from jaxbox import boxes, layers, linen, models, optim
+    from jaxbox import boxes, interop, layers, linen, models, optim
     from jaxbox.layers import BoxConv
 
-__all__ = ["BoxConv", "box_conv", "boxes", "layers", "linen", "models", "optim"]
+__all__ = ["BoxConv", "box_conv", "boxes", "interop", "layers", "linen", "models", "optim"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxbox import models
 from jaxbox.layers import BoxConv
+from jaxbox.layers.box import FrozenBoxes
 from jaxbox.models.blocks import (
     Bottleneck,
     BoxBlock,
@@ -20,8 +21,10 @@ from jaxbox.models.blocks import (
     Upsampling,
 )
 from jaxbox.models.convolution import PatchConv, PatchConvTranspose, PointwiseConv, UpsamplingConv
+from jaxbox.models.cost import cost
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_pool, max_unpool
+from jaxbox.optim import BoxSpec, find_boxes
 
 CONVOLUTIONS = [PointwiseConv, PatchConv, PatchConvTranspose, UpsamplingConv]
 
@@ -37,6 +40,11 @@ def create(name="boxenet", num_classes=5, image_size=(16, 24)):
 def abstract(*args):
     """A network whose parameters are shapes only, as drawing them takes seconds."""
     return nnx.eval_shape(lambda: create(*args))
+
+
+def find_boxes_in(model):
+    leaves = jax.tree.leaves(find_boxes(model), is_leaf=lambda leaf: isinstance(leaf, BoxSpec))
+    return [leaf for leaf in leaves if isinstance(leaf, BoxSpec)]
 
 
 def small(dtype=jnp.float32):
@@ -85,15 +93,6 @@ def check_gradient_reaches_every_parameter(model):
 
 
 class TestNetworks:
-    @pytest.mark.parametrize(
-        ("name", "parameters"), [("enet", 355_959), ("boxenet", 242_539), ("enet-minus", 201_331)]
-    )
-    def test_parameters_are_as_many_as_in_table_3(self, name, parameters):
-        model = abstract(name, 19, (512, 1024))
-        norms = [m for _, m in nnx.iter_graph(model) if isinstance(m, BatchNorm)]
-        everything = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-        assert everything - sum(norm.scale.size + norm.bias.size for norm in norms) == parameters
-
     @pytest.mark.parametrize("num_classes", [1, 12])
     @pytest.mark.parametrize("name", models.NETWORKS)
     def test_logits_for_each_pixel(self, name, num_classes):
@@ -105,6 +104,20 @@ class TestNetworks:
         model = abstract("boxenet", 5, (64, 96))
         windows = [m.window for _, m in nnx.iter_graph(model) if isinstance(m, BoxConv)]
         assert sorted(windows) == sorted([(16, 24)] * 3 + [(8, 12)] * 8 + [(32, 48)])
+
+    @pytest.mark.parametrize("name", ["boxenet", "boxerfnet"])
+    def test_frozen_boxes_are_no_parameters_and_nothing_else_differs(self, name):
+        plain, frozen = abstract(name), abstract(f"{name}-frozen")
+        boxes = [m.theta for _, m in nnx.iter_graph(frozen) if isinstance(m, BoxConv)]
+        assert boxes
+        assert all(isinstance(theta, FrozenBoxes) for theta in boxes)
+        assert not find_boxes_in(frozen)
+        assert len(find_boxes_in(plain)) == len(boxes)
+        assert cost(plain, (16, 24)) == cost(frozen, (16, 24))
+
+    def test_unknown_variant_lists_the_known_ones(self):
+        with pytest.raises(ValueError, match=r"one of paper, pytorch, got 'torch'"):
+            models.create("enet", 5, (16, 24), variant="torch", rngs=nnx.Rngs(0))
 
     def test_unknown_name_lists_the_known_ones(self):
         with pytest.raises(ValueError, match=r"one of .*boxenet.*, got 'unet'"):

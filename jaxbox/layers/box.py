@@ -18,6 +18,10 @@ BOX_TAG: Final = "box"
 DEFAULT_WINDOW: Final[boxes.Window] = (32, 32)
 
 
+class FrozenBoxes(nnx.Variable):
+    """Boxes that are not trained: no `nnx.Param`, hence no gradient and no optimizer state."""
+
+
 class BoxConv(nnx.Module):
     """Averages every channel over learnable boxes: `num_boxes` outputs for each input channel.
 
@@ -43,6 +47,8 @@ class BoxConv(nnx.Module):
       normalize: Divide by the area of the box; without it the layer integrates.
       dtype: What the input is cast to, hence the dtype of the output. Default: the input's own.
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
+      trainable: Whether theta is an `nnx.Param`; otherwise it is a `FrozenBoxes`, which gradients
+        and optimizers with respect to `nnx.Param` leave alone.
       theta_init: A function of `(key, shape, dtype)`. Default: `boxes.initializer(window)`.
       implementation: As in :func:`jaxbox.box_conv`.
       rngs: The random keys; the stream `params` is used.
@@ -71,6 +77,7 @@ class BoxConv(nnx.Module):
         normalize: bool = True,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
+        trainable: bool = True,
         theta_init: Initializer | None = None,
         implementation: Implementation | None = None,
         rngs: nnx.Rngs,
@@ -94,7 +101,8 @@ class BoxConv(nnx.Module):
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.implementation = implementation
-        self.theta = nnx.Param(
+        variable = nnx.Param if trainable else FrozenBoxes
+        self.theta = variable(
             theta_init(rngs.params(), (in_features, num_boxes, 4), param_dtype),
             tag=BOX_TAG,
             window=window,

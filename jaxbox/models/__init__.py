@@ -2,20 +2,26 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.enet import BOX_ENET, ENET, ENET_MINUS
+from jaxbox.models import enet, erfnet
 from jaxbox.models.network import Architecture, SegmentationNetwork
 
-__all__ = ["NETWORKS", "Architecture", "SegmentationNetwork", "create"]
+__all__ = ["NETWORKS", "Architecture", "SegmentationNetwork", "Variant", "create"]
 
-NETWORKS: Final[Mapping[str, Architecture]] = MappingProxyType(
-    {"enet": ENET, "boxenet": BOX_ENET, "enet-minus": ENET_MINUS}
-)
+Variant = Literal["paper", "pytorch"]
+"""`"paper"`: as counted in Table 3. `"pytorch"`: as in the authors' PyTorch code."""
+
+_VARIANTS: Final[Mapping[str, Mapping[str, Architecture]]] = {
+    "paper": {**enet.PAPER, **erfnet.PAPER},
+    "pytorch": {**enet.PYTORCH, **erfnet.PYTORCH},
+}
+
+NETWORKS: Final[Mapping[str, Architecture]] = MappingProxyType(_VARIANTS["paper"])
 
 
 def create(
@@ -23,6 +29,7 @@ def create(
     num_classes: int,
     image_size: tuple[int, int],
     *,
+    variant: Variant = "paper",
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> SegmentationNetwork:
@@ -35,6 +42,9 @@ def create(
       num_classes: Number of logits of a pixel.
       image_size: `(H, W)` in pixels. It sets the windows of the boxes; the network takes images of
         other sizes too.
+      variant: `"paper"`, the networks of Table 3, or `"pytorch"`, those of the authors' PyTorch
+        code: fewer biases, other dropout, PReLU in ENet's decoder. That code has an output for
+        void too.
       dtype: Of the computation. Parameters, statistics and boxes are float32.
       rngs: The random keys; the streams `params` and `dropout` are used.
 
@@ -42,8 +52,8 @@ def create(
       The network, in training mode: `model.eval()` turns dropout off and uses running statistics.
 
     Raises:
-      ValueError: There is no such network, `num_classes` is below 1, or a side of `image_size` is
-        not a multiple of 8.
+      ValueError: There is no such network or variant, `num_classes` is below 1, or a side of
+        `image_size` is not a multiple of 8.
 
     Example:
       >>> import jax
@@ -56,4 +66,7 @@ def create(
     """
     if name not in NETWORKS:
         raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}.")
-    return SegmentationNetwork(NETWORKS[name], num_classes, image_size, dtype=dtype, rngs=rngs)
+    if variant not in _VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, got {variant!r}.")
+    architecture = _VARIANTS[variant][name]
+    return SegmentationNetwork(architecture, num_classes, image_size, dtype=dtype, rngs=rngs)

@@ -1,4 +1,4 @@
-"""The blocks that ENet and its variants are made of.
+"""The blocks that the networks are made of.
 
 A block is built from the `FeatureMap` that it reads and tells in `output` the one that it returns,
 so that a network can be a plain sequence of blocks.
@@ -28,6 +28,7 @@ __all__ = [
     "InitialBlock",
     "PReLU",
     "Upsampling",
+    "channel_dropout",
 ]
 
 
@@ -82,6 +83,7 @@ class InitialBlock(Block):
       channels: Of the output; the pooled input takes some of them.
       use_bias: Whether the convolution has a bias.
       prelu: Whether the activation is PReLU, else ReLU.
+      epsilon: BatchNorm's.
       dtype: Of the computation.
       rngs: The random keys; the stream `params` is used.
     """
@@ -93,6 +95,7 @@ class InitialBlock(Block):
         channels: int,
         use_bias: bool = True,
         prelu: bool = True,
+        epsilon: float = 1e-5,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
@@ -101,13 +104,13 @@ class InitialBlock(Block):
         self.conv = nnx.Conv(
             C, channels - C, (3, 3), 2, padding=1, use_bias=use_bias, dtype=dtype, rngs=rngs
         )
-        self.norm = BatchNorm(channels, dtype=dtype)
+        self.norm = BatchNorm(channels, epsilon=epsilon, dtype=dtype)
         self.activation = _activation(channels, prelu)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(..., H, W, C)` to `(..., H/2, W/2, channels)`."""
         pooled, _ = max_pool(x)
-        return self.activation(self.norm(jnp.concatenate([self.conv(x), pooled], axis=-1)))
+        return self.activation(self.norm(jnp.concatenate([pooled, self.conv(x)], axis=-1)))
 
 
 class Bottleneck(Block):
@@ -120,6 +123,7 @@ class Bottleneck(Block):
       use_bias: Whether the convolution, the row if there are two, has a bias.
       prelu: Whether activations are PReLU, else ReLU.
       dropout: Probability with which a channel of the branch is dropped.
+      epsilon: BatchNorm's.
       dtype: Of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
     """
@@ -133,6 +137,7 @@ class Bottleneck(Block):
         use_bias: bool = True,
         prelu: bool = True,
         dropout: float = 0.0,
+        epsilon: float = 1e-5,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
@@ -145,16 +150,17 @@ class Bottleneck(Block):
             column, row = (asymmetric, 1), (1, asymmetric)
             convs = [conv(column, use_bias=False), conv(row, use_bias=use_bias)]
         self.output = features
+        norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.branch = nnx.Sequential(
             PointwiseConv(C, inner, dtype=dtype, rngs=rngs),
-            BatchNorm(inner, dtype=dtype),
+            norm(inner),
             _activation(inner, prelu),
             *convs,
-            BatchNorm(inner, dtype=dtype),
+            norm(inner),
             _activation(inner, prelu),
             PointwiseConv(inner, C, dtype=dtype, rngs=rngs),
-            BatchNorm(C, dtype=dtype),
-            _channel_dropout(dropout, rngs),
+            norm(C),
+            channel_dropout(dropout, rngs),
         )
         self.activation = _activation(C, prelu)
 
@@ -172,6 +178,7 @@ class Downsampling(Block):
       use_bias: Whether the 3x3 convolution has a bias.
       prelu: Whether activations are PReLU, else ReLU.
       dropout: Probability with which a channel of the branch is dropped.
+      epsilon: BatchNorm's.
       dtype: Of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
     """
@@ -184,22 +191,24 @@ class Downsampling(Block):
         use_bias: bool = True,
         prelu: bool = True,
         dropout: float = 0.0,
+        epsilon: float = 1e-5,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         height, width, C = features
         inner = channels // 4
         self.output = FeatureMap(height // 2, width // 2, channels)
+        norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.branch = nnx.Sequential(
             PatchConv(C, inner, dtype=dtype, rngs=rngs),
-            BatchNorm(inner, dtype=dtype),
+            norm(inner),
             _activation(inner, prelu),
             nnx.Conv(inner, inner, (3, 3), use_bias=use_bias, dtype=dtype, rngs=rngs),
-            BatchNorm(inner, dtype=dtype),
+            norm(inner),
             _activation(inner, prelu),
             PointwiseConv(inner, channels, dtype=dtype, rngs=rngs),
-            BatchNorm(channels, dtype=dtype),
-            _channel_dropout(dropout, rngs),
+            norm(channels),
+            channel_dropout(dropout, rngs),
         )
         self.activation = _activation(channels, prelu)
 
@@ -223,6 +232,7 @@ class Upsampling(Block):
       channels: Of the output.
       use_bias: Whether the transposed convolution has a bias.
       dropout: Probability with which a channel of the branch is dropped.
+      epsilon: BatchNorm's.
       dtype: Of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
     """
@@ -234,26 +244,28 @@ class Upsampling(Block):
         channels: int,
         use_bias: bool = True,
         dropout: float = 0.0,
+        epsilon: float = 1e-5,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         height, width, C = features
         inner = channels // 4
         self.output = FeatureMap(2 * height, 2 * width, channels)
+        norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.skip = nnx.Sequential(
             PointwiseConv(C, channels, dtype=dtype, rngs=rngs),
-            BatchNorm(channels, dtype=dtype),
+            norm(channels),
         )
         self.branch = nnx.Sequential(
             PointwiseConv(C, inner, dtype=dtype, rngs=rngs),
-            BatchNorm(inner, dtype=dtype),
+            norm(inner),
             nnx.relu,
             UpsamplingConv(inner, inner, use_bias=use_bias, dtype=dtype, rngs=rngs),
-            BatchNorm(inner, dtype=dtype),
+            norm(inner),
             nnx.relu,
             PointwiseConv(inner, channels, dtype=dtype, rngs=rngs),
-            BatchNorm(channels, dtype=dtype),
-            _channel_dropout(dropout, rngs),
+            norm(channels),
+            channel_dropout(dropout, rngs),
         )
 
     def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
@@ -273,6 +285,8 @@ class BoxBlock(Block):
       features: What it reads, and returns. Its size in pixels is the window of the boxes.
       num_boxes: For each of the `channels / num_boxes` inner channels.
       use_bias: Whether the 1x1 convolution has a bias.
+      relu: Whether what the boxes average is rectified first.
+      trainable: Whether the boxes are parameters; otherwise they stay as they were drawn.
       dropout: Probability with which a channel of the branch is dropped.
       dtype: Of the computation; the boxes are float32 whatever it is.
       rngs: The random keys; the streams `params` and `dropout` are used.
@@ -287,6 +301,8 @@ class BoxBlock(Block):
         *,
         num_boxes: int = 4,
         use_bias: bool = True,
+        relu: bool = True,
+        trainable: bool = True,
         dropout: float = 0.0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -299,10 +315,10 @@ class BoxBlock(Block):
         self.branch = nnx.Sequential(
             PointwiseConv(C, inner, use_bias=use_bias, dtype=dtype, rngs=rngs),
             BatchNorm(inner, dtype=dtype),
-            nnx.relu,
-            BoxConv(inner, num_boxes, (height, width), rngs=rngs),
+            *([nnx.relu] if relu else []),
+            BoxConv(inner, num_boxes, (height, width), trainable=trainable, rngs=rngs),
             BatchNorm(C, initial_scale=_INITIAL_BOX_SCALE, dtype=dtype),
-            _channel_dropout(dropout, rngs),
+            channel_dropout(dropout, rngs),
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -314,5 +330,6 @@ def _activation(channels: int, prelu: bool) -> Callable[[jax.Array], jax.Array]:
     return PReLU(channels) if prelu else nnx.relu
 
 
-def _channel_dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
+def channel_dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
+    """Dropout of whole channels of `(..., H, W, C)`."""
     return nnx.Dropout(rate, broadcast_dims=(-3, -2), rngs=rngs)

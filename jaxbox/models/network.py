@@ -1,6 +1,7 @@
 """A segmentation network: a sequence of blocks, then a logit of each class for each pixel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.blocks import BlockFactory, Downsampling, FeatureMap, Upsampling
+from jaxbox.models.blocks import BlockFactory, BoxBlock, Downsampling, FeatureMap, Upsampling
 
 __all__ = ["Architecture", "ClassifierFactory", "SegmentationNetwork"]
 
@@ -36,6 +37,10 @@ class Architecture:
 
     blocks: tuple[BlockFactory, ...]
     classifier: ClassifierFactory
+
+    def with_frozen_boxes(self) -> "Architecture":
+        """The same network with boxes that stay as they were drawn."""
+        return replace(self, blocks=tuple(map(_freeze, self.blocks)))
 
 
 class SegmentationNetwork(nnx.Module):
@@ -123,6 +128,13 @@ class SegmentationNetwork(nnx.Module):
             else:
                 x = block(x)
         return self.classifier(x)
+
+
+def _freeze(block: BlockFactory) -> BlockFactory:
+    """A box block with frozen boxes; any other block as it is."""
+    if isinstance(block, partial) and block.func is BoxBlock:
+        return partial(BoxBlock, **{**block.keywords, "trainable": False})
+    return block
 
 
 def _check_sides(name: str, sides: tuple[int, ...]) -> None:

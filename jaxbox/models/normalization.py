@@ -5,11 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-__all__ = ["BatchNorm"]
+__all__ = ["Affine", "BatchNorm"]
 
 # PyTorch's, as in the networks' original code; PyTorch calls 0.9 a momentum of 0.1.
 _MOMENTUM = 0.9
-_EPSILON = 1e-5
 
 
 class BatchNorm(nnx.Module):
@@ -22,31 +21,45 @@ class BatchNorm(nnx.Module):
 
     Args:
       channels: Size of the last axis.
+      epsilon: Added to the variance.
       initial_scale: What every channel's learnt factor starts as.
       dtype: Of the result. Statistics and arithmetic are float32.
     """
 
-    def __init__(self, channels: int, *, initial_scale: float = 1.0, dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        epsilon: float = 1e-5,
+        initial_scale: float = 1.0,
+        dtype: DTypeLike,
+    ) -> None:
         self.scale = nnx.Param(jnp.full(channels, initial_scale, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
         self.use_running_average = False
+        self.epsilon = epsilon
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(..., channels)` to the same shape; in training, updates the running statistics."""
         x = x.astype(jnp.float32)
         mean, variance = self._running() if self.use_running_average else self._measure(x)
-        gain = self.scale[...] * jax.lax.rsqrt(variance + _EPSILON)
-        shift = self.bias[...] - mean * gain
-        channels = (1,) * (x.ndim - 1) + gain.shape
-        return (x * gain.reshape(channels) + shift.reshape(channels)).astype(self.dtype)
+        return _scale_and_shift(x, *self._affine(mean, variance)).astype(self.dtype)
+
+    def running_affine(self) -> tuple[jax.Array, jax.Array]:
+        """Factor and summand of each channel, `(channels,)`, with the running statistics."""
+        return self._affine(*self._running())
 
     def set_view(self, use_running_average: bool | None = None) -> None:
         """Lets `flax.nnx.view` choose between the batch's statistics and the running ones."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
+
+    def _affine(self, mean: jax.Array, variance: jax.Array) -> tuple[jax.Array, jax.Array]:
+        gain = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
+        return gain, self.bias[...] - mean * gain
 
     def _running(self) -> tuple[jax.Array, jax.Array]:
         return self.mean[...], self.var[...]
@@ -59,3 +72,28 @@ class BatchNorm(nnx.Module):
             latest = jax.lax.stop_gradient(current)
             running[...] = _MOMENTUM * running[...] + (1 - _MOMENTUM) * latest
         return mean, variance
+
+
+class Affine(nnx.Module):
+    """What is left of a `BatchNorm` that no convolution can absorb: a factor and a summand.
+
+    Args:
+      gain: Factor of each channel.
+      shift: Summand of each channel.
+      dtype: Of the result; the arithmetic is float32.
+    """
+
+    def __init__(self, gain: jax.Array, shift: jax.Array, *, dtype: DTypeLike) -> None:
+        self.gain = nnx.Param(gain)
+        self.shift = nnx.Param(shift)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(..., channels)` to the same shape."""
+        x = x.astype(jnp.float32)
+        return _scale_and_shift(x, self.gain[...], self.shift[...]).astype(self.dtype)
+
+
+def _scale_and_shift(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
+    channels = (1,) * (x.ndim - 1) + gain.shape
+    return x * gain.reshape(channels) + shift.reshape(channels)

@@ -1,0 +1,37 @@
+"""The counts of the paper's Table 3, and of a convolution by hand."""
+
+import pytest
+from flax import nnx
+
+from jaxbox import models
+from jaxbox.models.cost import cost
+
+# Parameters and multiply-adds at 512x1024 with 19 classes; rounded, they are Table 3's figures.
+TABLE_3 = {
+    "enet": (355_959, 4_600_627_200),
+    "boxenet": (242_539, 3_467_640_832),
+    "enet-minus": (201_331, 2_950_168_576),
+    "boxonlyenet": (124_419, 2_290_089_984),
+    "erfnet": (2_059_119, 30_875_844_608),
+    "boxerfnet": (1_040_319, 16_041_639_936),
+    "erfnet-minus": (1_020_463, 15_826_681_856),
+}
+SIZE = (512, 1024)
+
+
+def abstract(name):
+    return nnx.eval_shape(lambda: models.create(name, 19, SIZE, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize("name", TABLE_3)
+def test_counts_of_table_3(name):
+    counted = cost(abstract(name), SIZE)
+    assert counted[:2] == TABLE_3[name]
+
+
+def test_the_true_count_takes_transposed_convolutions_once():
+    model = abstract("erfnet")
+    counted = cost(model, SIZE)
+    # Kernel times outputs of the two upsampling blocks and the classifier.
+    transposed = 9 * (128 * 64 * 128 * 256 + 64 * 16 * 256 * 512 + 16 * 19 * 512 * 1024)
+    assert counted.multiply_adds - counted.true_multiply_adds == transposed * 3 // 4
