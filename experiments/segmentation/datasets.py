@@ -64,9 +64,9 @@ def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
     train: Source
     val: Source
     if kind == "synthetic" and not directory:
-        size = size or (80, 160)
-        train = SyntheticStreets("train", size, length=576, seed=seed)
-        val = SyntheticStreets("val", size, length=96, seed=seed)
+        size = size or (96, 192)
+        train = SyntheticStreets("train", size, length=480, seed=seed)
+        val = SyntheticStreets("val", size, length=64, seed=seed)
         # Many small steps, and nothing that slows learning down: scenes enough for so short a
         # training that it cannot learn them by heart.
         recipe = Recipe(epochs=3, batch_size=4, learning_rate=5e-3, dropout=0.0)
