@@ -2,8 +2,9 @@
 
 A scene lies in town or in the country, and three pairs of classes look the same by construction: a
 facade is building or wall, the ground beside the road sidewalk or terrain, a large vehicle bus or
-truck. What tells town from country is what lines the road: facades alone, or trees among them. A
-network has to look along the road for trees to label the facades, the ground and the vehicles.
+truck. What tells town from country is what lines the road: more facades than trees, or the other
+way round. A network has to take in the whole road to label the facades, the ground and the
+vehicles.
 """
 
 import itertools
@@ -283,7 +284,7 @@ def _leave_open(scene: _Scene, offset: float, far: float, near: float) -> None:
 
 _ROADSIDE = (_draw_facade, _draw_trees, _leave_open)
 # Cumulative shares of the first two, in the country and in town.
-_ROADSIDE_SHARES = ((0.5, 0.95), (0.85, 0.9))
+_ROADSIDE_SHARES = ((0.25, 0.8), (0.8, 0.9))
 
 
 def _draw_shadows(scene: _Scene) -> None:
