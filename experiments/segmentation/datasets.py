@@ -65,7 +65,7 @@ def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
     val: Source
     if kind == "synthetic" and not directory:
         size = size or (96, 192)
-        train = SyntheticStreets("train", size, length=480, seed=seed)
+        train = SyntheticStreets("train", size, length=576, seed=seed)
         val = SyntheticStreets("val", size, length=64, seed=seed)
         # Many small steps, and nothing that slows learning down: scenes enough for so short a
         # training that it cannot learn them by heart.
