@@ -61,10 +61,10 @@ def test_boxes_are_in_the_authors_units(state):
     x_min, x_max, y_min, y_max = np.moveaxis(np.asarray(layer.theta[...]), -1, 0)
     prefix = "2.main_branch.3"
     unit = 0.51
-    np.testing.assert_allclose(y_min, state[f"{prefix}.x_min"] * height * unit - 0.5, rtol=1e-5)
-    np.testing.assert_allclose(y_max, state[f"{prefix}.x_max"] * height * unit + 0.5, rtol=1e-5)
-    np.testing.assert_allclose(x_min, state[f"{prefix}.y_min"] * width * unit - 0.5, rtol=1e-5)
-    np.testing.assert_allclose(x_max, state[f"{prefix}.y_max"] * width * unit + 0.5, rtol=1e-5)
+    np.testing.assert_allclose(y_min, state[f"{prefix}.x_min"] * height * unit - 0.5, atol=1e-5)
+    np.testing.assert_allclose(y_max, state[f"{prefix}.x_max"] * height * unit + 0.5, atol=1e-5)
+    np.testing.assert_allclose(x_min, state[f"{prefix}.y_min"] * width * unit - 0.5, atol=1e-5)
+    np.testing.assert_allclose(x_max, state[f"{prefix}.y_max"] * width * unit + 0.5, atol=1e-5)
 
 
 def test_kernels_keep_their_meaning(state):
