@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxbox import boxes
 from jaxbox_kernels import xla
 
 Implementation = Literal["xla"]
@@ -21,6 +22,7 @@ def box_conv(
     theta: ArrayLike,
     *,
     normalize: bool = True,
+    whole_pixels: bool = False,
     implementation: Implementation | None = None,
 ) -> Array:
     """Averages every channel of a feature map over learnable boxes at every position.
@@ -43,6 +45,8 @@ def box_conv(
         bfloat16 coordinate is off by up to a quarter of a pixel at 64 pixels.
       normalize: Divide by each box's full area, including what lies outside the image. Without it
         the result is the integral over the box.
+      whole_pixels: Round the boxes by :func:`jaxbox.boxes.round_to_pixels` first (section 4), which
+        makes the operation cheaper. Rounding has the gradient zero: `theta` then gets none.
       implementation: `"xla"`, or `None` to pick by platform and shape.
 
     Returns:
@@ -67,16 +71,20 @@ def box_conv(
     kernels = _pick(implementation)
 
     *batch, height, width, channels = x.shape
-    boxes = theta.shape[1]
+    num_boxes = theta.shape[1]
+    if whole_pixels:
+        theta = lax.stop_gradient(boxes.round_to_pixels(theta))
     dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     planes = jnp.moveaxis(x.reshape(-1, height, width, channels), -1, 1).astype(dtype)
     # Kept apart from their neighbours: XLA would fuse the transpositions with the arithmetic, which
     # then strides through memory (a fifth of BoxENet's training step on CPU).
     planes = lax.optimization_barrier(planes)
-    output = _box_conv(planes, theta.astype(dtype), normalize, kernels).astype(x.dtype)
+    output = _box_conv(planes, theta.astype(dtype), normalize, whole_pixels, kernels).astype(
+        x.dtype
+    )
     output = lax.optimization_barrier(output)
-    output = jnp.moveaxis(output.reshape(-1, channels * boxes, height, width), 1, -1)
-    return output.reshape(*batch, height, width, channels * boxes)
+    output = jnp.moveaxis(output.reshape(-1, channels * num_boxes, height, width), 1, -1)
+    return output.reshape(*batch, height, width, channels * num_boxes)
 
 
 def _check(x: Array, theta: Array) -> None:
@@ -110,20 +118,27 @@ def _pick(implementation: str | None) -> ModuleType:
     return _IMPLEMENTATIONS[implementation]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _box_conv(x: Array, theta: Array, normalize: bool, kernels: ModuleType) -> Array:
-    return kernels.forward(x, theta, normalize=normalize)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _box_conv(
+    x: Array, theta: Array, normalize: bool, whole_pixels: bool, kernels: ModuleType
+) -> Array:
+    return kernels.forward(x, theta, normalize=normalize, whole_pixels=whole_pixels)
 
 
 def _box_conv_fwd(
-    x: Array, theta: Array, normalize: bool, kernels: ModuleType
+    x: Array, theta: Array, normalize: bool, whole_pixels: bool, kernels: ModuleType
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _box_conv(x, theta, normalize, kernels), (x, theta)
+    return _box_conv(x, theta, normalize, whole_pixels, kernels), (x, theta)
 
 
 def _box_conv_bwd(
-    normalize: bool, kernels: ModuleType, residuals: tuple[Array, Array], g: Array
+    normalize: bool,
+    whole_pixels: bool,
+    kernels: ModuleType,
+    residuals: tuple[Array, Array],
+    g: Array,
 ) -> tuple[Array, Array]:
+    del whole_pixels  # the gradient by x is that of the boxes, rounded or not
     x, theta = residuals
     return kernels.backward(x, theta, g, normalize=normalize)
 

@@ -3,12 +3,12 @@
 import hypothesis.strategies as st
 import numpy as np
 
-from jaxbox_kernels import overlap_matrices, prefix_sums
+from jaxbox_kernels import integral_image, overlap_matrices
 
-FORMS = {"overlap_matrices": overlap_matrices, "prefix_sums": prefix_sums}
+FORMS = {"overlap_matrices": overlap_matrices, "integral_image": integral_image}
 
 # `(H, W)` of images for which the op picks each form.
-IMAGE_SIZES = {"overlap_matrices": (5, 7), "prefix_sums": (3, 330)}
+IMAGE_SIZES = {"overlap_matrices": (5, 7), "integral_image": (3, 330)}
 
 # One row, one column and single pixels as often as whole images.
 image_sizes = st.one_of(
