@@ -26,6 +26,7 @@ class BoxConv(nn.Module):
       window: `(h, w)`, the size in pixels of the window in which boxes start. Default: the size of
         the input that the layer is initialized with.
       normalize: Divide by the area of the box; without it the layer integrates.
+      whole_pixels: Round the boxes to whole pixels; as in :class:`jaxbox.layers.BoxConv`.
       dtype: What the input is cast to, hence the dtype of the output. Default: the input's own.
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
       theta_init: A function of `(key, shape, dtype)`. Default: `boxes.initializer(window)`.
@@ -47,6 +48,7 @@ class BoxConv(nn.Module):
     num_boxes: int
     window: Sequence[float] | None = None
     normalize: bool = True
+    whole_pixels: bool = False
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     theta_init: Initializer | None = None
@@ -76,4 +78,10 @@ class BoxConv(nn.Module):
         if theta_init is None:
             theta_init = boxes.initializer((h, w) if self.window is None else self.window)
         theta = self.param("theta", theta_init, (channels, self.num_boxes, 4), self.param_dtype)
-        return box_conv(x, theta, normalize=self.normalize, implementation=self.implementation)
+        return box_conv(
+            x,
+            theta,
+            normalize=self.normalize,
+            whole_pixels=self.whole_pixels,
+            implementation=self.implementation,
+        )

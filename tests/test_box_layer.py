@@ -32,6 +32,12 @@ def test_it_is_the_op_with_its_own_boxes(shape, normalize):
     )
 
 
+def test_whole_pixels():
+    layer = _layer(whole_pixels=True)
+    y = jaxbox.box_conv(_x(), layer.theta[...], whole_pixels=True)
+    np.testing.assert_array_equal(layer(_x()), y)
+
+
 def test_boxes_start_valid_and_random():
     layer = _layer()
     assert layer.theta.shape == (3, 2, 4)

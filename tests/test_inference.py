@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxbox import models
+import jaxbox
+from jaxbox import boxes, models
 from jaxbox.layers import BoxConv
+from jaxbox.layers.box import FrozenBoxes
 from jaxbox.models.blocks import Bottleneck, BoxBlock, Downsampling, InitialBlock, Upsampling
 from jaxbox.models.convolution import PatchConvTranspose, UpsamplingConv
 from jaxbox.models.erf_blocks import NonBottleneck1D, TransposedUpsampling
@@ -68,6 +70,10 @@ def check_same_logits(model):
     return folded
 
 
+def box_layers(model):
+    return [layer for _, layer in nnx.iter_modules(model) if isinstance(layer, BoxConv)]
+
+
 @pytest.mark.parametrize("architecture", one_of_each_block())
 def test_folded_network_gives_the_same_logits(architecture):
     folded = check_same_logits(trained(architecture))
@@ -75,12 +81,22 @@ def test_folded_network_gives_the_same_logits(architecture):
     assert not kinds & {BatchNorm, nnx.Dropout}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", models.NETWORKS)
-def test_folded_networks_of_the_paper_give_the_same_logits(name):
+def test_networks_of_the_paper_folded_and_rounded(name):
     model = models.create(name, 5, SIZE, rngs=nnx.Rngs(0))
     shake(model)
     check_same_logits(model)
+    layers = box_layers(model)
+    if not layers:
+        return
+    rounded = round_boxes(model)
+    check_same_logits(rounded)
+    # Not of the logits: boxes make ties, rounding breaks them, and unpooling puts them elsewhere.
+    for layer, original in zip(box_layers(rounded), layers, strict=True):
+        x = jax.random.normal(jax.random.key(1), (2, *layer.window, layer.in_features))
+        exact = jaxbox.box_conv(x, boxes.round_to_pixels(original.theta[...]))
+        tolerance = 1e-5 * float(abs(exact).max())
+        np.testing.assert_allclose(layer(x), exact, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("architecture", one_of_each_block())
@@ -96,5 +112,8 @@ def test_rounded_boxes_lie_on_pixel_edges():
     blocks = (partial(InitialBlock, channels=16), BoxBlock)
     architecture = models.Architecture(blocks, PatchConvTranspose)
     rounded = round_boxes(models.SegmentationNetwork(architecture, 5, SIZE, rngs=nnx.Rngs(0)))
-    (layer,) = [m for _, m in nnx.iter_modules(rounded) if isinstance(m, BoxConv)]
+    (layer,) = box_layers(rounded)
     np.testing.assert_array_equal((layer.theta[...] + 0.5) % 1, 0)
+    assert layer.whole_pixels
+    # They stay there when the rest goes on training.
+    assert isinstance(layer.theta, FrozenBoxes)

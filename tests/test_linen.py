@@ -16,7 +16,9 @@ def _x(dtype=jnp.float32):
     return jax.random.normal(jax.random.key(1), (2, 6, 8, 3), dtype)
 
 
-@pytest.mark.parametrize("options", [{}, {"normalize": False}, {"dtype": jnp.bfloat16}])
+@pytest.mark.parametrize(
+    "options", [{}, {"normalize": False}, {"whole_pixels": True}, {"dtype": jnp.bfloat16}]
+)
 def test_same_numbers_as_nnx(options):
     layer = linen.BoxConv(num_boxes=2, **options)
     variables = layer.init(jax.random.key(0), _x())

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import jaxbox
+from jaxbox import models
+from jaxbox.layers.box import FrozenBoxes
 from segmentation.classes import VOID
 from segmentation.training import Trainer, class_weights, weighted_cross_entropy
 
@@ -101,3 +103,28 @@ def test_a_step_changes_everything_and_leaves_its_argument_alone():
     predicted = trainer.predict(state, batch["image"])
     scores = trainer.evaluate(state, [batch])
     assert scores.pixel_accuracy == pytest.approx(np.mean(predicted == batch["label"]))
+
+
+@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.parametrize("name", ["boxenet-frozen", "boxerfnet-frozen"])
+def test_frozen_boxes_stay_as_they_were_drawn(name):
+    """BoxENet† and BoxERFNet†: to the bit, while everything else trains."""
+    model = models.create(name, 3, (16, 24), rngs=nnx.Rngs(0))
+    trainer = Trainer(model, jaxbox.optim.for_model(model, optax.adamw(1e-2)), np.ones(3))
+    rng = np.random.default_rng()
+    batch = {
+        "image": rng.normal(size=(2, 16, 24, 3)).astype(np.float32),
+        "label": rng.integers(0, 3, (2, 16, 24)).astype(np.int32),
+    }
+    state = trainer.initial
+    for _ in range(50):
+        state = trainer.step(state, batch)
+
+    def frozen(state):
+        return jax.tree.leaves(nnx.filter_state(state.rest, FrozenBoxes))
+
+    boxes = frozen(trainer.initial)
+    assert len(boxes) == {"boxenet-frozen": 12, "boxerfnet-frozen": 5}[name]
+    jax.tree.map(np.testing.assert_array_equal, boxes, frozen(state))
+    before, after = map(jax.tree.leaves, (trainer.initial.params, state.params))
+    assert all(np.any(old != new) for old, new in zip(before, after, strict=True))

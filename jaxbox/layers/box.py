@@ -45,6 +45,8 @@ class BoxConv(nnx.Module):
         from. With neither, boxes start as in a 32 x 32 window and training enforces only their
         minimum size.
       normalize: Divide by the area of the box; without it the layer integrates.
+      whole_pixels: Round the boxes to whole pixels, for which the layer is faster; they do not
+        train then. As in :func:`jaxbox.box_conv`.
       dtype: What the input is cast to, hence the dtype of the output. Default: the input's own.
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
       trainable: Whether theta is an `nnx.Param`; otherwise it is a `FrozenBoxes`, which gradients
@@ -75,6 +77,7 @@ class BoxConv(nnx.Module):
         *,
         example: jax.Array | jax.ShapeDtypeStruct | None = None,
         normalize: bool = True,
+        whole_pixels: bool = False,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         trainable: bool = True,
@@ -98,6 +101,7 @@ class BoxConv(nnx.Module):
         self.in_features = in_features
         self.num_boxes = num_boxes
         self.normalize = normalize
+        self.whole_pixels = whole_pixels
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.implementation = implementation
@@ -126,6 +130,7 @@ class BoxConv(nnx.Module):
             jnp.asarray(x, self.dtype),
             self.theta[...],
             normalize=self.normalize,
+            whole_pixels=self.whole_pixels,
             implementation=self.implementation,
         )
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxbox import boxes
-from jaxbox.layers.box import BoxConv
+from jaxbox.layers.box import BOX_TAG, BoxConv, FrozenBoxes
 from jaxbox.models.blocks import InitialBlock
 from jaxbox.models.erf_blocks import TransposedUpsampling
 from jaxbox.models.network import SegmentationNetwork
@@ -20,10 +20,10 @@ type _Layer = Callable[[jax.Array], jax.Array]
 
 
 def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
-    """Copies a network and rounds its boxes to whole pixels, after which they stay.
+    """Copies a network and rounds its boxes to whole pixels, for which box convolutions are faster.
 
-    The paper then goes on training the rest for a while, before `for_inference`. Freeze the boxes
-    for that: `nnx.All(nnx.Param, nnx.Not(nnx.WithTag("box")))` selects all other parameters.
+    The boxes are frozen then, no `nnx.Param` any more: the copy can go on training as any network
+    does, to make up for the rounding, before `for_inference`.
 
     Source: Burkov & Lempitsky 2018, section 4.
 
@@ -31,7 +31,7 @@ def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
       model: Any network.
 
     Returns:
-      A copy with the sides of its boxes on the edges of pixels.
+      A copy with the sides of its boxes on the edges of pixels, to stay there.
 
     Example:
       >>> from flax import nnx
@@ -46,7 +46,9 @@ def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
     rounded = nnx.clone(model)
     for _, layer in nnx.iter_modules(rounded):
         if isinstance(layer, BoxConv):
-            layer.theta[...] = boxes.round_to_pixels(layer.theta[...])
+            theta = boxes.round_to_pixels(layer.theta[...])
+            layer.theta = FrozenBoxes(theta, tag=BOX_TAG, window=layer.window)
+            layer.whole_pixels = True
     return rounded
 
 
