@@ -1,18 +1,20 @@
 """Table 3 of the box convolution paper: what the networks cost, counted and timed.
 
-Counts are for one image and need no run. Times are of one image on this machine's default device,
-the networks in their form for use (BatchNorm folded, no dropout, boxes on whole pixels), medians of
-rounds in which each network runs once: only the ratios mean much. Prints a table and writes JSON.
+Counts are for one image and need no run. Times are of one image on this machine's CPU and on its
+GPU where there is one, the networks in their form for use: BatchNorm folded, no dropout, and boxes
+rounded to whole pixels or exact. They are medians of rounds in which each network runs once; only
+their ratios to the base network mean much. Prints two tables and writes JSON.
 """
 
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ import tyro
 from flax import nnx
 
 from jaxbox import models
+from jaxbox.layers import BoxConv
 from jaxbox.models.cost import Cost, cost
 from jaxbox.models.inference import for_inference, round_boxes
 
@@ -35,8 +38,8 @@ class Published:
       base: the network that its ratios are to.
       parameters: in millions.
       multiply_adds: in billions.
-      cpu: milliseconds on one core of a laptop of 2018.
-      gpu: milliseconds on a GTX 1050.
+      cpu: milliseconds on one core of an Intel i7-7700HQ.
+      gpu: milliseconds on an NVIDIA GTX 1050.
     """
 
     base: str
@@ -67,6 +70,16 @@ class Settings:
     """Where the figures go."""
 
 
+class Timed(NamedTuple):
+    """A network in the form in which it is timed."""
+
+    name: str
+    form: Literal["no boxes", "rounded", "exact"]
+
+
+type Milliseconds = dict[Timed, float]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns the exit code."""
     settings = tyro.cli(
@@ -76,12 +89,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: --rounds must be 0 or more; got {settings.rounds}", file=sys.stderr)
         return 2
     costs = {name: _count(name) for name in PUBLISHED}
-    times = _time(settings.rounds) if settings.rounds else {}
-    print(_table(costs, times))
+    print(_count_table(costs))
+    times = {}
+    if settings.rounds:
+        for platform, device in _devices().items():
+            times[platform] = _time(device, settings.rounds)
+            print(f"\n{_time_table(platform, device, times[platform])}")
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     settings.out.write_text(json.dumps(_report(costs, times), indent=2) + "\n")
-    print(f"figures are in {settings.out}")
+    print(f"\nfigures are in {settings.out}")
     return 0
+
+
+def _devices() -> dict[str, jax.Device]:
+    """The CPU, and the GPU if there is one."""
+    devices = {"cpu": jax.devices("cpu")[0]}
+    if jax.default_backend() == "gpu":
+        devices["gpu"] = jax.devices()[0]
+    return devices
 
 
 def _create(name: str) -> models.SegmentationNetwork:
@@ -92,75 +117,89 @@ def _count(name: str) -> Cost:
     return cost(nnx.eval_shape(lambda: _create(name)), _SIZE)
 
 
-def _time(rounds: int) -> dict[str, float]:
-    """Median milliseconds of each network."""
-    images = jax.random.normal(jax.random.key(1, impl="rbg"), (1, *_SIZE, 3))
-    runs = {name: _compile(name, images) for name in PUBLISHED}
-    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            milliseconds[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(times) for name, times in milliseconds.items()}
+def _time(device: jax.Device, rounds: int) -> Milliseconds:
+    """Median time of each network."""
+    with jax.default_device(device):
+        images = jax.random.normal(jax.random.key(1, impl="rbg"), (1, *_SIZE, 3))
+        runs = {timed: run for name in PUBLISHED for timed, run in _compile(name, images)}
+        milliseconds: dict[Timed, list[float]] = {timed: [] for timed in runs}
+        for _ in range(rounds):
+            for timed, run in runs.items():
+                start = time.perf_counter()
+                jax.block_until_ready(run())
+                milliseconds[timed].append(1000 * (time.perf_counter() - start))
+    return {timed: statistics.median(times) for timed, times in milliseconds.items()}
 
 
-def _compile(name: str, images: jax.Array) -> Callable[[], jax.Array]:
-    graph, state = nnx.split(for_inference(round_boxes(_create(name))))
+def _compile(name: str, images: jax.Array) -> Iterator[tuple[Timed, Callable[[], jax.Array]]]:
+    """Every form of a network, ready to run."""
+    model = for_inference(_create(name))
+    if not any(isinstance(module, BoxConv) for _, module in nnx.iter_modules(model)):
+        yield Timed(name, "no boxes"), _predictor(model, images)
+        return
+    yield Timed(name, "rounded"), _predictor(round_boxes(model), images)
+    yield Timed(name, "exact"), _predictor(model, images)
 
+
+def _predictor(model: models.SegmentationNetwork, images: jax.Array) -> Callable[[], jax.Array]:
+    graph, state = nnx.split(model)
+
+    @jax.jit
     def predict(state: nnx.State, images: jax.Array) -> jax.Array:
         return jnp.argmax(nnx.merge(graph, state)(images), axis=-1)
 
-    compiled = jax.jit(predict)
-    jax.block_until_ready(compiled(state, images))
-    return lambda: compiled(state, images)
+    jax.block_until_ready(predict(state, images))
+    return partial(predict, state, images)
 
 
-def _device() -> str:
-    device = jax.devices()[0]
-    return f"{device.platform} ({device.device_kind})"
-
-
-def _table(costs: dict[str, Cost], times: dict[str, float]) -> str:
-    """One line a network; each figure beside the paper's, ratios to the base network's."""
+def _count_table(costs: dict[str, Cost]) -> str:
+    """One line a network; each figure beside the paper's, and the ratio to the base network's."""
     lines = [
-        f"{'':14}{'parameters':>24}{'multiply-adds':>26}{'truly':>17}{'ratio':>7}"
-        f"{'time ms':>10}{'ratio':>7}{'paper CPU':>11}{'GPU':>7}"
+        "for one image of {}x{} and {} classes; in brackets: the paper".format(*_SIZE, _CLASSES),
+        f"{'':14}{'parameters':>23}{'multiply-adds':>27}{'ratio':>7}{'truly':>17}{'ratio':>7}",
     ]
     for name, published in PUBLISHED.items():
         counted, base = costs[name], costs[published.base]
-        original = PUBLISHED[published.base]
-        line = (
-            f"{name:14}{counted.parameters:>13,} ({published.parameters:5.3f} M)"
-            f"{counted.multiply_adds:>16,} ({published.multiply_adds:4.1f} G)"
-            f"{counted.true_multiply_adds:>17,}{counted.multiply_adds / base.multiply_adds:>7.3f}"
+        lines.append(
+            f"{name:14}{counted.parameters:>12,} ({published.parameters:5.3f} M)"
+            f"{counted.multiply_adds:>17,} ({published.multiply_adds:4.1f} G)"
+            f"{counted.multiply_adds / base.multiply_adds:>7.3f}{counted.true_multiply_adds:>17,}"
+            f"{counted.true_multiply_adds / base.true_multiply_adds:>7.3f}"
         )
-        if times:
-            line += f"{times[name]:>10.1f}{times[name] / times[published.base]:>7.3f}"
-        else:
-            line += f"{'-':>10}{'-':>7}"
-        cpu, gpu = published.cpu / original.cpu, published.gpu / original.gpu
-        lines.append(line + f"{cpu:>11.3f}{gpu:>7.3f}")
-    lines.append(
-        f"in brackets and in the last two columns (ratios): the paper; device: {_device()}"
-    )
     return "\n".join(lines)
 
 
-def _report(costs: dict[str, Cost], times: dict[str, float]) -> dict[str, object]:
+def _time_table(platform: str, device: jax.Device, times: Milliseconds) -> str:
+    """One line a network and form: time, ratio to the base network, and the paper's of both."""
+    lines = [
+        f"{platform.upper()} ({device.device_kind}); BatchNorm folded, no dropout, one image",
+        f"{'':14}{'boxes':10}{'ms':>9}{'ratio':>8}{'paper: ms':>12}{'ratio':>8}",
+    ]
+    for timed, milliseconds in times.items():
+        published = PUBLISHED[timed.name]
+        paper, paper_base = (asdict(p)[platform] for p in (published, PUBLISHED[published.base]))
+        ratio = milliseconds / times[Timed(published.base, "no boxes")]
+        lines.append(
+            f"{timed.name:14}{timed.form:10}{milliseconds:>9.1f}{ratio:>8.3f}"
+            f"{paper:>12.1f}{paper / paper_base:>8.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _report(costs: dict[str, Cost], times: dict[str, Milliseconds]) -> dict[str, object]:
     return {
         "image_size": _SIZE,
         "classes": _CLASSES,
-        "device": _device(),
-        "form": "BatchNorm folded, no dropout, boxes rounded to whole pixels",
+        "form": "BatchNorm folded, no dropout",
         "networks": {
-            name: {
-                **costs[name]._asdict(),
-                "milliseconds": times.get(name),
-                "paper": asdict(published),
-            }
+            name: {**costs[name]._asdict(), "paper": asdict(published)}
             for name, published in PUBLISHED.items()
         },
+        "times": [
+            {**timed._asdict(), "platform": platform, "milliseconds": milliseconds}
+            for platform, measured in times.items()
+            for timed, milliseconds in measured.items()
+        ],
     }
 
 

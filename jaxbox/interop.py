@@ -65,7 +65,8 @@ def from_pytorch(
 
     Raises:
       ImportError: `state` is a file and torch is not installed.
-      ValueError: Entries are missing, not known or of another shape.
+      ValueError: Entries are missing, not known or of another shape, or the file holds something
+        else than a `state_dict`.
 
     Example:
       >>> from flax import nnx
@@ -83,8 +84,7 @@ def from_pytorch(
     model = create(name, _num_classes(arrays), image_size, variant="pytorch", rngs=rngs)
     _check(arrays, to_pytorch(name, model))
     for prefix, layer in _layers(model):
-        own = {key: arrays[f"{prefix}.{key}"] for key in _export(layer, name)}
-        _load(layer, own, name)
+        _load(layer, _own(arrays, prefix), name)
     return model
 
 
@@ -119,7 +119,7 @@ def to_pytorch(
     _check({key: value for key, value in given.items() if key not in counts}, state)
     for prefix, layer in _layers(model):
         if isinstance(layer, BoxConv):
-            own = {key: given[f"{prefix}.{key}"] for key, *_ in _SIDES}
+            own = _own(given, prefix)
             same = np.asarray(_theta(layer, own, name)) == np.asarray(layer.theta[...])
             for key, axis, _, _ in _SIDES:
                 exact = state[f"{prefix}.{key}"]
@@ -133,6 +133,13 @@ def _read(file: Path) -> Mapping[str, ArrayLike]:
     except ImportError as error:
         raise ImportError(f"reading {file} needs torch; install it, or pass a mapping") from error
     state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{file} must hold a state_dict, names to tensors; it is a {type(state)}.")
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"{file} must hold a state_dict, names to tensors; {key!r} is a {type(value)}."
+            )
     return {key: value.numpy() for key, value in state.items()}
 
 
@@ -180,6 +187,12 @@ def _layers(model: SegmentationNetwork) -> Iterator[tuple[str, nnx.Module]]:
         for attribute, name in names.items():
             yield from _within(f"{index}.{name}", getattr(block, attribute, None))
     yield str(len(model.blocks)), model.classifier
+
+
+def _own(arrays: Mapping[str, NDArray[Any]], prefix: str) -> StateDict:
+    """The entries of one layer."""
+    start = f"{prefix}."
+    return {key[len(start) :]: value for key, value in arrays.items() if key.startswith(start)}
 
 
 def _within(prefix: str, layer: Any) -> Iterator[tuple[str, nnx.Module]]:

@@ -86,8 +86,8 @@ def check_same_logits(model):
     folded = for_inference(model)
     model.eval()
     images = jax.random.normal(jax.random.key(0), (2, *SIZE, 3))
-    expected, positions = jax.jit(partial(run, model))(images)
-    logits, _ = jax.jit(partial(run, folded))(images, positions)
+    expected, positions = nnx.jit(run)(model, images)
+    logits, _ = nnx.jit(run)(folded, images, positions)
     assert expected.std() > 0.01
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * float(abs(expected).max()))
     return folded

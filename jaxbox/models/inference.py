@@ -90,7 +90,7 @@ def _fold_block(block: Any) -> None:
             setattr(block, name, nnx.Sequential(*_fold(sequence.layers)))
     if isinstance(block, TransposedUpsampling):
         _absorb(block.conv, block.norm)
-        block.norm = jax.nn.identity  # type: ignore[assignment]
+        block.norm = nnx.Sequential()  # type: ignore[assignment]
     elif isinstance(block, InitialBlock):
         block.norm = _affine(block.norm)  # type: ignore[assignment]
 
