@@ -116,6 +116,28 @@ class TestNetworks:
         assert len(find_boxes_in(plain)) == len(boxes)
         assert cost(plain, (16, 24)) == cost(frozen, (16, 24))
 
+    @pytest.mark.parametrize(
+        ("name", "paper", "pytorch"),
+        [
+            ("erfnet", [0.0, 0.0, 0.0], [0.0, 0.03, 0.3]),
+            ("boxerfnet", [0.0, 0.0, 0.0], [0.0, 0.03, 0.3]),
+            ("boxonlyenet", [0.0, 0.01, 0.1], [0.0, 0.01, 0.01]),
+            ("enet", [0.0, 0.01, 0.1], [0.0, 0.01, 0.1]),
+        ],
+    )
+    def test_dropout_of_the_three_downsamplings(self, name, paper, pytorch):
+        def rates(variant):
+            model = nnx.eval_shape(
+                lambda: models.create(name, 5, (16, 24), variant=variant, rngs=nnx.Rngs(0))
+            )
+            blocks = [b for b in model.blocks if isinstance(b, InitialBlock | Downsampling)]
+            return [
+                sum(m.rate for _, m in nnx.iter_graph(block) if isinstance(m, nnx.Dropout))
+                for block in blocks
+            ]
+
+        assert (rates("paper"), rates("pytorch")) == (paper, pytorch)
+
     def test_unknown_variant_lists_the_known_ones(self):
         with pytest.raises(ValueError, match=r"one of paper, pytorch, got 'torch'"):
             models.create("enet", 5, (16, 24), variant="torch", rngs=nnx.Rngs(0))

@@ -83,9 +83,10 @@ class InitialBlock(Block):
       channels: Of the output; the pooled input takes some of them.
       use_bias: Whether the convolution has a bias.
       prelu: Whether the activation is PReLU, else ReLU.
+      dropout: Probability with which a channel is dropped.
       epsilon: BatchNorm's.
       dtype: Of the computation.
-      rngs: The random keys; the stream `params` is used.
+      rngs: The random keys; the streams `params` and `dropout` are used.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class InitialBlock(Block):
         channels: int,
         use_bias: bool = True,
         prelu: bool = True,
+        dropout: float = 0.0,
         epsilon: float = 1e-5,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -105,12 +107,14 @@ class InitialBlock(Block):
             C, channels - C, (3, 3), 2, padding=1, use_bias=use_bias, dtype=dtype, rngs=rngs
         )
         self.norm = BatchNorm(channels, epsilon=epsilon, dtype=dtype)
+        self.dropout = channel_dropout(dropout, rngs)
         self.activation = _activation(channels, prelu)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(..., H, W, C)` to `(..., H/2, W/2, channels)`."""
         pooled, _ = max_pool(x)
-        return self.activation(self.norm(jnp.concatenate([pooled, self.conv(x)], axis=-1)))
+        normal = self.norm(jnp.concatenate([pooled, self.conv(x)], axis=-1))
+        return self.activation(self.dropout(normal))
 
 
 class Bottleneck(Block):

@@ -27,6 +27,7 @@ class _Details:
       decoder: Options of the bottlenecks after the first upsampling.
       box_dropout: Of BoxENet's box blocks at 1/4, at 1/8, at 1/4 again and at 1/2.
       only_box_dropout: The same of BoxOnlyENet.
+      only_down_dropout: Of BoxOnlyENet's downsampling to 1/8.
     """
 
     conv_bias: bool
@@ -35,6 +36,7 @@ class _Details:
     decoder: Mapping[str, Any]
     box_dropout: tuple[float, float, float, float]
     only_box_dropout: tuple[float, float, float, float]
+    only_down_dropout: float
 
 
 def _tables(details: _Details) -> dict[str, Architecture]:
@@ -56,6 +58,7 @@ def _tables(details: _Details) -> dict[str, Architecture]:
         partial(BoxBlock, num_boxes=num_boxes, dropout=dropout, use_bias=details.box_bias)
         for num_boxes, dropout in zip((4, 4, 4, 2), details.box_dropout, strict=True)
     )
+    only_down128 = partial(down128, dropout=details.only_down_dropout)
     only4, only8, only_decoder4, only_decoder2 = (
         partial(BoxBlock, num_boxes=4, dropout=dropout, use_bias=False)
         for dropout in details.only_box_dropout
@@ -100,7 +103,7 @@ def _tables(details: _Details) -> dict[str, Architecture]:
             blocks=(
                 initial,
                 *(down64, *(only4,) * 4),
-                *(down128, *(only8,) * 16),
+                *(only_down128, *(only8,) * 16),
                 *(up64, only_decoder4, only_decoder4),
                 *(up16, only_decoder2),
             ),
@@ -117,6 +120,7 @@ PAPER = _tables(
         decoder={"prelu": False},
         box_dropout=(0.15, 0.25, 0.15, 0.15),
         only_box_dropout=(0.15, 0.25, 0.15, 0.15),
+        only_down_dropout=0.1,
     )
 )
 PYTORCH = _tables(
@@ -127,5 +131,6 @@ PYTORCH = _tables(
         decoder={"prelu": True, "dropout": 0.1},
         box_dropout=(0.15, 0.25, 0.1, 0.1),
         only_box_dropout=(0.15, 0.4, 0.15, 0.05),
+        only_down_dropout=0.01,
     )
 )

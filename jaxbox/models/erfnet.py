@@ -16,11 +16,14 @@ from jaxbox.models.network import Architecture
 __all__ = ["PAPER", "PYTORCH"]
 
 
-def _tables(*, use_bias: bool) -> dict[str, Architecture]:
-    """The networks, with or without biases in the convolutions."""
+def _tables(*, use_bias: bool, down_dropout: tuple[float, float]) -> dict[str, Architecture]:
+    """The networks, with or without biases in the convolutions.
+
+    `down_dropout` is that of the downsampling to 1/4 and to 1/8.
+    """
     down16 = partial(InitialBlock, channels=16, use_bias=use_bias, prelu=False)
-    down64 = partial(InitialBlock, channels=64, use_bias=use_bias, prelu=False)
-    down128 = partial(InitialBlock, channels=128, use_bias=use_bias, prelu=False)
+    down64 = partial(down16, channels=64, dropout=down_dropout[0])
+    down128 = partial(down16, channels=128, dropout=down_dropout[1])
     up64 = partial(TransposedUpsampling, channels=64, use_bias=use_bias)
     up16 = partial(TransposedUpsampling, channels=16, use_bias=use_bias)
     classifier = partial(UpsamplingConv, use_bias=True)
@@ -67,5 +70,5 @@ def _tables(*, use_bias: bool) -> dict[str, Architecture]:
     }
 
 
-PAPER = _tables(use_bias=True)
-PYTORCH = _tables(use_bias=False)
+PAPER = _tables(use_bias=True, down_dropout=(0, 0))
+PYTORCH = _tables(use_bias=False, down_dropout=(0.03, 0.3))

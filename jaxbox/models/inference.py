@@ -93,6 +93,7 @@ def _fold_block(block: Any) -> None:
         block.norm = nnx.Sequential()  # type: ignore[assignment]
     elif isinstance(block, InitialBlock):
         block.norm = _affine(block.norm)  # type: ignore[assignment]
+        block.dropout = nnx.Sequential()  # type: ignore[assignment]
 
 
 def _fold(layers: Sequence[Any]) -> Iterator[_Layer]:
