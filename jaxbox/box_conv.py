@@ -79,10 +79,8 @@ def box_conv(
     # Kept apart from their neighbours: XLA would fuse the transpositions with the arithmetic, which
     # then strides through memory (a fifth of BoxENet's training step on CPU).
     planes = lax.optimization_barrier(planes)
-    output = _box_conv(planes, theta.astype(dtype), normalize, whole_pixels, kernels).astype(
-        x.dtype
-    )
-    output = lax.optimization_barrier(output)
+    output = _box_conv(planes, theta.astype(dtype), normalize, whole_pixels, kernels)
+    output = lax.optimization_barrier(output.astype(x.dtype))
     output = jnp.moveaxis(output.reshape(-1, channels * num_boxes, height, width), 1, -1)
     return output.reshape(*batch, height, width, channels * num_boxes)
 

@@ -1,7 +1,7 @@
 """Box convolution as two matrix products a box: `O = T_y x T_x^T / area`.
 
 `T[i, k]` is the length of `[i + low, i + high]` inside pixel `k`. The products cost `H + W`
-multiply-adds an output, so this form is for small planes, where it is faster than prefix sums. It
+multiply-adds an output, so this form is for small planes, where it beats integral images. It
 is also the most accurate one, since it subtracts nothing.
 
 Works on planes: `x` is `(N, C, H, W)`, `theta` `(C, F, 4)`, the output `(N, C, F, H, W)`.
