@@ -1,15 +1,17 @@
 """The box convolution: checks its arguments, picks an implementation, owns the gradients."""
 
 import functools
+import math
 from types import ModuleType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import CustomVJPPrimal
 from jax.typing import ArrayLike
 
-from jaxbox import boxes
+from jaxbox import boxes, layout
 from jaxbox_kernels import xla
 
 Implementation = Literal["xla"]
@@ -23,6 +25,7 @@ def box_conv(
     *,
     normalize: bool = True,
     whole_pixels: bool = False,
+    channel_axis: layout.ChannelAxis = -1,
     implementation: Implementation | None = None,
 ) -> Array:
     """Averages every channel of a feature map over learnable boxes at every position.
@@ -36,8 +39,8 @@ def box_conv(
     boxes of each channel.
 
     Args:
-      x: The feature map, `(..., H, W, C)`, of a real floating dtype. Sums are computed in float32
-        or wider.
+      x: The feature map, `(..., H, W, C)` or, with `channel_axis=-3`, `(..., C, H, W)`, of a real
+        floating dtype. Sums are computed in float32 or wider.
       theta: The boxes `(C, F, 4)`, in pixels: `(x_min, x_max, y_min, y_max)` with `x` along the
         width and `y` along the height. Sides need not be whole numbers; `x_min < x_max` and
         `y_min < y_max` is required but not checked, because `theta` may be traced
@@ -47,16 +50,19 @@ def box_conv(
         the result is the integral over the box.
       whole_pixels: Round the boxes by :func:`jaxbox.boxes.round_to_pixels` first (section 4), which
         makes the operation cheaper. Rounding has the gradient zero: `theta` then gets none.
+      channel_axis: Which axis of `x` and of the result has the channels: -1, or -3, which saves
+        transpositions, for the computation works on planes.
       implementation: `"xla"`, or `None` to pick by platform and shape.
 
     Returns:
-      `(..., H, W, C * F)`, of `x`'s dtype; box `f` of channel `c` is output channel `c * F + f`.
-      Differentiable by `x` and `theta` in reverse mode, any number of times. Where a side lies
-      exactly on a pixel edge, the derivative is the one in the direction in which the box grows.
+      `(..., H, W, C * F)` or `(..., C * F, H, W)`, of `x`'s dtype; box `f` of channel `c` is output
+      channel `c * F + f`. Differentiable by `x` and `theta` in reverse mode, any number of times.
+      Where a side lies exactly on a pixel edge, the derivative is the one in the direction in which
+      the box grows.
 
     Raises:
       TypeError: `x` or `theta` is not of a real floating dtype.
-      ValueError: a shape does not fit, or `implementation` is unknown.
+      ValueError: a shape does not fit, or `channel_axis` or `implementation` is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,30 +73,25 @@ def box_conv(
       ['0.33', '1.00', '2.00', '3.00', '2.33']
     """
     x, theta = jnp.asarray(x), jnp.asarray(theta)
-    _check(x, theta)
+    _check(x, theta, channel_axis)
     kernels = _pick(implementation)
-
-    *batch, height, width, channels = x.shape
-    num_boxes = theta.shape[1]
     if whole_pixels:
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
-    dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-    planes = jnp.moveaxis(x.reshape(-1, height, width, channels), -1, 1).astype(dtype)
-    # Kept apart from their neighbours: XLA would fuse the transpositions with the arithmetic, which
-    # then strides through memory (a fifth of BoxENet's training step on CPU).
-    planes = lax.optimization_barrier(planes)
-    output = _box_conv(planes, theta.astype(dtype), normalize, whole_pixels, kernels)
-    output = lax.optimization_barrier(output.astype(x.dtype))
-    output = jnp.moveaxis(output.reshape(-1, channels * num_boxes, height, width), 1, -1)
-    return output.reshape(*batch, height, width, channels * num_boxes)
+    options = _Options(normalize, whole_pixels, channel_axis, kernels)
+    batch = x.shape[:-3]
+    output = _box_conv(x.reshape(math.prod(batch), *x.shape[-3:]), theta, options)
+    return output.reshape(*batch, *output.shape[-3:])
 
 
-def _check(x: Array, theta: Array) -> None:
+def _check(x: Array, theta: Array, channel_axis: int) -> None:
+    axes = layout.describe(channel_axis)
     for name, array in (("x", x), ("theta", theta)):
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"{name} must be of a real floating dtype; got {array.dtype}.")
     if x.ndim < 3:
-        raise ValueError(f"x must be (..., H, W, C); got the shape {x.shape}.")
+        raise ValueError(
+            f"x must be {axes} with channel_axis={channel_axis}; got the shape {x.shape}."
+        )
     if 0 in x.shape[-3:]:
         raise ValueError(f"H, W and C of x must be at least 1; got the shape {x.shape}.")
     if theta.ndim != 3 or theta.shape[-1] != 4 or theta.shape[1] == 0:
@@ -98,10 +99,11 @@ def _check(x: Array, theta: Array) -> None:
             "theta must be (C, F, 4), F at least 1, the last axis (x_min, x_max, y_min, y_max); "
             f"got the shape {theta.shape}."
         )
-    if theta.shape[0] != x.shape[-1]:
+    if theta.shape[0] != x.shape[channel_axis]:
         raise ValueError(
-            f"theta must have boxes for each of x's {x.shape[-1]} channels (its last axis); "
-            f"got boxes for {theta.shape[0]}: x is {x.shape}, theta is {theta.shape}."
+            f"theta must have boxes for each of x's {x.shape[channel_axis]} channels (x is "
+            f"{axes} with channel_axis={channel_axis}); got boxes for {theta.shape[0]}: x is "
+            f"{x.shape}, theta is {theta.shape}."
         )
 
 
@@ -116,29 +118,65 @@ def _pick(implementation: str | None) -> ModuleType:
     return _IMPLEMENTATIONS[implementation]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _box_conv(
-    x: Array, theta: Array, normalize: bool, whole_pixels: bool, kernels: ModuleType
-) -> Array:
-    return kernels.forward(x, theta, normalize=normalize, whole_pixels=whole_pixels)
+class _Options(NamedTuple):
+    normalize: bool
+    whole_pixels: bool
+    channel_axis: layout.ChannelAxis
+    kernels: ModuleType
+
+
+class _Residuals(NamedTuple):
+    """What the gradients need; `None` and `()` are known when JAX traces, unlike a boolean."""
+
+    x: Array | None  # only if theta's gradient is asked for
+    theta: Array
+    skips_x: tuple[()] | None  # `None` if x's gradient is asked for
+
+
+def _planes(x: Array, options: _Options) -> Array:
+    """In the dtype that sums are computed in."""
+    x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    return layout.to_planes(x, options.channel_axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _box_conv(x: Array, theta: Array, options: _Options) -> Array:
+    planes = _planes(x, options)
+    output = options.kernels.forward(
+        planes,
+        theta.astype(planes.dtype),
+        normalize=options.normalize,
+        whole_pixels=options.whole_pixels,
+    )
+    output = lax.collapse(output, 1, 3).astype(x.dtype)
+    return layout.from_planes(output, options.channel_axis)
 
 
 def _box_conv_fwd(
-    x: Array, theta: Array, normalize: bool, whole_pixels: bool, kernels: ModuleType
-) -> tuple[Array, tuple[Array, Array]]:
-    return _box_conv(x, theta, normalize, whole_pixels, kernels), (x, theta)
+    x: CustomVJPPrimal, theta: CustomVJPPrimal, options: _Options
+) -> tuple[Array, _Residuals]:
+    kept = x.value if theta.perturbed else None
+    residuals = _Residuals(kept, theta.value, None if x.perturbed else ())
+    return _box_conv(x.value, theta.value, options), residuals
 
 
 def _box_conv_bwd(
-    normalize: bool,
-    whole_pixels: bool,
-    kernels: ModuleType,
-    residuals: tuple[Array, Array],
-    g: Array,
-) -> tuple[Array, Array]:
-    del whole_pixels  # the gradient by x is that of the boxes, rounded or not
-    x, theta = residuals
-    return kernels.backward(x, theta, g, normalize=normalize)
+    options: _Options, residuals: _Residuals, g: Array
+) -> tuple[Array | None, Array | None]:
+    x, theta, skips_x = residuals
+    planes = _planes(g, options)
+    batch, _, height, width = planes.shape
+    dx, dtheta = options.kernels.backward(
+        None if x is None else _planes(x, options),
+        theta.astype(planes.dtype),
+        planes.reshape(batch, *theta.shape[:2], height, width),
+        normalize=options.normalize,
+        whole_pixels=options.whole_pixels,
+        by_x=skips_x is None,
+    )
+    if dx is not None:
+        dx = layout.from_planes(dx.astype(g.dtype), options.channel_axis)
+    return dx, None if dtheta is None else dtheta.astype(theta.dtype)
 
 
-_box_conv.defvjp(_box_conv_fwd, _box_conv_bwd)
+_box_conv.defvjp(_box_conv_fwd, _box_conv_bwd, symbolic_zeros=True)

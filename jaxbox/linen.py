@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
-from jaxbox import boxes
+from jaxbox import boxes, layout
 from jaxbox.box_conv import Implementation, box_conv
 
 
@@ -27,6 +27,7 @@ class BoxConv(nn.Module):
         the input that the layer is initialized with.
       normalize: Divide by the area of the box; without it the layer integrates.
       whole_pixels: Round the boxes to whole pixels; as in :class:`jaxbox.layers.BoxConv`.
+      channel_axis: -1, or -3 for planes, `(..., C, H, W)`.
       dtype: What the input is cast to, hence the dtype of the output. Default: the input's own.
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
       theta_init: A function of `(key, shape, dtype)`. Default: `boxes.initializer(window)`.
@@ -49,6 +50,7 @@ class BoxConv(nn.Module):
     window: Sequence[float] | None = None
     normalize: bool = True
     whole_pixels: bool = False
+    channel_axis: layout.ChannelAxis = -1
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     theta_init: Initializer | None = None
@@ -59,29 +61,31 @@ class BoxConv(nn.Module):
         """Applies the boxes.
 
         Args:
-          x: `(..., H, W, C)`, of a floating dtype.
+          x: `(..., H, W, C)` or, with `channel_axis=-3`, `(..., C, H, W)`, of a floating dtype.
 
         Returns:
-          `(..., H, W, C * num_boxes)`, of the dtype of `x`, or `dtype` where it is set.
+          The same with `C * num_boxes` channels, of the dtype of `x`, or `dtype` where it is set.
 
         Raises:
-          ValueError: `x` has fewer than three axes, `window` is not two positive numbers, or
-            `num_boxes` is below 1.
+          ValueError: `x` has fewer than three axes, `window` is not two positive numbers,
+            `num_boxes` is below 1, or `channel_axis` is neither -1 nor -3.
         """
+        axes = layout.describe(self.channel_axis)
         x = jnp.asarray(x, self.dtype)
         if x.ndim < 3:
-            raise ValueError(f"x must be (..., H, W, C), got shape {x.shape}.")
+            raise ValueError(f"x must be {axes}, got shape {x.shape}.")
         if self.num_boxes < 1:
             raise ValueError(f"num_boxes must be at least 1, got {self.num_boxes}.")
-        *_, h, w, channels = x.shape
+        size, channels = layout.split_shape(x.shape, self.channel_axis)
         theta_init = self.theta_init
         if theta_init is None:
-            theta_init = boxes.initializer((h, w) if self.window is None else self.window)
+            theta_init = boxes.initializer(size if self.window is None else self.window)
         theta = self.param("theta", theta_init, (channels, self.num_boxes, 4), self.param_dtype)
         return box_conv(
             x,
             theta,
             normalize=self.normalize,
             whole_pixels=self.whole_pixels,
+            channel_axis=self.channel_axis,
             implementation=self.implementation,
         )

@@ -39,10 +39,10 @@ def _overlaps(low: Array, high: Array, size: int) -> _Overlaps:
     return _Overlaps(length, by_low, by_high)
 
 
-def _matrices(theta: Array, x: Array, normalize: bool) -> tuple[_Overlaps, _Overlaps]:
+def _matrices(theta: Array, size: tuple[int, ...], normalize: bool) -> tuple[_Overlaps, _Overlaps]:
     """The matrices along y, which carry the division by the area, and along x."""
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
-    height, width = x.shape[-2:]
+    height, width = size
     scales = scale(theta, normalize=normalize)[..., None, None]
     rows = _overlaps(y_min, y_max, height)
     return _Overlaps(*(scales * matrix for matrix in rows)), _overlaps(x_min, x_max, width)
@@ -50,16 +50,23 @@ def _matrices(theta: Array, x: Array, normalize: bool) -> tuple[_Overlaps, _Over
 
 def forward(x: Array, theta: Array, *, normalize: bool) -> Array:
     """Box averages, or integrals without `normalize`."""
-    rows, columns = _matrices(theta, x, normalize)
+    rows, columns = _matrices(theta, x.shape[-2:], normalize)
     along_x = _einsum("nchk,cfwk->ncfhw", x, columns.length)
     return _einsum("cfhi,ncfiw->ncfhw", rows.length, along_x)
 
 
-def backward(x: Array, theta: Array, g: Array, *, normalize: bool) -> tuple[Array, Array]:
-    """Gradients by `x` and by `theta`, given `g`, the one by the output."""
-    rows, columns = _matrices(theta, x, normalize)
+def backward(
+    x: Array | None, theta: Array, g: Array, *, normalize: bool, by_x: bool = True
+) -> tuple[Array | None, Array | None]:
+    """Gradients by `x` and by `theta`, given `g`, the one by the output.
+
+    That by `theta` is left out where there is no `x`, the other without `by_x`.
+    """
+    rows, columns = _matrices(theta, g.shape[-2:], normalize)
     back_along_y = _einsum("cfhi,ncfhw->ncfiw", rows.length, g)
-    dx = _einsum("ncfhw,cfwk->nchk", back_along_y, columns.length)
+    dx = _einsum("ncfhw,cfwk->nchk", back_along_y, columns.length) if by_x else None
+    if x is None:
+        return dx, None
     by_columns = _einsum("ncfhw,nchk->cfwk", back_along_y, x)
     along_x = _einsum("nchk,cfwk->ncfhw", x, columns.length)
     by_rows = _einsum("ncfhw,ncfiw->cfhi", g, along_x)

@@ -29,6 +29,15 @@ def test_same_numbers_as_nnx(options):
     np.testing.assert_array_equal(y, twin(_x()))
 
 
+def test_channels_first():
+    layer = linen.BoxConv(num_boxes=2, channel_axis=-3)
+    x = jnp.moveaxis(_x(), -1, -3)
+    variables = layer.init(jax.random.key(0), x)
+    assert variables["params"]["theta"].shape == (3, 2, 4)
+    last = linen.BoxConv(num_boxes=2).apply(variables, _x())
+    np.testing.assert_array_equal(layer.apply(variables, x), jnp.moveaxis(last, -1, -3))
+
+
 def test_the_parameter():
     variables = linen.BoxConv(num_boxes=50).init(jax.random.key(0), _x())
     assert jax.tree.map(jnp.shape, variables) == {"params": {"theta": (3, 50, 4)}}

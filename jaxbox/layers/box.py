@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype, Initializer
 
-from jaxbox import boxes
+from jaxbox import boxes, layout
 from jaxbox.box_conv import Implementation, box_conv
 
 # The `tag` in the metadata of a Param that holds boxes; its window stands beside it.
@@ -25,8 +25,9 @@ class FrozenBoxes(nnx.Variable):
 class BoxConv(nnx.Module):
     """Averages every channel over learnable boxes: `num_boxes` outputs for each input channel.
 
-    Maps `(..., H, W, in_features)` to `(..., H, W, in_features * num_boxes)`; box `f` of channel
-    `c` is output channel `c * num_boxes + f`. See :func:`jaxbox.box_conv` for the formula.
+    Maps `(..., H, W, in_features)` to `(..., H, W, in_features * num_boxes)`, or with
+    `channel_axis=-3` the same with the channels before `H`; box `f` of channel `c` is output
+    channel `c * num_boxes + f`. See :func:`jaxbox.box_conv` for the formula.
 
     The boxes are the only parameter, `theta`: `(in_features, num_boxes, 4)`, in pixels, the last
     axis `(x_min, x_max, y_min, y_max)`. Its metadata are `tag="box"` and `window`, by which
@@ -41,12 +42,13 @@ class BoxConv(nnx.Module):
       window: `(h, w)`, the size in pixels of the feature maps that the layer will see. Boxes start
         inside it and training keeps them in `[-w, w] x [-h, h]`. The layer accepts maps of other
         sizes all the same.
-      example: Instead of `window`, an array or `jax.ShapeDtypeStruct` `(..., H, W, C)` to take it
-        from. With neither, boxes start as in a 32 x 32 window and training enforces only their
+      example: Instead of `window`, an array or `jax.ShapeDtypeStruct` of the input's shape to take
+        it from. With neither, boxes start as in a 32 x 32 window and training enforces only their
         minimum size.
       normalize: Divide by the area of the box; without it the layer integrates.
       whole_pixels: Round the boxes to whole pixels, for which the layer is faster; they do not
         train then. As in :func:`jaxbox.box_conv`.
+      channel_axis: -1, or -3 for planes, which saves transpositions. As in :func:`jaxbox.box_conv`.
       dtype: What the input is cast to, hence the dtype of the output. Default: the input's own.
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
       trainable: Whether theta is an `nnx.Param`; otherwise it is a `FrozenBoxes`, which gradients
@@ -56,7 +58,8 @@ class BoxConv(nnx.Module):
       rngs: The random keys; the stream `params` is used.
 
     Raises:
-      ValueError: `window` and `example` are both given, or do not fit; a count is below 1.
+      ValueError: `window` and `example` are both given, or do not fit; a count is below 1;
+        `channel_axis` is neither -1 nor -3.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,6 +81,7 @@ class BoxConv(nnx.Module):
         example: jax.Array | jax.ShapeDtypeStruct | None = None,
         normalize: bool = True,
         whole_pixels: bool = False,
+        channel_axis: layout.ChannelAxis = -1,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         trainable: bool = True,
@@ -89,10 +93,11 @@ class BoxConv(nnx.Module):
             raise ValueError(
                 f"in_features and num_boxes must be at least 1, got {in_features} and {num_boxes}."
             )
+        axes = layout.describe(channel_axis)
         if example is not None:
             if window is not None:
                 raise ValueError(f"Give window or example, not both; window is {window}.")
-            window = _window_of(example, in_features)
+            window = _window_of(example, in_features, channel_axis, axes)
         if window is not None:
             window = boxes.check_window(window)
         if theta_init is None:
@@ -102,6 +107,7 @@ class BoxConv(nnx.Module):
         self.num_boxes = num_boxes
         self.normalize = normalize
         self.whole_pixels = whole_pixels
+        self.channel_axis = channel_axis
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.implementation = implementation
@@ -121,25 +127,32 @@ class BoxConv(nnx.Module):
         """Applies the boxes.
 
         Args:
-          x: `(..., H, W, in_features)`, of a floating dtype.
+          x: `(..., H, W, in_features)` or, with `channel_axis=-3`, `(..., in_features, H, W)`, of a
+            floating dtype.
 
         Returns:
-          `(..., H, W, in_features * num_boxes)`, of the dtype of `x`, or `dtype` where it is set.
+          The same with `in_features * num_boxes` channels, of the dtype of `x`, or `dtype` where it
+          is set.
         """
         return box_conv(
             jnp.asarray(x, self.dtype),
             self.theta[...],
             normalize=self.normalize,
             whole_pixels=self.whole_pixels,
+            channel_axis=self.channel_axis,
             implementation=self.implementation,
         )
 
 
-def _window_of(example: jax.Array | jax.ShapeDtypeStruct, in_features: int) -> boxes.Window:
-    if example.ndim < 3 or example.shape[-1] != in_features:
+def _window_of(
+    example: jax.Array | jax.ShapeDtypeStruct,
+    in_features: int,
+    channel_axis: layout.ChannelAxis,
+    axes: str,
+) -> boxes.Window:
+    if example.ndim < 3 or example.shape[channel_axis] != in_features:
         raise ValueError(
-            f"example must be (..., H, W, C) with C = in_features = {in_features}, "
+            f"example must be {axes} with C = in_features = {in_features}, "
             f"got shape {example.shape}."
         )
-    h, w = example.shape[-3:-1]
-    return h, w
+    return layout.split_shape(example.shape, channel_axis)[0]

@@ -1,0 +1,49 @@
+"""Where images have their channels: last, as in Flax, or first, as planes."""
+
+from typing import Final, Literal
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+ChannelAxis = Literal[-1, -3]
+
+_AXES: Final = {-1: "(..., H, W, C)", -3: "(..., C, H, W)"}
+
+
+def describe(channel_axis: int) -> str:
+    """The axes of images.
+
+    Raises:
+      ValueError: `channel_axis` is neither -1 nor -3.
+    """
+    if channel_axis not in _AXES:
+        raise ValueError(f"channel_axis must be -1 or -3; got {channel_axis!r}.")
+    return _AXES[channel_axis]
+
+
+def split_shape(shape: tuple[int, ...], channel_axis: ChannelAxis) -> tuple[tuple[int, int], int]:
+    """Height and width, and the channels, of images of a shape with three axes or more."""
+    channels, height, width = shape[-3:] if channel_axis == -3 else (shape[-1], *shape[-3:-1])
+    return (height, width), channels
+
+
+# A transposition that XLA fuses with arithmetic strides through memory for every operand: it takes
+# up to four times as long. So barriers hold it apart on either side. The result goes through with
+# its pixels in one axis: else XLA changes the layout in its place and transposes in what follows.
+
+
+def to_planes(x: Array, channel_axis: ChannelAxis) -> Array:
+    """Brings `(N, H, W, C)` or, with `channel_axis=-3`, `(N, C, H, W)` to `(N, C, H, W)`."""
+    if channel_axis == -3:
+        return x
+    planes = jnp.moveaxis(lax.optimization_barrier(x), -1, 1)
+    rows = planes.reshape(planes.shape[0] * planes.shape[1], planes.shape[2] * planes.shape[3])
+    return lax.optimization_barrier(rows).reshape(planes.shape)
+
+
+def from_planes(planes: Array, channel_axis: ChannelAxis) -> Array:
+    """The inverse of `to_planes`."""
+    if channel_axis == -3:
+        return planes
+    x = jnp.moveaxis(lax.optimization_barrier(planes), 1, -1)
+    return lax.optimization_barrier(lax.collapse(x, 0, 3)).reshape(x.shape)
