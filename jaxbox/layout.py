@@ -1,5 +1,6 @@
 """Where images have their channels: last, as in Flax, or first, as planes."""
 
+import math
 from typing import Final, Literal
 
 import jax.numpy as jnp
@@ -25,6 +26,23 @@ def split_shape(shape: tuple[int, ...], channel_axis: ChannelAxis) -> tuple[tupl
     """Height and width, and the channels, of images of a shape with three axes or more."""
     channels, height, width = shape[-3:] if channel_axis == -3 else (shape[-1], *shape[-3:-1])
     return (height, width), channels
+
+
+def per_channel(values: Array, ndim: int, channel_axis: ChannelAxis) -> Array:
+    """Shapes `(C,)` to go with images of `ndim` axes."""
+    shape = [1] * ndim
+    shape[channel_axis] = values.size
+    return values.reshape(shape)
+
+
+def move(x: Array, source: ChannelAxis, target: ChannelAxis) -> Array:
+    """Brings `(..., H, W, C)` to `(..., C, H, W)`, or back, or leaves it as it is."""
+    if source == target:
+        return x
+    *batch, a, b, c = x.shape
+    convert = to_planes if target == -3 else from_planes
+    moved = convert(x.reshape(math.prod(batch), a, b, c), -1)
+    return moved.reshape(*batch, *moved.shape[1:])
 
 
 # A transposition that XLA fuses with arithmetic strides through memory for every operand: it takes

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox import layout
 from jaxbox.layers.box import BoxConv
 from jaxbox.models.convolution import PatchConv, PointwiseConv, UpsamplingConv
 from jaxbox.models.normalization import BatchNorm
@@ -50,6 +51,8 @@ class Block(nnx.Module):
     """A part of a network that knows the size of the features that it returns."""
 
     output: FeatureMap
+    channel_axes: tuple[layout.ChannelAxis, layout.ChannelAxis] = (-1, -1)
+    """Which axis has the channels, -1 or -3, in what it reads and in what it returns."""
 
 
 class BlockFactory(Protocol):
@@ -63,16 +66,18 @@ class PReLU(nnx.Module):
     """ReLU with a learnt slope for the negative values of each channel.
 
     Args:
-      channels: Size of the last axis.
+      channels: Of the input.
+      channel_axis: Which axis has them, -1 or -3.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, channel_axis: layout.ChannelAxis = -1) -> None:
         self.slope = nnx.Param(jnp.full(channels, 0.25, jnp.float32))
+        self.channel_axis = channel_axis
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., channels)` to the same shape."""
-        slope = self.slope[...].astype(x.dtype)
-        return jnp.where(x >= 0, x, x * slope.reshape((1,) * (x.ndim - 1) + slope.shape))
+        """Maps images to the same shape."""
+        slope = layout.per_channel(self.slope[...].astype(x.dtype), x.ndim, self.channel_axis)
+        return jnp.where(x >= 0, x, x * slope)
 
 
 class InitialBlock(Block):
@@ -128,6 +133,7 @@ class Bottleneck(Block):
       prelu: Whether activations are PReLU, else ReLU.
       dropout: Probability with which a channel of the branch is dropped.
       epsilon: BatchNorm's.
+      channel_axis: Which axis of the features has the channels, -1 or -3; inside it is the last.
       dtype: Of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
     """
@@ -142,6 +148,7 @@ class Bottleneck(Block):
         prelu: bool = True,
         dropout: float = 0.0,
         epsilon: float = 1e-5,
+        channel_axis: layout.ChannelAxis = -1,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
@@ -154,22 +161,23 @@ class Bottleneck(Block):
             column, row = (asymmetric, 1), (1, asymmetric)
             convs = [conv(column, use_bias=False), conv(row, use_bias=use_bias)]
         self.output = features
+        self.channel_axes = (channel_axis, channel_axis)
         norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.branch = nnx.Sequential(
-            PointwiseConv(C, inner, dtype=dtype, rngs=rngs),
+            PointwiseConv(C, inner, channel_axes=(channel_axis, -1), dtype=dtype, rngs=rngs),
             norm(inner),
             _activation(inner, prelu),
             *convs,
             norm(inner),
             _activation(inner, prelu),
-            PointwiseConv(inner, C, dtype=dtype, rngs=rngs),
-            norm(C),
-            channel_dropout(dropout, rngs),
+            PointwiseConv(inner, C, channel_axes=(-1, channel_axis), dtype=dtype, rngs=rngs),
+            norm(C, channel_axis=channel_axis),
+            channel_dropout(dropout, rngs, channel_axis),
         )
-        self.activation = _activation(C, prelu)
+        self.activation = _activation(C, prelu, channel_axis)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., H, W, C)` to the same shape."""
+        """Maps `(..., H, W, C)` or `(..., C, H, W)` to the same shape."""
         return self.activation(x + self.branch(x))
 
 
@@ -183,6 +191,7 @@ class Downsampling(Block):
       prelu: Whether activations are PReLU, else ReLU.
       dropout: Probability with which a channel of the branch is dropped.
       epsilon: BatchNorm's.
+      output_axis: Which axis of the output has the channels, -1 or -3.
       dtype: Of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
     """
@@ -196,12 +205,14 @@ class Downsampling(Block):
         prelu: bool = True,
         dropout: float = 0.0,
         epsilon: float = 1e-5,
+        output_axis: layout.ChannelAxis = -1,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         height, width, C = features
         inner = channels // 4
         self.output = FeatureMap(height // 2, width // 2, channels)
+        self.channel_axes = (-1, output_axis)
         norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.branch = nnx.Sequential(
             PatchConv(C, inner, dtype=dtype, rngs=rngs),
@@ -210,21 +221,22 @@ class Downsampling(Block):
             nnx.Conv(inner, inner, (3, 3), use_bias=use_bias, dtype=dtype, rngs=rngs),
             norm(inner),
             _activation(inner, prelu),
-            PointwiseConv(inner, channels, dtype=dtype, rngs=rngs),
-            norm(channels),
-            channel_dropout(dropout, rngs),
+            PointwiseConv(inner, channels, channel_axes=(-1, output_axis), dtype=dtype, rngs=rngs),
+            norm(channels, channel_axis=output_axis),
+            channel_dropout(dropout, rngs, output_axis),
         )
-        self.activation = _activation(channels, prelu)
+        self.activation = _activation(channels, prelu, output_axis)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps `(..., H, W, C)` to `(..., H/2, W/2, channels)`.
+        """Maps `(..., H, W, C)` to `(..., H/2, W/2, channels)` or `(..., channels, H/2, W/2)`.
 
         Also returns where the maxima were, `(..., H/2, W/2, C)`, for the `Upsampling` that undoes
         this block.
         """
         pooled, positions = max_pool(x)
-        missing = self.output.channels - pooled.shape[-1]
-        padded = jnp.pad(pooled, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+        padding = [(0, 0)] * x.ndim
+        padding[self.channel_axes[1]] = (0, self.output.channels - pooled.shape[-1])
+        padded = jnp.pad(layout.move(pooled, *self.channel_axes), padding)
         return self.activation(padded + self.branch(x)), positions
 
 
@@ -237,6 +249,7 @@ class Upsampling(Block):
       use_bias: Whether the transposed convolution has a bias.
       dropout: Probability with which a channel of the branch is dropped.
       epsilon: BatchNorm's.
+      input_axis: Which axis of the input has the channels, -1 or -3.
       dtype: Of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
     """
@@ -249,19 +262,22 @@ class Upsampling(Block):
         use_bias: bool = True,
         dropout: float = 0.0,
         epsilon: float = 1e-5,
+        input_axis: layout.ChannelAxis = -1,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         height, width, C = features
         inner = channels // 4
         self.output = FeatureMap(2 * height, 2 * width, channels)
+        self.channel_axes = (input_axis, -1)
+        read = partial(PointwiseConv, C, channel_axes=self.channel_axes, dtype=dtype, rngs=rngs)
         norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.skip = nnx.Sequential(
-            PointwiseConv(C, channels, dtype=dtype, rngs=rngs),
+            read(channels),
             norm(channels),
         )
         self.branch = nnx.Sequential(
-            PointwiseConv(C, inner, dtype=dtype, rngs=rngs),
+            read(inner),
             norm(inner),
             nnx.relu,
             UpsamplingConv(inner, inner, use_bias=use_bias, dtype=dtype, rngs=rngs),
@@ -273,7 +289,7 @@ class Upsampling(Block):
         )
 
     def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        """Maps `(..., H, W, C)` to `(..., 2H, 2W, channels)`.
+        """Maps `(..., H, W, C)` or `(..., C, H, W)` to `(..., 2H, 2W, channels)`.
 
         Args:
           x: Features.
@@ -292,6 +308,7 @@ class BoxBlock(Block):
       relu: Whether what the boxes average is rectified first.
       trainable: Whether the boxes are parameters; otherwise they stay as they were drawn.
       dropout: Probability with which a channel of the branch is dropped.
+      channel_axis: Which axis of the features has the channels, -1 or -3; inside it is -3.
       dtype: Of the computation; the boxes are float32 whatever it is.
       rngs: The random keys; the streams `params` and `dropout` are used.
 
@@ -308,6 +325,7 @@ class BoxBlock(Block):
         relu: bool = True,
         trainable: bool = True,
         dropout: float = 0.0,
+        channel_axis: layout.ChannelAxis = -1,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
@@ -316,26 +334,39 @@ class BoxBlock(Block):
             raise ValueError(f"num_boxes must divide the {C} channels, got {num_boxes}.")
         inner = C // num_boxes
         self.output = features
+        self.channel_axes = (channel_axis, channel_axis)
+        conv = PointwiseConv(
+            C, inner, channel_axes=(channel_axis, -3), use_bias=use_bias, dtype=dtype, rngs=rngs
+        )
+        boxes = BoxConv(
+            inner, num_boxes, (height, width), trainable=trainable, channel_axis=-3, rngs=rngs
+        )
         self.branch = nnx.Sequential(
-            PointwiseConv(C, inner, use_bias=use_bias, dtype=dtype, rngs=rngs),
-            BatchNorm(inner, dtype=dtype),
+            conv,
+            BatchNorm(inner, channel_axis=-3, dtype=dtype),
             *([nnx.relu] if relu else []),
-            BoxConv(inner, num_boxes, (height, width), trainable=trainable, rngs=rngs),
-            BatchNorm(C, initial_scale=_INITIAL_BOX_SCALE, dtype=dtype),
-            channel_dropout(dropout, rngs),
+            boxes,
+            BatchNorm(C, channel_axis=-3, initial_scale=_INITIAL_BOX_SCALE, dtype=dtype),
+            channel_dropout(dropout, rngs, -3),
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., H, W, C)` to the same shape."""
+        """Maps `(..., H, W, C)` or `(..., C, H, W)` to the same shape."""
+        branch = layout.move(self.branch(x), -3, self.channel_axes[1])
         # Otherwise XLA adds up the branches of all blocks before again for each, transposing anew
         # what their boxes gave: BoxOnlyENet would take five times as long on CPU.
-        return jax.lax.optimization_barrier(nnx.relu(x + self.branch(x)))
+        return jax.lax.optimization_barrier(nnx.relu(x + branch))
 
 
-def _activation(channels: int, prelu: bool) -> Callable[[jax.Array], jax.Array]:
-    return PReLU(channels) if prelu else nnx.relu
+def _activation(
+    channels: int, prelu: bool, channel_axis: layout.ChannelAxis = -1
+) -> Callable[[jax.Array], jax.Array]:
+    return PReLU(channels, channel_axis) if prelu else nnx.relu
 
 
-def channel_dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
-    """Dropout of whole channels of `(..., H, W, C)`."""
-    return nnx.Dropout(rate, broadcast_dims=(-3, -2), rngs=rngs)
+def channel_dropout(
+    rate: float, rngs: nnx.Rngs, channel_axis: layout.ChannelAxis = -1
+) -> nnx.Dropout:
+    """Dropout of whole channels."""
+    pixels = (-3, -2) if channel_axis == -1 else (-2, -1)
+    return nnx.Dropout(rate, broadcast_dims=pixels, rngs=rngs)

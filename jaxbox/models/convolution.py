@@ -5,10 +5,15 @@ of a forward and backward pass on 2 cores in float32; ordinary 3x3 convolutions,
 included, are fastest as they are.
 """
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+
+from jaxbox import layout
 
 __all__ = ["PatchConv", "PatchConvTranspose", "PointwiseConv", "UpsamplingConv"]
 
@@ -40,22 +45,46 @@ class _MatrixConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features)) if use_bias else nnx.data(None)
         self.dtype = dtype
 
-    def _add_bias(self, y: jax.Array) -> jax.Array:
+    def _add_bias(self, y: jax.Array, channel_axis: layout.ChannelAxis = -1) -> jax.Array:
         if self.bias is None:
             return y
-        bias = self.bias[...].astype(y.dtype)
-        return y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        return y + layout.per_channel(self.bias[...].astype(y.dtype), y.ndim, channel_axis)
 
 
 class PointwiseConv(_MatrixConv):
-    """1x1 convolution."""
+    """1x1 convolution, which can also bring its input to another layout.
+
+    Args:
+      in_features: Channels of the input.
+      out_features: Channels of the output.
+      channel_axes: Which axis of the input and of the output has them, -1 or -3.
+      **options: As of the other convolutions.
+    """
 
     size = 1
 
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        channel_axes: tuple[layout.ChannelAxis, layout.ChannelAxis] = (-1, -1),
+        **options: Any,
+    ) -> None:
+        super().__init__(in_features, out_features, **options)
+        self.channel_axes = channel_axes
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., H, W, in)` to `(..., H, W, out)`."""
-        kernel = self.kernel[...].astype(self.dtype)
-        return self._add_bias(_multiply(x.astype(self.dtype), kernel[0, 0]))
+        """Maps `(..., H, W, in)` to `(..., H, W, out)`, either perhaps with the channels first."""
+        source, target = self.channel_axes
+        kernel = self.kernel[...].astype(self.dtype)[0, 0]
+        x = x.astype(self.dtype)
+        # What has fewer channels is transposed.
+        narrows = kernel.shape[0] > kernel.shape[1]
+        inside = source if narrows else target
+        product = _multiply if inside == -1 else _multiply_planes
+        y = self._add_bias(product(layout.move(x, source, inside), kernel), inside)
+        return layout.move(y, inside, target)
 
 
 class PatchConv(_MatrixConv):
@@ -128,6 +157,14 @@ def _multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
     and up to 20 less where `x` was computed anew).
     """
     return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def _multiply_planes(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """The same of `(..., C, H, W)`, along `C`."""
+    *batch, C, H, W = x.shape
+    matrices = jnp.broadcast_to(matrix.T, (math.prod(batch), *matrix.T.shape))
+    y = matrices @ x.reshape(math.prod(batch), C, H * W)
+    return y.reshape(*batch, matrix.shape[1], H, W)
 
 
 def _unfold_cells(cells: jax.Array) -> jax.Array:

@@ -110,7 +110,7 @@ def _fold(layers: Sequence[Any]) -> Iterator[_Layer]:
 
 
 def _affine(norm: BatchNorm) -> Affine:
-    return Affine(*norm.running_affine(), dtype=norm.dtype)
+    return Affine(*norm.running_affine(), channel_axis=norm.channel_axis, dtype=norm.dtype)
 
 
 def _absorb(conv: Any, norm: BatchNorm) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox import layout
 from jaxbox.models.blocks import BlockFactory, BoxBlock, Downsampling, FeatureMap, Upsampling
 
 __all__ = ["Architecture", "ClassifierFactory", "SegmentationNetwork"]
@@ -119,7 +120,10 @@ class SegmentationNetwork(nnx.Module):
         _check_sides("images", images.shape[-3:-1])
         x = images.astype(self.dtype)
         positions = []
+        channel_axis: layout.ChannelAxis = -1
         for block in self.blocks:
+            x = layout.move(x, channel_axis, block.channel_axes[0])
+            channel_axis = block.channel_axes[1]
             if isinstance(block, Downsampling):
                 x, maxima = block(x)
                 positions.append(maxima)
@@ -127,7 +131,7 @@ class SegmentationNetwork(nnx.Module):
                 x = block(x, positions.pop())
             else:
                 x = block(x)
-        return self.classifier(x)
+        return self.classifier(layout.move(x, channel_axis, -1))
 
 
 def _freeze(block: BlockFactory) -> BlockFactory:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox import layout
+
 __all__ = ["Affine", "BatchNorm"]
 
 # PyTorch's, as in the networks' original code; PyTorch calls 0.9 a momentum of 0.1.
@@ -12,7 +14,7 @@ _MOMENTUM = 0.9
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalization over all axes but the last.
+    """Batch normalization over all axes but the channels'.
 
     It computes `x * gain + shift`, where `flax.nnx.BatchNorm` computes `(x - mean) * gain + bias`:
     a tensor less to keep and a sum less to take for the gradient, so that forward and backward
@@ -20,7 +22,8 @@ class BatchNorm(nnx.Module):
     statistics and the running ones.
 
     Args:
-      channels: Size of the last axis.
+      channels: Of the input.
+      channel_axis: Which axis has them, -1 or -3.
       epsilon: Added to the variance.
       initial_scale: What every channel's learnt factor starts as.
       dtype: Of the result. Statistics and arithmetic are float32.
@@ -30,6 +33,7 @@ class BatchNorm(nnx.Module):
         self,
         channels: int,
         *,
+        channel_axis: layout.ChannelAxis = -1,
         epsilon: float = 1e-5,
         initial_scale: float = 1.0,
         dtype: DTypeLike,
@@ -39,14 +43,16 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
         self.use_running_average = False
+        self.channel_axis = channel_axis
         self.epsilon = epsilon
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., channels)` to the same shape; in training, updates the running statistics."""
+        """Maps images to the same shape; in training, updates the running statistics."""
         x = x.astype(jnp.float32)
         mean, variance = self._running() if self.use_running_average else self._measure(x)
-        return _scale_and_shift(x, *self._affine(mean, variance)).astype(self.dtype)
+        gain, shift = self._affine(mean, variance)
+        return _scale_and_shift(x, gain, shift, self.channel_axis).astype(self.dtype)
 
     def running_affine(self) -> tuple[jax.Array, jax.Array]:
         """Factor and summand of each channel, `(channels,)`, with the running statistics."""
@@ -65,7 +71,7 @@ class BatchNorm(nnx.Module):
         return self.mean[...], self.var[...]
 
     def _measure(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        axes = tuple(range(x.ndim - 1))
+        axes = tuple(axis for axis in range(x.ndim) if axis != x.ndim + self.channel_axis)
         mean = x.mean(axes)
         variance = jnp.maximum(jnp.square(x).mean(axes) - jnp.square(mean), 0.0)
         for running, current in ((self.mean, mean), (self.var, variance)):
@@ -80,20 +86,32 @@ class Affine(nnx.Module):
     Args:
       gain: Factor of each channel.
       shift: Summand of each channel.
+      channel_axis: Which axis has the channels, -1 or -3.
       dtype: Of the result; the arithmetic is float32.
     """
 
-    def __init__(self, gain: jax.Array, shift: jax.Array, *, dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        gain: jax.Array,
+        shift: jax.Array,
+        *,
+        channel_axis: layout.ChannelAxis = -1,
+        dtype: DTypeLike,
+    ) -> None:
         self.gain = nnx.Param(gain)
         self.shift = nnx.Param(shift)
+        self.channel_axis = channel_axis
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., channels)` to the same shape."""
+        """Maps images to the same shape."""
         x = x.astype(jnp.float32)
-        return _scale_and_shift(x, self.gain[...], self.shift[...]).astype(self.dtype)
+        y = _scale_and_shift(x, self.gain[...], self.shift[...], self.channel_axis)
+        return y.astype(self.dtype)
 
 
-def _scale_and_shift(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
-    channels = (1,) * (x.ndim - 1) + gain.shape
-    return x * gain.reshape(channels) + shift.reshape(channels)
+def _scale_and_shift(
+    x: jax.Array, gain: jax.Array, shift: jax.Array, channel_axis: layout.ChannelAxis
+) -> jax.Array:
+    factor, summand = (layout.per_channel(v, x.ndim, channel_axis) for v in (gain, shift))
+    return x * factor + summand
