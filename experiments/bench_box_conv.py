@@ -14,7 +14,7 @@ Forward+backward is the output and both gradients, given a gradient by the outpu
 The memory floor is the time of a copy that moves as many bytes as have to be moved: x and the
 output for forward; g, the gradient by the output, and dx on top for forward+backward and "dx only";
 g on top for "dtheta only". Copies are timed in the same rounds, on all cores, between arrays that
-exist already. So that nobody pays for new memory either, the process keeps what was freed.
+exist already; what a contestant returns or needs beyond 32 MB is new to the process at each call.
 
 Prints a table for each shape and dtype, and writes JSON.
 """
@@ -45,7 +45,6 @@ from matplotlib.figure import Figure
 import jaxbox
 from jaxbox import boxes
 from jaxbox_kernels import integral_image, overlap_matrices
-from segmentation.memory import keep_freed_memory
 
 _DTYPES = ("float32", "bfloat16")
 # With more rows and columns together, matrices are far behind integral images.
@@ -272,7 +271,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    keep_freed_memory()
     with jax.default_device(jax.devices("cpu")[0]), ThreadPoolExecutor(_cores()) as threads:
         _run(settings, shapes, _memcpy(threads))
     return 0

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,9 @@ from jaxbox_kernels import xla
 
 Implementation = Literal["xla"]
 
+# Outputs. glibc gives blocks of more than 32 MB back at once, and the page faults at the
+# next call cost more than the arithmetic.
+_TRANSPOSED_AT_ONCE = 2**21
 _IMPLEMENTATIONS: dict[str, ModuleType] = {"xla": xla}
 
 
@@ -141,15 +145,18 @@ def _planes(x: Array, options: _Options) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _box_conv(x: Array, theta: Array, options: _Options) -> Array:
-    planes = _planes(x, options)
-    output = options.kernels.forward(
-        planes,
-        theta.astype(planes.dtype),
-        normalize=options.normalize,
-        whole_pixels=options.whole_pixels,
-    )
-    output = lax.collapse(output, 1, 3).astype(x.dtype)
-    return layout.from_planes(output, options.channel_axis)
+    def forward(x: Array) -> Array:
+        planes = _planes(x, options)
+        output = options.kernels.forward(
+            planes,
+            theta.astype(planes.dtype),
+            normalize=options.normalize,
+            whole_pixels=options.whole_pixels,
+        )
+        output = lax.collapse(output, 1, 3).astype(x.dtype)
+        return layout.from_planes(output, options.channel_axis)
+
+    return _map_images(forward, x.size * theta.shape[1], options, x)
 
 
 def _box_conv_fwd(
@@ -164,19 +171,37 @@ def _box_conv_bwd(
     options: _Options, residuals: _Residuals, g: Array
 ) -> tuple[Array | None, Array | None]:
     x, theta, skips_x = residuals
-    planes = _planes(g, options)
-    batch, _, height, width = planes.shape
-    dx, dtheta = options.kernels.backward(
-        None if x is None else _planes(x, options),
-        theta.astype(planes.dtype),
-        planes.reshape(batch, *theta.shape[:2], height, width),
-        normalize=options.normalize,
-        whole_pixels=options.whole_pixels,
-        by_x=skips_x is None,
-    )
-    if dx is not None:
-        dx = layout.from_planes(dx.astype(g.dtype), options.channel_axis)
-    return dx, None if dtheta is None else dtheta.astype(theta.dtype)
+
+    def backward(g: Array, x: Array | None = None) -> tuple[Array | None, Array | None]:
+        planes = _planes(g, options)
+        batch, _, height, width = planes.shape
+        dx, dtheta = options.kernels.backward(
+            None if x is None else _planes(x, options),
+            theta.astype(planes.dtype),
+            planes.reshape(batch, *theta.shape[:2], height, width),
+            normalize=options.normalize,
+            whole_pixels=options.whole_pixels,
+            by_x=skips_x is None,
+        )
+        if dx is not None:
+            dx = layout.from_planes(dx.astype(g.dtype), options.channel_axis)
+        return dx, None if dtheta is None else dtheta[None]
+
+    images = (g,) if x is None else (g, x)
+    dx, dtheta = _map_images(backward, g.size, options, *images)
+    return dx, None if dtheta is None else jnp.sum(dtheta, 0).astype(theta.dtype)
 
 
 _box_conv.defvjp(_box_conv_fwd, _box_conv_bwd, symbolic_zeros=True)
+
+
+def _map_images[Result](
+    function: Callable[..., Result], outputs: int, options: _Options, *images: Array
+) -> Result:
+    """Applies a function to all images or, where transposing all takes much memory, to each."""
+    number = images[0].shape[0]
+    if options.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE:
+        return function(*images)
+    each = [image[:, None] for image in images]
+    results = lax.map(lambda image: lax.optimization_barrier(function(*image)), each)
+    return jax.tree.map(lambda result: result.reshape(number, *result.shape[2:]), results)

@@ -31,8 +31,8 @@ from jaxbox_kernels.sides import Interval, Side
 
 # Rows beyond the image that integrals over rows have: slices reach so far over the ends of theirs.
 _BEFORE, _AFTER = 1, 1
-# What is computed at a time, forward and backward.
-_OUTPUTS_AT_ONCE, _GRADIENTS_AT_ONCE = 2**21, 2**20
+# What is computed at a time where there is more than twice as much.
+_OUTPUTS_AT_ONCE = 2**20
 # So many boxes of a channel go into the gradient by its plane at once: more take XLA longer to
 # compile than they save.
 _BOXES_AT_ONCE = 4
@@ -52,7 +52,7 @@ def forward(x: Array, theta: Array, *, normalize: bool, whole_pixels: bool = Fal
     """Box averages, or integrals without `normalize`."""
     filter_planes = functools.partial(_filter, normalize=normalize, whole_pixels=whole_pixels)
     planes, theta = _merge_batch(x, theta)
-    output = _in_pieces(filter_planes, _OUTPUTS_AT_ONCE, theta, planes)
+    output = _in_pieces(filter_planes, theta, planes)
     return output.reshape(*x.shape[:2], *output.shape[1:])
 
 
@@ -76,17 +76,15 @@ def _merge_batch(x: Array, theta: Array) -> tuple[Array, Array]:
     return lax.collapse(x, 0, 2), jnp.tile(theta, (batch, 1, 1))
 
 
-def _in_pieces[Result](
-    function: Callable[..., Result], outputs: int, theta: Array, *planes: Array
-) -> Result:
-    """Applies a function of boxes and planes to planes with at most so many outputs at a time.
+def _in_pieces[Result](function: Callable[..., Result], theta: Array, *planes: Array) -> Result:
+    """Applies a function of boxes and planes to few planes at a time.
 
     What it needs for them stays in the caches. And glibc gives blocks of more than 32 MB back at
     once: the page faults at the next call would cost more than the arithmetic.
     """
     number, boxes = theta.shape[:2]
-    fitting = max(1, outputs // (boxes * math.prod(planes[0].shape[-2:])))
-    if number <= fitting:
+    fitting = max(1, _OUTPUTS_AT_ONCE // (boxes * math.prod(planes[0].shape[-2:])))
+    if number <= 2 * fitting:
         return function(theta, *planes)
     piece = max(size for size in range(1, fitting + 1) if number % size == 0)
     pieces = [array.reshape(-1, piece, *array.shape[1:]) for array in (theta, *planes)]
@@ -151,7 +149,7 @@ def _integrate_rows(sums: Array, along_y: Interval) -> Array:
     counts = [sides.count(s, height, before=_BEFORE, after=_AFTER) for s in along_y.shifts]
     starts = [jnp.maximum(count - 1, 0) * width for count in counts]
     above = [count > 0 for count in counts]
-    table = lax.optimization_barrier(lax.collapse(sums, 1))
+    table, starts = lax.optimization_barrier((lax.collapse(sums, 1), starts))
     reads = [
         jnp.where(some[..., None], _slices(table, start, width), 0)
         for start, some in zip(starts, above, strict=True)
@@ -177,7 +175,7 @@ def _read_columns(table: Array, starts: Array, shifts: list[Array], width: int) 
     reached = [sides.inside(column, width, margin=1) for column in columns]
     places = [starts + column[..., None] for column in columns]
     # The sums too, lest XLA finds slices that others have read and keeps them instead of reading.
-    table = lax.optimization_barrier(table)
+    table, places = lax.optimization_barrier((table, places))
     return [
         jnp.where(inside[:, :, None], _slices(table, place, width), 0)
         for place, inside in zip(places, reached, strict=True)
@@ -229,7 +227,7 @@ def backward(
 
     g, theta = _merge_batch(g, theta)
     images = () if x is None else (lax.collapse(x, 0, 2),)
-    dx, dtheta = _in_pieces(of_planes, _GRADIENTS_AT_ONCE, theta, g, *images)
+    dx, dtheta = _in_pieces(of_planes, theta, g, *images)
     if dx is not None:
         dx = dx.reshape(batch, channels, height, width)
     if dtheta is not None:
@@ -279,6 +277,13 @@ def _filter_back_along_x(back: Array, along_x: Interval, scales: Array) -> Array
         starts.append(_row_starts(back) - shift[..., None])
         weights.append(jnp.where(reached, (scales * weight)[..., None], 0)[:, :, None])
 
+    # Where a box ends beyond the image it has one weight, exactly 0 if it begins there too.
+    reads = [(column + shift[..., None] >= width).astype(back.dtype) for shift in along_x.shifts]
+    whole, part = along_x.difference([read[:, :, None] for read in reads])
+    beyond = scales[..., None, None] * (whole if part is None else whole + part)
+    # XLA would compute them anew for each row.
+    starts, weights, beyond = lax.optimization_barrier((starts, weights, beyond))
+
     def changes(back: Array, box: int) -> list[Array]:
         table = lax.collapse(back, 1)
         return [
@@ -286,16 +291,12 @@ def _filter_back_along_x(back: Array, along_x: Interval, scales: Array) -> Array
             for start, weight in zip(starts, weights, strict=True)
         ]
 
-    # Where a box ends beyond the image it has one weight, exactly 0 if it begins there too.
-    reads = [(column + shift[..., None] >= width).astype(back.dtype) for shift in along_x.shifts]
-    whole, part = along_x.difference([read[:, :, None] for read in reads])
-    beyond = scales[..., None, None] * (whole if part is None else whole + part)
-
     def ends(back: Array, box: int) -> list[Array]:
         return [beyond[:, box] * back[:, box, _BEFORE:-_AFTER]]
 
     sums = running_sums.along(_add_boxes(changes, back))
-    return jnp.sum(_add_boxes(ends, back), -1, keepdims=True) + (sums[..., -1:] - sums)
+    total = jnp.sum(_add_boxes(ends, back), -1, keepdims=True) + sums[..., -1:]
+    return lax.optimization_barrier(total) - sums
 
 
 def _add_boxes(terms: Callable[[Array, int], list[Array]], back: Array) -> Array:
@@ -342,7 +343,7 @@ def _read_pixels(table: Array, side: Side, width: int) -> Array:
     rows = jnp.asarray(np.arange(1, height + 1, dtype=np.int32)[None, None] * width)
     starts = rows + side.shift[..., None]
     inside = sides.inside(side.shift, width)
-    table = lax.optimization_barrier(table)
+    table, starts, inside = lax.optimization_barrier((table, starts, inside))
     return jnp.where(inside[:, :, None], _slices(table, starts, width), 0)
 
 
@@ -353,7 +354,7 @@ def _read_rows(columns: Array, side: Side) -> Array:
     row = jnp.arange(height, dtype=jnp.int32)[None, None] + side.shift[..., None]
     row = jnp.clip(row, 0, height - 1)
     starts, inside = (first + row) * width, sides.inside(side.shift, height)
-    table = lax.optimization_barrier(lax.collapse(columns, 1))
+    table, starts, inside = lax.optimization_barrier((lax.collapse(columns, 1), starts, inside))
     return jnp.where(inside[..., None], _slices(table, starts, width), 0)
 
 

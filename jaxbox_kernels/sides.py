@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 
@@ -65,7 +65,9 @@ def intervals(
         return Interval(_side(low, size, grows_up=False), _side(high, size, grows_up=True))
 
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
-    return interval(y_min, y_max, height), interval(x_min, x_max, width)
+    along_y, along_x = interval(y_min, y_max, height), interval(x_min, x_max, width)
+    # XLA would round anew for each pixel that reads them.
+    return lax.optimization_barrier((along_y, along_x))
 
 
 def _side(coordinate: Array, size: int, *, grows_up: bool) -> Side:

@@ -16,7 +16,6 @@ def test_outputs_and_gradients(shape, planes, monkeypatch):
     boxes, size = 2, (6, 9)
     outputs = planes * boxes * size[0] * size[1]
     monkeypatch.setattr(integral_image, "_OUTPUTS_AT_ONCE", outputs)
-    monkeypatch.setattr(integral_image, "_GRADIENTS_AT_ONCE", outputs)
     rng = np.random.default_rng()
     x, theta = images(rng, (*shape, *size)), boxes_of_all_kinds(rng, (shape[1], boxes), size)
     g = rng.normal(size=(*shape, boxes, *size)).astype(np.float32)
