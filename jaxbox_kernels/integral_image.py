@@ -253,7 +253,7 @@ def _filter_back_along_y(g: Array, theta: Array, whole_pixels: bool) -> Array:
     """`D_y^T g`, with the rows of `_integrate_rows`: each box integrates its own plane."""
     planes, boxes, height, width = g.shape
     along_y, _ = sides.intervals(sides.mirrored(theta), height, width, whole_pixels=whole_pixels)
-    longest = jnp.minimum(theta[..., 3] - theta[..., 2] + 2, height)
+    longest = jnp.minimum(jnp.abs(theta[..., 3] - theta[..., 2]) + 2, height)
     largest = jnp.max(jnp.abs(g), (-1, -2)) * longest
     numbers, unit = _to_whole_numbers(g, largest[..., None, None])
     sums = lax.optimization_barrier(running_sums.down(numbers))
