@@ -115,8 +115,9 @@ def test_networks_of_the_paper_folded_and_rounded(name):
     rounded = round_boxes(model)
     check_same_logits(rounded)
     for layer, original in zip(box_layers(rounded), layers, strict=True):
-        x = jax.random.normal(jax.random.key(1), (2, *layer.window, layer.in_features))
-        exact = jaxbox.box_conv(x, round_to_pixels(original.theta[...]))
+        x = jax.random.normal(jax.random.key(1), (2, layer.in_features, *layer.window))
+        theta = round_to_pixels(original.theta[...])
+        exact = jaxbox.box_conv(x, theta, channel_axis=layer.channel_axis)
         tolerance = 1e-5 * float(abs(exact).max())
         np.testing.assert_allclose(layer(x), exact, rtol=0, atol=tolerance)
 
