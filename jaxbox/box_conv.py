@@ -140,7 +140,7 @@ class _Residuals(NamedTuple):
 def _planes(x: Array, options: _Options) -> Array:
     """In the dtype that sums are computed in."""
     x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-    return layout.to_planes(x, options.channel_axis)
+    return layout.move(x, options.channel_axis, -3)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -154,7 +154,7 @@ def _box_conv(x: Array, theta: Array, options: _Options) -> Array:
             whole_pixels=options.whole_pixels,
         )
         output = lax.collapse(output, 1, 3).astype(x.dtype)
-        return layout.from_planes(output, options.channel_axis)
+        return layout.move(output, -3, options.channel_axis)
 
     return _map_images(forward, x.size * theta.shape[1], options, x)
 
@@ -184,7 +184,7 @@ def _box_conv_bwd(
             by_x=skips_x is None,
         )
         if dx is not None:
-            dx = layout.from_planes(dx.astype(g.dtype), options.channel_axis)
+            dx = layout.move(dx.astype(g.dtype), -3, options.channel_axis)
         return dx, None if dtheta is None else dtheta[None]
 
     images = (g,) if x is None else (g, x)

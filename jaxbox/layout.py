@@ -40,8 +40,8 @@ def move(x: Array, source: ChannelAxis, target: ChannelAxis) -> Array:
     if source == target:
         return x
     *batch, a, b, c = x.shape
-    convert = to_planes if target == -3 else from_planes
-    moved = convert(x.reshape(math.prod(batch), a, b, c), -1)
+    convert = _to_planes if target == -3 else _from_planes
+    moved = convert(x.reshape(math.prod(batch), a, b, c))
     return moved.reshape(*batch, *moved.shape[1:])
 
 
@@ -50,18 +50,14 @@ def move(x: Array, source: ChannelAxis, target: ChannelAxis) -> Array:
 # its pixels in one axis: else XLA changes the layout in its place and transposes in what follows.
 
 
-def to_planes(x: Array, channel_axis: ChannelAxis) -> Array:
-    """Brings `(N, H, W, C)` or, with `channel_axis=-3`, `(N, C, H, W)` to `(N, C, H, W)`."""
-    if channel_axis == -3:
-        return x
+def _to_planes(x: Array) -> Array:
+    """Brings `(N, H, W, C)` to `(N, C, H, W)`."""
     planes = jnp.moveaxis(lax.optimization_barrier(x), -1, 1)
     rows = planes.reshape(planes.shape[0] * planes.shape[1], planes.shape[2] * planes.shape[3])
     return lax.optimization_barrier(rows).reshape(planes.shape)
 
 
-def from_planes(planes: Array, channel_axis: ChannelAxis) -> Array:
-    """The inverse of `to_planes`."""
-    if channel_axis == -3:
-        return planes
+def _from_planes(planes: Array) -> Array:
+    """The inverse of `_to_planes`."""
     x = jnp.moveaxis(lax.optimization_barrier(planes), 1, -1)
     return lax.optimization_barrier(lax.collapse(x, 0, 3)).reshape(x.shape)

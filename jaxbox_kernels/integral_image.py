@@ -122,11 +122,8 @@ def _boxes(sums: Array, along_y: Interval, along_x: Interval) -> tuple[Array, Ar
     """
     width = sums.shape[-1]
     rows = lax.optimization_barrier(_integrate_rows(sums, along_y))
-    starts = _row_starts(rows)
-    table = lax.collapse(rows, 1)
-    whole, part = along_x.difference(_read_columns(table, starts, along_x.shifts, width))
-    assert part is not None
-    return whole.astype(part.dtype) + part, rows[:, :, _BEFORE:-_AFTER, -1]
+    reads = _read_columns(lax.collapse(rows, 1), _row_starts(rows), along_x.shifts, width)
+    return along_x.integral(reads), rows[:, :, _BEFORE:-_AFTER, -1]
 
 
 def _whole_boxes(sums: Array, along_y: Interval, along_x: Interval) -> tuple[Array, Array]:
@@ -159,7 +156,7 @@ def _integrate_rows(sums: Array, along_y: Interval) -> Array:
 
 
 def _row_starts(rows: Array) -> Array:
-    """Where each row begins in `_integrate_rows`' result, flattened for each plane: `(1, F, H)`."""
+    """Where each row begins in planes with `_BEFORE` and `_AFTER`, flattened: `(1, F, H)`."""
     boxes, height, width = rows.shape[1:]
     number = np.arange(boxes * height, dtype=np.int32).reshape(1, boxes, height)
     return jnp.asarray(number[:, :, _BEFORE:-_AFTER] * width)
@@ -279,8 +276,7 @@ def _filter_back_along_x(back: Array, along_x: Interval, scales: Array) -> Array
 
     # Where a box ends beyond the image it has one weight, exactly 0 if it begins there too.
     reads = [(column + shift[..., None] >= width).astype(back.dtype) for shift in along_x.shifts]
-    whole, part = along_x.difference([read[:, :, None] for read in reads])
-    beyond = scales[..., None, None] * (whole if part is None else whole + part)
+    beyond = scales[..., None, None] * along_x.integral([read[:, :, None] for read in reads])
     # XLA would compute them anew for each row.
     starts, weights, beyond = lax.optimization_barrier((starts, weights, beyond))
 
@@ -317,33 +313,29 @@ def _inner_products(
     """Inner products with `g` of each box's integral, and of its derivatives by the four sides."""
     back = back[:, :, _BEFORE:-_AFTER]
     columns = _filter_along_x(x, along_x)
-    table = lax.collapse(_with_borders(x), 1)
-    low_x, high_x = (_inner(back, _read_pixels(table, side, x.shape[-1])) for side in along_x)
+    bordered = _with_borders(x)
+    low_x, high_x = (_inner(back, _read_pixels(bordered, side)) for side in along_x)
     low_y, high_y = (_inner(g, _read_rows(columns, side)) for side in along_y)
     return _inner(back, columns), jnp.stack([-low_x, high_x, -low_y, high_y], axis=-1)
 
 
 def _filter_along_x(x: Array, along_x: Interval) -> Array:
     """`D_x x`, of every box of a channel: `(P, F, H, W)`."""
-    height, width = x.shape[-2:]
+    width = x.shape[-1]
     sums, means = running_sums.centred_along(x)
     sums = _with_borders(running_sums.join_blocks(sums, width))
-    starts = jnp.asarray(np.arange(1, height + 1, dtype=np.int32)[None, None] * width)
-    whole, part = along_x.difference(
-        _read_columns(lax.collapse(sums, 1), starts, along_x.shifts, width)
-    )
+    starts = _row_starts(sums[:, None])
+    centred = along_x.integral(_read_columns(lax.collapse(sums, 1), starts, along_x.shifts, width))
     covered = lax.optimization_barrier(sides.covered(along_x, width, x.dtype))
-    centred = whole if part is None else whole + part
     return lax.optimization_barrier(centred + means[:, None, :, None] * covered[:, :, None])
 
 
-def _read_pixels(table: Array, side: Side, width: int) -> Array:
+def _read_pixels(bordered: Array, side: Side) -> Array:
     """The pixel that a side along x cuts, of an image with borders: `(P, F, H, W)`."""
-    height = table.shape[1] // width - 2
-    rows = jnp.asarray(np.arange(1, height + 1, dtype=np.int32)[None, None] * width)
-    starts = rows + side.shift[..., None]
+    width = bordered.shape[-1]
+    starts = _row_starts(bordered[:, None]) + side.shift[..., None]
     inside = sides.inside(side.shift, width)
-    table, starts, inside = lax.optimization_barrier((table, starts, inside))
+    table, starts, inside = lax.optimization_barrier((lax.collapse(bordered, 1), starts, inside))
     return jnp.where(inside[:, :, None], _slices(table, starts, width), 0)
 
 

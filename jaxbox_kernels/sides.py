@@ -53,6 +53,11 @@ class Interval(NamedTuple):
         cut = part(high_fraction, after_high - high) - part(low_fraction, after_low - low)
         return high - low, cut
 
+    def integral(self, reads: list[Array]) -> Array:
+        """The same as one number; of whole numbers where there are no parts of pixels."""
+        whole, part = self.difference(reads)
+        return whole if part is None else whole.astype(part.dtype) + part
+
 
 def intervals(
     theta: Array, height: int, width: int, *, whole_pixels: bool = False
