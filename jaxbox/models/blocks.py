@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxbox import layout
 from jaxbox.layers.box import BoxConv
-from jaxbox.models.convolution import PatchConv, PointwiseConv, UpsamplingConv
+from jaxbox.models.convolution import PatchConv, PointwiseConv, UpsamplingConv, convolve
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_pool, max_unpool
 
@@ -159,7 +159,14 @@ class Bottleneck(Block):
     ) -> None:
         C = features.channels
         inner = C // 4
-        conv = partial(nnx.Conv, inner, inner, kernel_dilation=dilation, dtype=dtype, rngs=rngs)
+        conv = partial(
+            nnx.Conv,
+            *(inner, inner),
+            kernel_dilation=dilation,
+            conv_general_dilated=convolve,
+            dtype=dtype,
+            rngs=rngs,
+        )
         if asymmetric is None:
             convs = [conv((3, 3), use_bias=use_bias)]
         else:

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxbox.models.blocks import Block, FeatureMap, channel_dropout
-from jaxbox.models.convolution import UpsamplingConv
+from jaxbox.models.convolution import UpsamplingConv, convolve
 from jaxbox.models.normalization import BatchNorm
 
 __all__ = ["NonBottleneck1D", "TransposedUpsampling"]
@@ -36,7 +36,14 @@ class NonBottleneck1D(Block):
         rngs: nnx.Rngs,
     ) -> None:
         C = features.channels
-        conv = partial(nnx.Conv, C, C, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        conv = partial(
+            nnx.Conv,
+            *(C, C),
+            use_bias=use_bias,
+            conv_general_dilated=convolve,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.output = features
         self.branch = nnx.Sequential(
             conv((3, 1)),
