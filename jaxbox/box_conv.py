@@ -1,10 +1,10 @@
-"""The box convolution: checks its arguments, picks an implementation, owns the gradients."""
+"""The box convolution: checks its arguments and owns the gradients."""
 
 import functools
 import math
 from collections.abc import Callable
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,12 @@ from jax import Array, lax
 from jax.custom_derivatives import CustomVJPPrimal
 from jax.typing import ArrayLike
 
-from jaxbox import boxes, layout
-from jaxbox_kernels import xla
-
-Implementation = Literal["xla"]
+from jaxbox import boxes, implementations, layout
+from jaxbox.implementations import Implementation
 
 # Outputs. glibc gives blocks of more than 32 MB back at once, and the page faults at the
 # next call cost more than the arithmetic.
 _TRANSPOSED_AT_ONCE = 2**21
-_IMPLEMENTATIONS: dict[str, ModuleType] = {"xla": xla}
 
 
 def box_conv(
@@ -56,7 +53,10 @@ def box_conv(
         makes the operation cheaper. Rounding has the gradient zero: `theta` then gets none.
       channel_axis: Which axis of `x` and of the result has the channels: -1, or -3, which saves
         transpositions, for the computation works on planes.
-      implementation: `"xla"`, or `None` to pick by platform and shape.
+      implementation: `"xla"`, for any platform; `"mosaic_gpu"`, for NVIDIA's Hopper and Blackwell
+        GPUs with float32 and bfloat16; or `None` to pick the second where the default device is
+        such a GPU, else the first. Name the second when exporting for such a GPU from a machine
+        without one.
 
     Returns:
       `(..., H, W, C * F)` or `(..., C * F, H, W)`, of `x`'s dtype; box `f` of channel `c` is output
@@ -66,7 +66,8 @@ def box_conv(
 
     Raises:
       TypeError: `x` or `theta` is not of a real floating dtype.
-      ValueError: a shape does not fit, or `channel_axis` or `implementation` is unknown.
+      ValueError: a shape does not fit, `channel_axis` or `implementation` is unknown, or the named
+        implementation cannot serve the dtype, the shape or the device.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,12 +79,14 @@ def box_conv(
     """
     x, theta = jnp.asarray(x), jnp.asarray(theta)
     _check(x, theta, channel_axis)
-    kernels = _pick(implementation)
+    batch = x.shape[:-3]
+    size, channels = layout.split_shape(x.shape, channel_axis)
+    planes = (math.prod(batch), channels, *size)
+    kernels = implementations.pick(implementation, planes, x.dtype, theta.shape[1])
     if whole_pixels:
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
     options = _Options(normalize, whole_pixels, channel_axis, kernels)
-    batch = x.shape[:-3]
-    output = _box_conv(x.reshape(math.prod(batch), *x.shape[-3:]), theta, options)
+    output = _box_conv(x.reshape(planes[0], *x.shape[-3:]), theta, options)
     return output.reshape(*batch, *output.shape[-3:])
 
 
@@ -111,17 +114,6 @@ def _check(x: Array, theta: Array, channel_axis: int) -> None:
         )
 
 
-def _pick(implementation: str | None) -> ModuleType:
-    if implementation is None:
-        return xla
-    if implementation not in _IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation must be None or one of {sorted(_IMPLEMENTATIONS)}; "
-            f"got {implementation!r}."
-        )
-    return _IMPLEMENTATIONS[implementation]
-
-
 class _Options(NamedTuple):
     normalize: bool
     whole_pixels: bool
@@ -137,24 +129,16 @@ class _Residuals(NamedTuple):
     skips_x: tuple[()] | None  # `None` if x's gradient is asked for
 
 
-def _planes(x: Array, options: _Options) -> Array:
-    """In the dtype that sums are computed in."""
-    x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-    return layout.move(x, options.channel_axis, -3)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _box_conv(x: Array, theta: Array, options: _Options) -> Array:
     def forward(x: Array) -> Array:
-        planes = _planes(x, options)
         output = options.kernels.forward(
-            planes,
-            theta.astype(planes.dtype),
+            layout.move(x, options.channel_axis, -3),
+            theta,
             normalize=options.normalize,
             whole_pixels=options.whole_pixels,
         )
-        output = lax.collapse(output, 1, 3).astype(x.dtype)
-        return layout.move(output, -3, options.channel_axis)
+        return layout.move(lax.collapse(output, 1, 3), -3, options.channel_axis)
 
     return _map_images(forward, x.size * theta.shape[1], options, x)
 
@@ -173,18 +157,18 @@ def _box_conv_bwd(
     x, theta, skips_x = residuals
 
     def backward(g: Array, x: Array | None = None) -> tuple[Array | None, Array | None]:
-        planes = _planes(g, options)
+        planes = layout.move(g, options.channel_axis, -3)
         batch, _, height, width = planes.shape
         dx, dtheta = options.kernels.backward(
-            None if x is None else _planes(x, options),
-            theta.astype(planes.dtype),
+            None if x is None else layout.move(x, options.channel_axis, -3),
+            theta,
             planes.reshape(batch, *theta.shape[:2], height, width),
             normalize=options.normalize,
             whole_pixels=options.whole_pixels,
             by_x=skips_x is None,
         )
         if dx is not None:
-            dx = layout.move(dx.astype(g.dtype), -3, options.channel_axis)
+            dx = layout.move(dx, -3, options.channel_axis)
         return dx, None if dtheta is None else dtheta[None]
 
     images = (g,) if x is None else (g, x)

@@ -1,14 +1,17 @@
 """Box convolution in plain XLA, for CPU, TPU and any GPU that no kernel serves.
 
-Works on planes: `x` is `(N, C, H, W)`, `theta` `(C, F, 4)`, the output `(N, C, F, H, W)`.
+Works on planes: `x` is `(N, C, H, W)`, `theta` `(C, F, 4)`, the output `(N, C, F, H, W)`. Sums are
+in float32 or wider, results of the dtype of `x` and of `g`.
 """
 
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
-from jaxbox_kernels import integral_image, overlap_matrices
+from jaxbox_kernels import integral_image, overlap_matrices, second_derivatives
 
 # Matrix products cost H + W multiply-adds an output, integral images the same at every size. Times
 # of matrices relative to integral images on CPU, forward and backward: 0.9 and 0.6 at H + W = 32,
@@ -19,10 +22,16 @@ _LARGEST_MATRIX_SIDES = 50
 @functools.partial(jax.jit, static_argnames=("normalize", "whole_pixels"))
 def forward(x: Array, theta: Array, *, normalize: bool, whole_pixels: bool = False) -> Array:
     """Box averages, or integrals without `normalize`; faster where all sides lie on pixel edges."""
+    dtype = _sum_dtype(x)
+    planes, theta = x.astype(dtype), theta.astype(dtype)
     # Whole pixels save matrices nothing, and integral images a fifth to a third of the time.
     if _takes_matrices(x) and not whole_pixels:
-        return overlap_matrices.forward(x, theta, normalize=normalize)
-    return integral_image.forward(x, theta, normalize=normalize, whole_pixels=whole_pixels)
+        output = overlap_matrices.forward(planes, theta, normalize=normalize)
+    else:
+        output = integral_image.forward(
+            planes, theta, normalize=normalize, whole_pixels=whole_pixels
+        )
+    return output.astype(x.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("normalize", "whole_pixels", "by_x"))
@@ -39,42 +48,20 @@ def backward(
 
     That by `theta` is left out where there is no `x`, the other without `by_x`.
     """
+    dtype = _sum_dtype(g)
+    arguments = None if x is None else x.astype(dtype), theta.astype(dtype), g.astype(dtype)
     if _takes_matrices(g):
-        return overlap_matrices.backward(x, theta, g, normalize=normalize, by_x=by_x)
-    return _backward_by_integral_images(x, theta, g, normalize, whole_pixels, by_x)
+        dx, dtheta = overlap_matrices.backward(*arguments, normalize=normalize, by_x=by_x)
+    else:
+        # Integral images are whole numbers, which have no derivatives. Matrices have all of them.
+        backward = second_derivatives.by_matrices(integral_image.backward)
+        dx, dtheta = backward(*arguments, normalize=normalize, whole_pixels=whole_pixels, by_x=by_x)
+    return None if dx is None else dx.astype(g.dtype), dtheta
 
 
 def _takes_matrices(planes: Array) -> bool:
     return sum(planes.shape[-2:]) <= _LARGEST_MATRIX_SIDES
 
 
-type _Gradients = tuple[Array | None, Array | None]
-type _Residuals = tuple[Array | None, Array, Array]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _backward_by_integral_images(
-    x: Array | None, theta: Array, g: Array, normalize: bool, whole_pixels: bool, by_x: bool
-) -> _Gradients:
-    return integral_image.backward(
-        x, theta, g, normalize=normalize, whole_pixels=whole_pixels, by_x=by_x
-    )
-
-
-def _backward_fwd(
-    x: Array | None, theta: Array, g: Array, normalize: bool, whole_pixels: bool, by_x: bool
-) -> tuple[_Gradients, _Residuals]:
-    gradients = _backward_by_integral_images(x, theta, g, normalize, whole_pixels, by_x)
-    return gradients, (x, theta, g)
-
-
-def _backward_bwd(
-    normalize: bool, whole_pixels: bool, by_x: bool, residuals: _Residuals, cotangents: _Gradients
-) -> _Residuals:
-    del whole_pixels  # the boxes are the same
-    # Integral images are whole numbers, which have no derivatives. Matrices have all of them.
-    backward = functools.partial(overlap_matrices.backward, normalize=normalize, by_x=by_x)
-    return jax.vjp(backward, *residuals)[1](cotangents)
-
-
-_backward_by_integral_images.defvjp(_backward_fwd, _backward_bwd)
+def _sum_dtype(planes: Array) -> DTypeLike:
+    return jnp.float64 if planes.dtype == jnp.float64 else jnp.float32

@@ -1,0 +1,45 @@
+"""The Mosaic kernels where a program is compiled for a GPU, XLA where it is for something else.
+
+Only for machines whose GPUs can run them: on others, Mosaic's compiler ends the process.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from jax import Array, lax
+
+from jaxbox_kernels import mosaic_gpu, xla
+
+
+def forward(x: Array, theta: Array, *, normalize: bool, whole_pixels: bool = False) -> Array:
+    """Box averages, or integrals without `normalize`; faster where all sides lie on pixel edges."""
+    compute = functools.partial(_with_options, normalize=normalize, whole_pixels=whole_pixels)
+    return lax.platform_dependent(
+        x, theta, cuda=compute(mosaic_gpu.forward), default=compute(xla.forward)
+    )
+
+
+def backward(
+    x: Array | None,
+    theta: Array,
+    g: Array,
+    *,
+    normalize: bool,
+    whole_pixels: bool = False,
+    by_x: bool = True,
+) -> tuple[Array | None, Array | None]:
+    """Gradients by `x` and by `theta`, given `g`, the one by the output.
+
+    That by `theta` is left out where there is no `x`, the other without `by_x`.
+    """
+    compute = functools.partial(
+        _with_options, normalize=normalize, whole_pixels=whole_pixels, by_x=by_x
+    )
+    return lax.platform_dependent(
+        x, theta, g, cuda=compute(mosaic_gpu.backward), default=compute(xla.backward)
+    )
+
+
+def _with_options(function: Callable[..., Any], **options: bool) -> Callable[..., Any]:
+    return functools.partial(function, **options)

@@ -1,0 +1,1 @@
+"""The Pallas Mosaic GPU kernels that `jaxbox_kernels.mosaic_gpu` puts together."""

@@ -1,0 +1,254 @@
+"""The Mosaic GPU kernels: interpreted, or on a GPU; and what is lowered for one."""
+
+import functools
+import subprocess
+import sys
+import textwrap
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+import jaxbox
+from jaxbox import boxes
+from jaxbox_kernels import integral_image, mosaic_gpu, reference
+from jaxbox_kernels.mosaic import gradient_by_x
+
+from .box_cases import boxes_of_all_kinds, images, relative_error
+from .test_accuracy import BOUNDS
+
+# One strip of 128 columns and several, whole ones and not; rows that tiles divide and that none do.
+SIZES = [(1, 1), (5, 7), (1, 9), (9, 1), (8, 128), (3, 330), (7, 129)]
+
+
+_forward = jax.jit(mosaic_gpu.forward, static_argnames=("normalize", "whole_pixels"))
+_backward = jax.jit(mosaic_gpu.backward, static_argnames=("normalize", "whole_pixels"))
+
+
+@pytest.fixture(params=["interpreted", pytest.param("gpu", marks=pytest.mark.gpu)])
+def machine(request):
+    if request.param == "interpreted":
+        with plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=True)):
+            yield
+    elif jax.default_backend() == "gpu":
+        yield
+    else:
+        pytest.skip("needs a GPU of compute capability 9 or 10")
+
+
+def _check(result, exact, kind):
+    error = relative_error(result, exact)
+    assert error <= BOUNDS[kind], f"{kind}: {error:.1e}"
+
+
+def _arguments(size, *, batch=1, channels=2, number=3):
+    rng = np.random.default_rng()
+    x = images(rng, (batch, channels, *size))
+    theta = boxes_of_all_kinds(rng, (channels, number), size)
+    g = rng.normal(size=(batch, channels, number, *size)).astype(np.float32)
+    return x, theta, g
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("size", SIZES)
+def test_forward(size):
+    x, theta, _ = _arguments(size)
+    _check(_forward(x, theta, normalize=True), reference.forward(x, theta), "forward")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("size", SIZES)
+def test_backward(size):
+    x, theta, g = _arguments(size)
+    dx, dtheta = _backward(x, theta, g, normalize=True)
+    exact_dx, exact_dtheta = reference.backward(x, theta, g)
+    _check(dx, exact_dx, "dx")
+    _check(dtheta, exact_dtheta, "dtheta")
+
+
+@pytest.mark.usefixtures("machine")
+def test_several_images_and_more_boxes_than_a_program_adds_up():
+    x, theta, g = _arguments((5, 7), batch=2, number=gradient_by_x._BOXES + 2)
+    dx, dtheta = _backward(x, theta, g, normalize=False)
+    exact_dx, exact_dtheta = reference.backward(x, theta, g, normalize=False)
+    output = _forward(x, theta, normalize=False)
+    _check(output, reference.forward(x, theta, normalize=False), "forward")
+    _check(dx, exact_dx, "dx")
+    _check(dtheta, exact_dtheta, "dtheta")
+
+
+@pytest.mark.usefixtures("machine")
+def test_rows_in_several_parts():
+    x, theta, g = _arguments((2 * gradient_by_x._LEAST_ROWS, 5), channels=1, number=2)
+    dx, _ = _backward(None, theta, g, normalize=True)
+    _check(dx, reference.backward(x, theta, g)[0], "dx")
+
+
+@pytest.mark.usefixtures("machine")
+def test_whole_pixels():
+    x, theta, g = _arguments((6, 131))
+    theta = np.asarray(boxes.round_to_pixels(theta))
+    whole = {"normalize": True, "whole_pixels": True}
+    _check(_forward(x, theta, **whole), reference.forward(x, theta), "forward")
+    dx, _ = _backward(None, theta, g, **whole)
+    _check(dx, reference.backward(x, theta, g)[0], "dx")
+
+
+@pytest.mark.usefixtures("machine")
+def test_inside_out_boxes_give_what_they_give_elsewhere():
+    x, theta, g = _arguments((5, 7))
+    theta = theta[
+        ..., [1, 0, 3, 2]
+    ]  # Which no user should have, and which the oracle takes for empty.
+    output = _forward(x, theta, normalize=False)
+    dx, _ = _backward(None, theta, g, normalize=False)
+    expected_dx, _ = integral_image.backward(None, theta, g, normalize=False)
+    chex.assert_trees_all_close(
+        output, integral_image.forward(x, theta, normalize=False), atol=1e-4
+    )
+    chex.assert_trees_all_close(dx, expected_dx, atol=1e-4)
+
+
+@pytest.mark.usefixtures("machine")
+def test_bfloat16():
+    x, theta, g = _arguments((5, 7))
+    x, g = jnp.asarray(x, jnp.bfloat16), jnp.asarray(g, jnp.bfloat16)
+    output = _forward(x, theta, normalize=True)
+    dx, dtheta = _backward(x, theta, g, normalize=True)
+    assert output.dtype == dx.dtype == jnp.bfloat16
+    assert dtheta.dtype == jnp.float32
+    x, g = np.asarray(x, np.float32), np.asarray(g, np.float32)
+    exact_dx, exact_dtheta = reference.backward(x, theta, g)
+    # The results are rounded to 8 bits, the sums are not.
+    assert relative_error(output, reference.forward(x, theta)) <= 2**-8
+    assert relative_error(dx, exact_dx) <= 2**-8
+    _check(dtheta, exact_dtheta, "dtheta")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("maps_boxes", [False, True])
+def test_vmap_joins_planes(maps_boxes):
+    x, theta, g = _arguments((5, 7), batch=2)
+    if maps_boxes:
+        theta = np.stack([theta, theta[:, ::-1]])
+
+    def results(x, theta, g):
+        output = _forward(x[None], theta, normalize=True)
+        return output[0], *_backward(x[None], theta, g[None], normalize=True)
+
+    axes = (0, 0 if maps_boxes else None, 0)
+    mapped = jax.vmap(results, axes)(x, theta, g)
+    for image in range(2):
+        boxes_of_image = theta[image] if maps_boxes else theta
+        exact = (
+            reference.forward(x[image, None], boxes_of_image)[0],
+            *reference.backward(x[image, None], boxes_of_image, g[image, None]),
+        )
+        for result, kind, expected in zip(mapped, BOUNDS, exact, strict=True):
+            _check(result[image], expected, kind)
+
+
+_X = jnp.ones((2, 8, 9, 2), jnp.float32)
+_THETA = jnp.tile(jnp.array([-1.25, 1.5, -1.0, 2.0]), (2, 3, 1))
+_op = functools.partial(jaxbox.box_conv, implementation="mosaic_gpu")
+
+
+def _gradients(x, theta):
+    return jax.grad(lambda x, theta: jnp.sum(_op(x, theta) ** 2), (0, 1))(x, theta)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_lowers_for_cuda(dtype):
+    x = jax.ShapeDtypeStruct(_X.shape, dtype)
+    lowered = jax.jit(_gradients).trace(x, _THETA).lower(lowering_platforms=("cuda",))
+    # Row sums twice, the filter, what enters pixels and its sums, inner products.
+    assert lowered.as_text().count("stablehlo.custom_call @mosaic_gpu") == 6
+
+
+def test_vmap_adds_no_kernel():
+    def count(function, *arguments):
+        lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+        return lowered.as_text().count("stablehlo.custom_call @mosaic_gpu")
+
+    assert count(jax.vmap(_op, (0, None)), _X, _THETA) == count(_op, _X, _THETA) == 2
+
+
+def test_exports_for_cuda():
+    exported = jax.export.export(jax.jit(_gradients), platforms=["cuda"])(_X, _THETA)
+    assert exported.platforms == ("cuda",)
+    assert [aval.shape for aval in exported.out_avals] == [_X.shape, _THETA.shape]
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="for machines without a GPU")
+def test_cannot_run_without_a_gpu():
+    with pytest.raises(ValueError, match="CPU"):
+        _op(_X, _THETA)
+
+
+def test_picks_xla_without_a_gpu():
+    lowered = jax.jit(jaxbox.box_conv).lower(_X, _THETA)
+    assert "mosaic" not in lowered.as_text()
+
+
+@pytest.mark.parametrize("capability", ["8.0", "12.0"])
+def test_other_gpus(monkeypatch, capability):
+    class Device:
+        compute_capability = capability
+        device_kind = "abacus"
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    with pytest.raises(
+        ValueError, match=rf"'mosaic_gpu'.*capability 9 or 10.*{capability} \(abacus"
+    ):
+        _op(_X, _THETA)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jaxbox.box_conv(_X, _THETA)  # by XLA
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "reason"),
+    [
+        ((1, 4, 4, 2), jnp.float16, "float32 or bfloat16; got float16"),
+        ((0, 4, 4, 2), jnp.float32, "must not be empty"),
+        ((1, 1, 50_000, 2), jnp.float32, "shared memory; got 50000 pixels"),
+        ((2**17, 64, 128, 2), jnp.float32, r"2\*\*31"),
+    ],
+)
+def test_unsuitable_arguments(shape, dtype, reason):
+    with pytest.raises(ValueError, match=rf"implementation='mosaic_gpu' cannot serve: .*{reason}"):
+        jax.eval_shape(_op, jax.ShapeDtypeStruct(shape, dtype), _THETA)
+
+
+def test_each_device_works_on_its_own_planes():
+    # A process has as many devices as it began with.
+    program = """
+        import jax
+        import jax.numpy as jnp
+        from jax.sharding import NamedSharding, PartitionSpec
+        from jaxbox_kernels import xla
+        from jaxbox_kernels.planewise import planewise
+
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        x = jnp.arange(8 * 2 * 5 * 7.0).reshape(8, 2, 5, 7)
+        theta = jnp.tile(jnp.array([-1.25, 1.5, -1.0, 2.0]), (2, 3, 1))
+        divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        copied = jax.device_put(theta, NamedSharding(mesh, PartitionSpec()))
+
+        def filter_planes(theta, x):
+            return xla.forward(x, theta, normalize=True)
+
+        function = jax.jit(lambda theta, x: planewise(filter_planes, theta, x))
+        compiled = function.lower(copied, divided).compile()
+        assert "all-" not in compiled.as_text()
+        result = function(copied, divided)
+        assert result.sharding.spec[0] == "data"
+        assert jnp.allclose(result, filter_planes(theta, x))
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        check=True,
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"},
+    )
