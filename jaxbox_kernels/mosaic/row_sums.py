@@ -36,15 +36,19 @@ class RowSums(NamedTuple):
     means: Array  # (rows,), not contained in the sums
 
 
-def first[Row: (Array, int)](row: Row, rows: int, width: int) -> Row:
+def first(row: Array, rows: int, width: int) -> Array:
     """Where the sums of a row begin, of so many rows in all."""
-    row_and_margin = lanes.padded(width) + LANES
-    return LANES + row * row_and_margin + row // _rows_of_group(rows) * LANES
+    group = lax.div(row, jnp.int32(_rows_of_group(rows)))
+    return LANES + row * _row_and_margin(width) + group * LANES
 
 
 def size(rows: int, width: int) -> int:
     """How many numbers the sums of so many rows take, margins included."""
-    return first(rows - 1, rows, width) + lanes.padded(width) + LANES
+    return rows * _row_and_margin(width) + rows // _rows_of_group(rows) * LANES
+
+
+def _row_and_margin(width: int) -> int:
+    return lanes.padded(width) + LANES
 
 
 def _rows_of_group(rows: int) -> int:

@@ -92,29 +92,34 @@ def columns_reader(
         pixel = position + side.shift
         return ((pixel >= 0) & (pixel < width)).astype(jnp.float32)
 
-    starts = [(start(s.shift), start(s.shift + 1)) for s in (box.low_x, box.high_x)]
-    between = [jnp.clip(position + s.shift, 0, width) for s in (box.low_x, box.high_x)]
+    sides = (box.low_x, box.high_x)
+    starts = [(start(side.shift), start(side.shift + 1)) for side in sides]
+    between = [jnp.clip(position + side.shift, 0, width) for side in sides]
     covered = (between[1] - between[0]).astype(jnp.float32)
-    cut = [] if whole else [inside(side) for side in (box.low_x, box.high_x)]
+    reached = [inside(side) for side in sides]
+    if not whole:
+        covered += box.high_x.fraction * reached[1] - box.low_x.fraction * reached[0]
 
     def read(row: Array) -> Columns:
         number = plane * height + row
         first = row_sums.first(number, source.means.shape[0], width)
         unit, mean = source.units[number], source.means[number]
         before = [source.sums[pl.ds(first + begin, LANES)] for begin, _ in starts]
-
-        def in_pixels(multiples: Array, of_mean: Array) -> Array:
-            return multiples.astype(jnp.float32) * unit + mean * of_mean
-
-        integral = in_pixels(before[1] - before[0], covered)
+        integral = (before[1] - before[0]).astype(jnp.float32)
         if whole:
+            integral = integral * unit + mean * covered
             return Columns(integral, integral, integral)
         through = [source.sums[pl.ds(first + end, LANES)] for _, end in starts]
         low, high = (
-            in_pixels(after - until, reached)
-            for after, until, reached in zip(through, before, cut, strict=True)
+            (after - until).astype(jnp.float32)
+            for after, until in zip(through, before, strict=True)
         )
         integral += box.high_x.fraction * high - box.low_x.fraction * low
-        return Columns(integral, low, high)
+        # Numbers of units until here; each product with one is an instruction for every pixel.
+        return Columns(
+            integral * unit + mean * covered,
+            low * unit + mean * reached[0],
+            high * unit + mean * reached[1],
+        )
 
     return only_inside(read, height)
