@@ -4,6 +4,7 @@ import functools
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jaxbox_kernels import overlap_matrices
@@ -44,12 +45,20 @@ def by_matrices(backward: Backward) -> Backward:
         def gradients(x: Array | None, theta: Array, g: Array) -> Gradients:
             return backward(x, theta, g, normalize=normalize, whole_pixels=whole_pixels, by_x=by_x)
 
+        def by_overlap(x: Array | None, theta: Array, g: Array) -> Gradients:
+            dtype = jnp.promote_types(theta.dtype, jnp.float32)
+            dx, dtheta = overlap_matrices.backward(
+                None if x is None else x.astype(dtype),
+                theta.astype(dtype),
+                g.astype(dtype),
+                normalize=normalize,
+                by_x=by_x,
+            )
+            return None if dx is None else dx.astype(g.dtype), dtheta
+
         def differentiate(
             arguments: tuple[Array | None, Array, Array], cotangents: Gradients
         ) -> tuple[Array | None, Array, Array]:
-            by_overlap = functools.partial(
-                overlap_matrices.backward, normalize=normalize, by_x=by_x
-            )
             return jax.vjp(by_overlap, *arguments)[1](cotangents)
 
         gradients.defvjp(lambda *arguments: (gradients(*arguments), arguments), differentiate)

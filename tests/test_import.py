@@ -33,6 +33,7 @@ def test_it_loads_only_what_the_op_needs():
         "assert callable(jaxbox.box_conv)\n"
         "heavy = {'flax', 'optax', 'matplotlib', 'cv2', 'grain', 'orbax', 'torch'}\n"
         "assert not heavy & set(sys.modules)\n"
+        "assert not {'jaxbox_kernels.mosaic_gpu', 'jax.experimental.pallas'} & set(sys.modules)\n"
         "layer = jaxbox.BoxConv\n"
         "assert 'flax' in sys.modules\n"
         "from jaxbox.layers import BoxConv\n"

@@ -168,6 +168,15 @@ def test_lowers_for_cuda(dtype):
     assert lowered.as_text().count("stablehlo.custom_call @mosaic_gpu") == 6
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_second_derivatives_lower_for_cuda(dtype):
+    def energy(x, theta):
+        return sum(jnp.sum(gradient.astype(jnp.float32) ** 2) for gradient in _gradients(x, theta))
+
+    x = jax.ShapeDtypeStruct(_X.shape, dtype)
+    jax.jit(jax.grad(energy, (0, 1))).trace(x, _THETA).lower(lowering_platforms=("cuda",))
+
+
 def test_vmap_adds_no_kernel():
     def count(function, *arguments):
         lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
