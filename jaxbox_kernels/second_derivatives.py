@@ -4,10 +4,10 @@ import functools
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jaxbox_kernels import overlap_matrices
+from jaxbox_kernels.precision import sum_dtype
 
 type Gradients = tuple[Array | None, Array | None]
 
@@ -46,7 +46,7 @@ def by_matrices(backward: Backward) -> Backward:
             return backward(x, theta, g, normalize=normalize, whole_pixels=whole_pixels, by_x=by_x)
 
         def by_overlap(x: Array | None, theta: Array, g: Array) -> Gradients:
-            dtype = jnp.promote_types(theta.dtype, jnp.float32)
+            dtype = sum_dtype(theta)
             dx, dtheta = overlap_matrices.backward(
                 None if x is None else x.astype(dtype),
                 theta.astype(dtype),

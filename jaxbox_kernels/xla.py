@@ -7,11 +7,10 @@ in float32 or wider, results of the dtype of `x` and of `g`.
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
 from jaxbox_kernels import integral_image, overlap_matrices, second_derivatives
+from jaxbox_kernels.precision import sum_dtype
 
 # Matrix products cost H + W multiply-adds an output, integral images the same at every size. Times
 # of matrices relative to integral images on CPU, forward and backward: 0.9 and 0.6 at H + W = 32,
@@ -22,7 +21,7 @@ _LARGEST_MATRIX_SIDES = 50
 @functools.partial(jax.jit, static_argnames=("normalize", "whole_pixels"))
 def forward(x: Array, theta: Array, *, normalize: bool, whole_pixels: bool = False) -> Array:
     """Box averages, or integrals without `normalize`; faster where all sides lie on pixel edges."""
-    dtype = _sum_dtype(x)
+    dtype = sum_dtype(x)
     planes, theta = x.astype(dtype), theta.astype(dtype)
     # Whole pixels save matrices nothing, and integral images a fifth to a third of the time.
     if _takes_matrices(x) and not whole_pixels:
@@ -48,7 +47,7 @@ def backward(
 
     That by `theta` is left out where there is no `x`, the other without `by_x`.
     """
-    dtype = _sum_dtype(g)
+    dtype = sum_dtype(g)
     arguments = None if x is None else x.astype(dtype), theta.astype(dtype), g.astype(dtype)
     if _takes_matrices(g):
         dx, dtheta = overlap_matrices.backward(*arguments, normalize=normalize, by_x=by_x)
@@ -61,7 +60,3 @@ def backward(
 
 def _takes_matrices(planes: Array) -> bool:
     return sum(planes.shape[-2:]) <= _LARGEST_MATRIX_SIDES
-
-
-def _sum_dtype(planes: Array) -> DTypeLike:
-    return jnp.float64 if planes.dtype == jnp.float64 else jnp.float32
