@@ -4,7 +4,6 @@ Only for machines whose GPUs can run them: on others, Mosaic's compiler ends the
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from jax import Array, lax
@@ -14,9 +13,12 @@ from jaxbox_kernels import mosaic_gpu, xla
 
 def forward(x: Array, theta: Array, *, normalize: bool, whole_pixels: bool = False) -> Array:
     """Box averages, or integrals without `normalize`; faster where all sides lie on pixel edges."""
-    compute = functools.partial(_with_options, normalize=normalize, whole_pixels=whole_pixels)
+    options: dict[str, Any] = {"normalize": normalize, "whole_pixels": whole_pixels}
     return lax.platform_dependent(
-        x, theta, cuda=compute(mosaic_gpu.forward), default=compute(xla.forward)
+        x,
+        theta,
+        cuda=functools.partial(mosaic_gpu.forward, **options),
+        default=functools.partial(xla.forward, **options),
     )
 
 
@@ -33,13 +35,15 @@ def backward(
 
     That by `theta` is left out where there is no `x`, the other without `by_x`.
     """
-    compute = functools.partial(
-        _with_options, normalize=normalize, whole_pixels=whole_pixels, by_x=by_x
-    )
+    options: dict[str, Any] = {
+        "normalize": normalize,
+        "whole_pixels": whole_pixels,
+        "by_x": by_x,
+    }
     return lax.platform_dependent(
-        x, theta, g, cuda=compute(mosaic_gpu.backward), default=compute(xla.backward)
+        x,
+        theta,
+        g,
+        cuda=functools.partial(mosaic_gpu.backward, **options),
+        default=functools.partial(xla.backward, **options),
     )
-
-
-def _with_options(function: Callable[..., Any], **options: bool) -> Callable[..., Any]:
-    return functools.partial(function, **options)

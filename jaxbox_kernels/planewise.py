@@ -27,8 +27,9 @@ def planewise(function: Callable[..., Array], theta: Array, *planes: Array) -> A
     works on the planes that it holds.
     """
     # Pallas interprets kernels by callbacks in order, which cannot be divided.
-    interpreted = bool(jax.make_jaxpr(function)(theta, *planes).effects)
-    mapped = custom_vmap(function if interpreted else _partitioned(function, theta, *planes))
+    jaxpr, result = jax.make_jaxpr(function, return_shape=True)(theta, *planes)
+    rule = _sharding_rule([theta, *planes], result)
+    mapped = custom_vmap(function if jaxpr.effects else _partitioned(function, rule))
 
     @mapped.def_vmap
     def _map(size: int, is_mapped: list[bool], theta: Array, *planes: Array) -> tuple[Array, bool]:
@@ -53,9 +54,7 @@ def planewise(function: Callable[..., Array], theta: Array, *planes: Array) -> A
     return mapped(theta, *planes)
 
 
-def _partitioned(
-    function: Callable[..., Array], theta: Array, *planes: Array
-) -> Callable[..., Array]:
+def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Callable[..., Array]:
     def shardings(mesh: Mesh, arguments: tuple[Any, ...]) -> list[NamedSharding]:
         """Of boxes, planes and the result: by images and channels alone."""
         images, channels = (*tuple(arguments[1].sharding.spec), None, None)[:2]
@@ -65,7 +64,7 @@ def _partitioned(
     def partition(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> tuple[Any, ...]:
         del result
         of_boxes, of_planes, of_result = shardings(mesh, arguments)
-        return mesh, positional, of_result, (of_boxes, *[of_planes] * len(planes))
+        return mesh, positional, of_result, (of_boxes, *[of_planes] * len(arguments[1:]))
 
     def infer(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> NamedSharding:
         del result
@@ -74,12 +73,11 @@ def _partitioned(
     def positional(*arrays: Array) -> Array:  # JAX cannot tell the arguments of a partial apart.
         return function(*arrays)
 
-    result = jax.eval_shape(function, theta, *planes)
     partitioned = custom_partitioning(positional)
     partitioned.def_partition(
         infer_sharding_from_operands=infer,
         partition=partition,
-        sharding_rule=_sharding_rule([theta, *planes], result),
+        sharding_rule=rule,
     )
     return partitioned
 

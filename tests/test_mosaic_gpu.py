@@ -100,9 +100,8 @@ def test_whole_pixels():
 @pytest.mark.usefixtures("machine")
 def test_inside_out_boxes_give_what_they_give_elsewhere():
     x, theta, g = _arguments((5, 7))
-    theta = theta[
-        ..., [1, 0, 3, 2]
-    ]  # Which no user should have, and which the oracle takes for empty.
+    # No user should have such boxes, and the oracle takes them for empty.
+    theta = theta[..., [1, 0, 3, 2]]
     output = _forward(x, theta, normalize=False)
     dx, _ = _backward(None, theta, g, normalize=False)
     expected_dx, _ = integral_image.backward(None, theta, g, normalize=False)
