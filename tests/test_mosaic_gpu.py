@@ -201,6 +201,23 @@ def test_picks_xla_without_a_gpu():
     assert "mosaic" not in lowered.as_text()
 
 
+def test_picks_by_platform_with_a_gpu(monkeypatch):
+    class Device:
+        compute_capability = "9.0"
+        device_kind = "abacus"
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    def gradients(x, theta):
+        return jax.grad(lambda x, theta: jnp.sum(jaxbox.box_conv(x, theta) ** 2), (0, 1))(x, theta)
+
+    traced = jax.jit(gradients).trace(_X, _THETA)
+    for platform, kernels in (("cuda", 6), ("cpu", 0)):
+        lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert lowered.count("stablehlo.custom_call @mosaic_gpu") == kernels
+
+
 @pytest.mark.parametrize("capability", ["8.0", "12.0"])
 def test_other_gpus(monkeypatch, capability):
     class Device:
