@@ -9,6 +9,12 @@ VOID = 255
 """The label of a pixel that neither trains nor counts in the evaluation."""
 
 
+# Also a class nobody has.
+_MEANINGLESS = VOID - 1
+
+type Color = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class ClassSet:
     """The classes of a data set.
@@ -17,7 +23,10 @@ class ClassSet:
       names: the name of every class.
       colors: its 8-bit RGB colour in pictures; void is black.
       codes: what the values in the label files mean: a pixel with value `v` is of class
-        `codes[v]`, or void. Values of `len(codes)` and more do not occur.
+        `codes[v]`, or void, or `v` does not occur where that is `None`. Values of `len(codes)` and
+        more do not occur. Empty where label files are pictures in `colors`.
+      void_colors: the colours of void in label files that are pictures in `colors`.
+      categories: the category of every class, where the data set evaluates categories too.
 
     Example:
       >>> CAMVID.names[3], CAMVID.colors[3], len(CAMVID)
@@ -27,8 +36,10 @@ class ClassSet:
     """
 
     names: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
-    codes: tuple[int, ...]
+    colors: tuple[Color, ...]
+    codes: tuple[int | None, ...]
+    void_colors: tuple[Color, ...] = ()
+    categories: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,7 +48,7 @@ class ClassSet:
         """Turns the values of a label file into classes.
 
         Args:
-          values: any shape, each below `len(codes)`.
+          values: any shape.
 
         Returns:
           The same shape: classes, void is `VOID`.
@@ -45,10 +56,37 @@ class ClassSet:
         Raises:
           ValueError: a value has no meaning in this data set.
         """
-        if values.size and values.max() >= len(self.codes):
-            wrong = int(values[values >= len(self.codes)].min())
-            raise ValueError(f"label value {wrong} is outside the palette 0..{len(self.codes) - 1}")
-        return np.asarray(self.codes, np.uint8)[values]
+        table = np.full(256, _MEANINGLESS, np.uint8)
+        table[: len(self.codes)] = [_MEANINGLESS if c is None else c for c in self.codes]
+        labels = np.take(table, values)
+        wrong = values[labels == _MEANINGLESS]
+        if wrong.size:
+            palette = _ranges(np.flatnonzero(table != _MEANINGLESS))
+            raise ValueError(f"label value {wrong.min()} is outside the palette {palette}")
+        return labels
+
+    def decode_colors(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turns a label file that is a picture in the class colours into classes.
+
+        Args:
+          picture: `(..., 3)` RGB.
+
+        Returns:
+          `(...)`: classes, void is `VOID`.
+
+        Raises:
+          ValueError: a colour is neither a class's nor void's.
+        """
+        palette = _as_numbers(np.array([*self.colors, *self.void_colors], np.uint8))
+        labels = np.array([*range(len(self)), *(VOID for _ in self.void_colors)], np.uint8)
+        order = np.argsort(palette)
+        numbers = _as_numbers(picture)
+        found = order[np.searchsorted(palette[order[:-1]], numbers)]
+        unknown = palette[found] != numbers
+        if unknown.any():
+            color = tuple(map(int, picture[unknown][0]))
+            raise ValueError(f"label colour {color} is not in the palette")
+        return labels[found]
 
     def paint(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Paints labels in the class colours.
@@ -62,6 +100,18 @@ class ClassSet:
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(self)] = self.colors
         return palette[labels]
+
+
+def _as_numbers(picture: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """One number a colour."""
+    red, green, blue = np.moveaxis(picture.astype(np.int32), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def _ranges(values: NDArray[np.intp]) -> str:
+    """Ascending numbers, such as `0..2, 7`."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 CITYSCAPES = ClassSet(
@@ -117,6 +167,15 @@ CITYSCAPES = ClassSet(
         10,
         *(11, 12),
         *(13, 14, 15, VOID, VOID, 16, 17, 18),
+    ),
+    categories=(
+        *("flat",) * 2,
+        *("construction",) * 3,
+        *("object",) * 3,
+        *("nature",) * 2,
+        "sky",
+        *("human",) * 2,
+        *("vehicle",) * 6,
     ),
 )
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from segmentation.camvid import CamVid
 from segmentation.cityscapes import Cityscapes
 from segmentation.errors import DataError
+from segmentation.image_folder import ImageFolder
 from segmentation.source import Source
+from segmentation.sunrgbd import SunRgbd
 from segmentation.synthetic import SyntheticStreets
 
-_KINDS = "synthetic, camvid:DIR or cityscapes:DIR"
+_KINDS = "synthetic, camvid:DIR, cityscapes:DIR, sunrgbd:DIR or folder:DIR"
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,13 @@ def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
     """Opens a data set.
 
     Args:
-      text: `synthetic`, `camvid:DIR` or `cityscapes:DIR`.
-      size: `(H, W)` in pixels to which pictures are brought; by default the data set's usual size.
+      text: `synthetic`, `camvid:DIR`, `cityscapes:DIR`, `sunrgbd:DIR` or `folder:DIR`.
+      size: `(H, W)` in pixels to which pictures are brought; by default the data set's usual size,
+        which `folder:DIR` has not.
       seed: of generated scenes.
 
     Raises:
-      DataError: there is no such data set, or it is incomplete.
+      DataError: there is no such data set, it is incomplete, or it needs a size.
 
     Example:
       >>> open_dataset("synthetic", (48, 96), seed=0).train[0]["image"].shape
@@ -78,6 +81,15 @@ def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
         size = size or (512, 1024)
         train, val = Cityscapes(directory, "train", size), Cityscapes(directory, "val", size)
         recipe = Recipe(epochs=300)
+    elif kind == "sunrgbd" and directory:
+        size = size or (480, 640)
+        train, val = SunRgbd(directory, "train", size), SunRgbd(directory, "val", size)
+        recipe = Recipe(epochs=100)
+    elif kind == "folder" and directory:
+        if size is None:
+            raise DataError(f"{text} has no usual size; give one such as 480x640")
+        train, val = ImageFolder(directory, "train", size), ImageFolder(directory, "val", size)
+        recipe = Recipe(epochs=100)
     else:
         raise DataError(f"unknown data {text!r}; choose {_KINDS}")
     return DataSet(train, val, size, recipe)

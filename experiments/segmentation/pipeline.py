@@ -1,16 +1,20 @@
 """From a source to batches that a network takes."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+import gc
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypedDict
 
 import cv2
 import grain
 import numpy as np
+from absl import flags
 from numpy.typing import NDArray
 
-from segmentation.augmentation import RandomHorizontalFlip
+from segmentation.augmentation import Augmentation, RandomAugmentation
 from segmentation.classes import VOID
 from segmentation.source import Sample, Source
+from segmentation.worker import prepare_worker
 
 # The usual mean and deviation of natural images (ImageNet) for RGB in [0, 1].
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -36,84 +40,132 @@ def normalize(sample: Sample) -> Batch:
     return Batch(image=(image - _MEAN) / _STD, label=sample["label"].astype(np.int32))
 
 
-def training_batches(source: Source, batch_size: int, seed: int) -> grain.MapDataset:
+@dataclass(frozen=True)
+class Shard:
+    """Which part of every batch a process loads: of `count` equal parts in a row the `index`-th.
+
+    Raises:
+      ValueError: `index` is not from 0 to `count - 1`.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"index must be from 0 to count - 1, got index {self.index} and count {self.count}"
+            )
+
+
+def training_batches(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation = Augmentation(),
+    shard: Shard = Shard(),
+) -> grain.MapDataset:
     """Endless shuffled, augmented training batches with random access.
 
-    `dataset[step]` depends on the source, `batch_size`, `seed` and `step` alone, so training
-    resumes exactly by going on at the next step. Each epoch has an order of its own and every
-    sample once; a batch may span two epochs, so all are full.
+    `dataset[step]` depends on the arguments and `step` alone, so training resumes exactly by going
+    on at the next step. Each epoch has an order of its own and every sample once; a batch may span
+    two epochs, so all are full.
 
     Args:
       source: the samples.
-      batch_size: samples per batch.
+      batch_size: samples per batch, in all processes together.
       seed: 0 to 2**32 - 1.
+      augmentation: random changes, drawn anew each epoch.
+      shard: the part of each batch to load. All parts in a row are, to the bit, the batch that one
+        process alone would load.
 
     Returns:
-      A dataset of `Batch`.
+      A dataset of `Batch` with `batch_size / shard.count` samples each.
 
     Raises:
-      ValueError: `source` is empty, or `batch_size` or `seed` is not allowed.
+      ValueError: `source` is empty, `batch_size` or `seed` is not allowed, or `batch_size` is not
+        divisible by `shard.count`.
     """
-    _check_batching(source, batch_size)
+    part_size = _part_size(source, batch_size, shard)
     if not 0 <= seed < _SEEDS:
         raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    return dataset.random_map(RandomHorizontalFlip()).map(normalize).batch(batch_size)
+    dataset = dataset.random_map(RandomAugmentation(augmentation))
+    return _batch(dataset, part_size, shard)
 
 
-def evaluation_batches(source: Source, batch_size: int) -> grain.MapDataset:
+def evaluation_batches(source: Source, batch_size: int, shard: Shard = Shard()) -> grain.MapDataset:
     """Every sample once, in order and unchanged but for the normalisation.
 
     The last batch is filled up with black images whose labels are all void, so that each batch has
-    one shape and the evaluation compiles once.
+    one shape and the evaluation compiles once. All shards have as many batches.
 
     Args:
       source: the samples.
-      batch_size: samples per batch.
+      batch_size: samples per batch, in all processes together.
+      shard: the part of each batch to load.
 
     Returns:
-      A dataset of `Batch`.
+      A dataset of `Batch` with `batch_size / shard.count` samples each.
 
     Raises:
-      ValueError: `source` is empty, or `batch_size` is not allowed.
+      ValueError: `source` is empty, or `batch_size` is not allowed or not divisible by
+        `shard.count`.
     """
-    _check_batching(source, batch_size)
-
-    def stack(samples: Sequence[Batch]) -> Batch:
-        missing = batch_size - len(samples)
-        label = np.stack([sample["label"] for sample in samples])
-        image = np.stack([sample["image"] for sample in samples])
-        return Batch(
-            image=np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0))),
-            label=np.pad(label, ((0, missing), (0, 0), (0, 0)), constant_values=VOID),
-        )
-
-    return grain.MapDataset.source(source).map(normalize).batch(batch_size, batch_fn=stack)
+    part_size = _part_size(source, batch_size, shard)
+    return _batch(grain.MapDataset.source(_FilledUp(source, batch_size)), part_size, shard)
 
 
-def read_ahead(dataset: grain.MapDataset, step: int = 0, threads: int = 4) -> Iterator[Any]:
-    """Reads a dataset from a step on, threads preparing the next elements meanwhile.
+def read_ahead(
+    dataset: grain.MapDataset, step: int = 0, workers: int = 0, threads: int = 4
+) -> Generator[Batch]:
+    """Reads a dataset from a step on, preparing the next elements meanwhile.
 
-    Threads suffice since OpenCV and NumPy release the interpreter; worker processes would require
-    absl's flags to be parsed, which a program without absl never does.
+    What it yields does not depend on how many workers or threads prepare it. Threads suffice where
+    most of the work is OpenCV's and NumPy's, which release the interpreter; workers also share the
+    rest, at the price of a few seconds to start and of one more copy.
 
     Args:
       dataset: what `training_batches` or `evaluation_batches` returned.
       step: the first element wanted.
-      threads: how many elements are prepared at a time.
+      workers: how many processes prepare elements, each one at a time and at most three ahead. They
+        end when the generator is closed or deleted, or when this process ends in any way. The
+        program must not start anything when it is imported. 0 uses threads of this process.
+      threads: without workers, how many elements are prepared at a time.
 
     Returns:
-      An iterator over `dataset[step]`, `dataset[step + 1]`, ...; what reading a sample raises
-      is raised there.
+      Yields `dataset[step]`, `dataset[step + 1]`, ...; what reading a sample raises is raised
+      there.
 
     Raises:
-      ValueError: `step` is negative or `threads` is not positive.
+      ValueError: `step` or `workers` is negative, or `threads` is not positive.
     """
-    if step < 0 or threads < 1:
-        raise ValueError(f"step must be >= 0 and threads >= 1, got {step} and {threads}")
+    if step < 0 or workers < 0 or threads < 1:
+        raise ValueError(
+            f"step must be >= 0, workers >= 0 and threads >= 1, got {step}, {workers} and {threads}"
+        )
     cv2.setNumThreads(0)  # each thread would start as many again for every picture
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(dataset[step:].to_iter_dataset(options))
+    if workers == 0:
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        return _closing(iter(dataset[step:].to_iter_dataset(options)))
+    # Grain reads its absl flags, which refuse to be read in a program that has not parsed any.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    one_at_a_time = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+    return _closing(
+        iter(dataset[step:].to_iter_dataset(one_at_a_time).mp_prefetch(processes, prepare_worker))
+    )
+
+
+def _closing(batches: grain.DatasetIterator) -> Generator[Batch]:
+    try:
+        yield from batches
+    finally:
+        batches.close()
+        # The exception that ended it keeps it in a cycle of references, with semaphores of workers:
+        # multiprocessing warns if these are collected while it is busy with others.
+        gc.collect()
 
 
 def class_frequencies(source: Source, most: int | None = None) -> NDArray[np.float64]:
@@ -140,8 +192,36 @@ def class_frequencies(source: Source, most: int | None = None) -> NDArray[np.flo
     return counts / counts.sum()
 
 
-def _check_batching(source: Source, batch_size: int) -> None:
+class _FilledUp:
+    """A source and as many void samples as full batches need."""
+
+    def __init__(self, source: Source, batch_size: int):
+        self._source = source
+        self._length = -(-len(source) // batch_size) * batch_size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        if index < len(self._source):
+            return self._source[index]
+        size = self._source.size
+        return Sample(image=np.zeros((*size, 3), np.uint8), label=np.full(size, VOID, np.uint8))
+
+
+def _part_size(source: Source, batch_size: int, shard: Shard) -> int:
     if len(source) == 0:
         raise ValueError("source must have at least one sample, got none")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size % shard.count:
+        raise ValueError(
+            f"batch_size must be divisible by the number of shards, got {batch_size} "
+            f"and {shard.count}"
+        )
+    return batch_size // shard.count
+
+
+def _batch(dataset: grain.MapDataset, part_size: int, shard: Shard) -> grain.MapDataset:
+    # Parts follow each other in the order of samples: a shard's are every `count`-th.
+    return dataset.map(normalize).batch(part_size, drop_remainder=True)[shard.index :: shard.count]

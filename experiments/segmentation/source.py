@@ -29,12 +29,19 @@ class Source(Protocol):
     def classes(self) -> ClassSet:
         """The classes its labels name."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(H, W)` of every sample, in pixels."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
 
     def label(self, index: int) -> NDArray[np.uint8]:
         """The label of one sample without its image."""
+
+    def original_label(self, index: int) -> NDArray[np.uint8]:
+        """The label of one sample at the size at which the data set has it."""
 
 
 def check_split(split: str) -> None:

@@ -65,3 +65,7 @@ class SyntheticStreets:
     def label(self, index: int) -> NDArray[np.uint8]:
         """The label of one scene."""
         return self[index]["label"]
+
+    def original_label(self, index: int) -> NDArray[np.uint8]:
+        """The same: a scene has no other size."""
+        return self.label(index)

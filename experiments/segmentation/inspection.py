@@ -1,0 +1,115 @@
+"""Reading a whole source once, to find its damaged samples before training does."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from segmentation.classes import ClassSet
+from segmentation.errors import DataError
+from segmentation.source import Sample, Source
+
+type OnBad = Literal["stop", "skip"]
+
+
+class GoodSamples:
+    """The samples of a source that can be read, in its order.
+
+    Args:
+      source: all samples.
+      bad: what is wrong with the others, by their index.
+
+    Attributes:
+      left_out: what is wrong with each sample that is not here, in the source's order.
+    """
+
+    def __init__(self, source: Source, bad: dict[int, DataError]):
+        self._source = source
+        self._indices = [index for index in range(len(source)) if index not in bad]
+        self.left_out = tuple(bad[index] for index in sorted(bad))
+
+    @property
+    def classes(self) -> ClassSet:
+        """The classes its labels name."""
+        return self._source.classes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(H, W)` of every sample, in pixels."""
+        return self._source.size
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._source[self._indices[index]]
+
+    def label(self, index: int) -> NDArray[np.uint8]:
+        """The label of one sample without its image."""
+        return self._source.label(self._indices[index])
+
+    def original_label(self, index: int) -> NDArray[np.uint8]:
+        """The label of one sample at the size at which the data set has it."""
+        return self._source.original_label(self._indices[index])
+
+
+def find_bad_samples(source: Source) -> dict[int, DataError]:
+    """Reads every sample.
+
+    Args:
+      source: the samples.
+
+    Returns:
+      The error of each sample that cannot be read, by its index, ascending.
+    """
+
+    def error(index: int) -> DataError | None:
+        try:
+            source[index]
+        except DataError as error:
+            return error
+        return None
+
+    cv2.setNumThreads(0)  # each thread would start as many again for every picture
+    with ThreadPoolExecutor() as threads:
+        errors = tqdm(
+            threads.map(error, range(len(source))),
+            total=len(source),
+            desc="checking files",
+            unit="img",
+            disable=None,
+        )
+        return {index: error for index, error in enumerate(errors) if error is not None}
+
+
+def without_bad_samples(source: Source, on_bad: OnBad = "stop") -> GoodSamples:
+    """Reads every sample, and leaves out those that cannot be read.
+
+    Args:
+      source: the samples.
+      on_bad: what to do where there is one: `"stop"` raises, `"skip"` leaves it out.
+
+    Returns:
+      The others; what was left out, and why, is in its `left_out`.
+
+    Raises:
+      DataError: there are bad samples, and `on_bad` is `"stop"` or no other is left; names each,
+        one a line.
+      ValueError: `on_bad` is neither.
+    """
+    if on_bad not in ("stop", "skip"):
+        raise ValueError(f"on_bad must be 'stop' or 'skip', got {on_bad!r}")
+    good = GoodSamples(source, find_bad_samples(source))
+    if good.left_out and (on_bad == "stop" or not len(good)):
+        raise DataError(describe_bad_samples(good))
+    return good
+
+
+def describe_bad_samples(good: GoodSamples) -> str:
+    """How many samples were left out, and then each of them on a line of its own."""
+    count = len(good.left_out)
+    lines = [f"{count} of {len(good) + count} samples cannot be read:"]
+    return "\n".join([*lines, *map(str, good.left_out)])
