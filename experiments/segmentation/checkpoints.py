@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import orbax.checkpoint as ocp
 
+from segmentation.devices import is_first_process, wait_for_all
 from segmentation.training import TrainState
 
 _SETTINGS = "settings.json"
@@ -22,24 +23,14 @@ class Checkpoints:
     """The checkpoints of one run, in the run's directory; use as a context manager.
 
     A checkpoint appears whole or not at all (orbax renames it into place when it is complete), so
-    a run killed at any moment can be resumed. The two newest are kept.
+    a run killed at any moment can be resumed. The two newest are kept. With several processes each
+    has to call what the others call.
 
     Args:
       directory: the run's directory.
-      settings: what the run depends on, as JSON values. A run can be resumed with the same
-        settings only: any other would silently be another experiment.
-      resume: go on with the run in `directory` rather than start one.
-
-    Raises:
-      RunError: `directory` holds a run although `resume` is not set, or none although it is, or
-        a run with other settings.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any], *, resume: bool):
-        if resume:
-            _check_same_run(directory, settings)
-        else:
-            _start_run(directory, settings)
+    def __init__(self, directory: Path):
         self._manager = ocp.CheckpointManager(
             (directory / _CHECKPOINTS).absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -64,18 +55,19 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
 
-    def latest(self, like: TrainState) -> TrainState:
-        """The newest saved state, or `like` when none was saved yet.
+    def latest(self, like: TrainState) -> TrainState | None:
+        """The newest saved state, or None when none was saved yet.
 
         Args:
-          like: a state of the same network and optimizer.
+          like: a state of the same network and optimizer; the result lies on the same devices,
+            which need not be those that it was saved from.
 
         Raises:
           RunError: the saved state is of another network or optimizer, or cannot be read.
         """
         step = self._manager.latest_step()
         if step is None:
-            return like
+            return None
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(like._asdict()))
         except Exception as error:  # orbax raises a dozen kinds
@@ -84,6 +76,41 @@ class Checkpoints:
                 f"damaged ({_first_line(error)}); start again with another --out"
             ) from error
         return TrainState(**restored)
+
+
+def begin_run(directory: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+    """Makes the directory of a new run, or sees that the run in it is the one to go on with.
+
+    Args:
+      directory: the run's directory.
+      settings: what the run depends on, as JSON values. A run can be resumed with the same
+        settings only: any other would silently be another experiment.
+      resume: go on with the run in `directory` rather than start one.
+
+    Raises:
+      RunError: `directory` holds a run although `resume` is not set, or none although it is, or
+        a run with other settings.
+    """
+    if resume:
+        _check_same_run(directory, settings)
+    elif is_first_process():
+        _start_run(directory, settings)
+    wait_for_all("run begun")
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """What the run in a directory depends on.
+
+    Raises:
+      RunError: there is no run, or its record is damaged.
+    """
+    file = directory / _SETTINGS
+    if not file.exists():
+        raise RunError(f"{directory} holds no run")
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(f"{file} is damaged ({error}); start again with another --out") from error
 
 
 def _start_run(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -98,13 +125,9 @@ def _start_run(directory: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _check_same_run(directory: Path, settings: Mapping[str, Any]) -> None:
-    file = directory / _SETTINGS
-    if not file.exists():
+    if not (directory / _SETTINGS).exists():
         raise RunError(f"{directory} holds no run to resume; leave --resume out to start one")
-    try:
-        saved = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise RunError(f"{file} is damaged ({error}); start again with another --out") from error
+    saved = read_settings(directory)
     differing = [name for name in settings if saved.get(name) != settings[name]]
     if differing:
         changes = ", ".join(

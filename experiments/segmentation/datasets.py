@@ -14,37 +14,18 @@ _KINDS = "synthetic, camvid:DIR, cityscapes:DIR, sunrgbd:DIR or folder:DIR"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Attributes:
-      epochs: how often to go through the training split.
-      batch_size: images in a batch.
-      learning_rate: at the start.
-      dropout: factor on the network's dropout rates.
-    """
-
-    epochs: int
-    batch_size: int = 8
-    learning_rate: float = 2e-3
-    dropout: float = 1.0
-
-
-@dataclass(frozen=True)
 class DataSet:
-    """Both splits of a data set, and how to train on it unless told otherwise.
+    """Both splits of a data set.
 
     Attributes:
       train: the training split.
       val: the held-out split.
       size: `(H, W)` of both, in pixels.
-      recipe: what suits it.
     """
 
     train: Source
     val: Source
     size: tuple[int, int]
-    recipe: Recipe
 
 
 def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
@@ -70,26 +51,19 @@ def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
         size = size or (96, 192)
         train = SyntheticStreets("train", size, length=576, seed=seed)
         val = SyntheticStreets("val", size, length=64, seed=seed)
-        # Many small steps, and nothing that slows learning down: scenes enough for so short a
-        # training that it cannot learn them by heart.
-        recipe = Recipe(epochs=3, batch_size=4, learning_rate=8e-3, dropout=0.0)
     elif kind == "camvid" and directory:
         size = size or (360, 480)
         train, val = CamVid(directory, "train", size), CamVid(directory, "val", size)
-        recipe = Recipe(epochs=100)
     elif kind == "cityscapes" and directory:
         size = size or (512, 1024)
         train, val = Cityscapes(directory, "train", size), Cityscapes(directory, "val", size)
-        recipe = Recipe(epochs=300)
     elif kind == "sunrgbd" and directory:
         size = size or (480, 640)
         train, val = SunRgbd(directory, "train", size), SunRgbd(directory, "val", size)
-        recipe = Recipe(epochs=100)
     elif kind == "folder" and directory:
         if size is None:
             raise DataError(f"{text} has no usual size; give one such as 480x640")
         train, val = ImageFolder(directory, "train", size), ImageFolder(directory, "val", size)
-        recipe = Recipe(epochs=100)
     else:
         raise DataError(f"unknown data {text!r}; choose {_KINDS}")
-    return DataSet(train, val, size, recipe)
+    return DataSet(train, val, size)

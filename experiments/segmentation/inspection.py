@@ -1,5 +1,6 @@
 """Reading a whole source once, to find its damaged samples before training does."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -104,12 +105,10 @@ def without_bad_samples(source: Source, on_bad: OnBad = "stop") -> GoodSamples:
         raise ValueError(f"on_bad must be 'stop' or 'skip', got {on_bad!r}")
     good = GoodSamples(source, find_bad_samples(source))
     if good.left_out and (on_bad == "stop" or not len(good)):
-        raise DataError(describe_bad_samples(good))
+        raise DataError(describe_left_out(good.left_out))
     return good
 
 
-def describe_bad_samples(good: GoodSamples) -> str:
-    """How many samples were left out, and then each of them on a line of its own."""
-    count = len(good.left_out)
-    lines = [f"{count} of {len(good) + count} samples cannot be read:"]
-    return "\n".join([*lines, *map(str, good.left_out)])
+def describe_left_out(errors: Sequence[Exception]) -> str:
+    """How many samples cannot be read, and then each of them on a line of its own."""
+    return "\n".join([f"{len(errors)} samples cannot be read:", *map(str, errors)])

@@ -1,5 +1,6 @@
 """Intersection over union as Cityscapes defines it, without losing a count."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,49 @@ class Scores:
       iou: `(classes,)` intersection over union; NaN where neither labels nor predictions (outside
         void) have the class.
       mean_iou: mean of `iou` over the classes that are not NaN; NaN if there are none.
+      accuracy: `(classes,)` share of the pixels of each class that are right; NaN where the labels
+        do not have the class.
+      class_accuracy: mean of `accuracy` over the classes that are not NaN; NaN if there are none.
       pixel_accuracy: share of the pixels outside void that are right; NaN if there are none.
     """
 
     iou: NDArray[np.float64]
     mean_iou: float
+    accuracy: NDArray[np.float64]
+    class_accuracy: float
     pixel_accuracy: float
+
+
+def scores_of(counts: NDArray[np.int64]) -> Scores:
+    """The scores of a confusion matrix, `(classes, classes)`: rows are labels."""
+    exact = counts.astype(np.float64)
+    right, labelled, predicted = np.diagonal(exact), exact.sum(axis=1), exact.sum(axis=0)
+    iou = _ratio(right, labelled + predicted - right)
+    accuracy = _ratio(right, labelled)
+    return Scores(
+        iou=iou,
+        mean_iou=_mean(iou),
+        accuracy=accuracy,
+        class_accuracy=_mean(accuracy),
+        pixel_accuracy=_ratio(right.sum(keepdims=True), labelled.sum(keepdims=True)).item(),
+    )
+
+
+def merge_classes(counts: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """The confusion matrix, `(groups, groups)`, of groups of classes, each given by its classes."""
+    member = np.zeros((len(groups), len(counts)), np.int64)
+    for row, classes in zip(member, groups, strict=True):
+        row[list(classes)] = 1
+    return member @ counts @ member.T
+
+
+def count_pixels(
+    labels: NDArray[np.integer], predictions: NDArray[np.integer], classes: int
+) -> NDArray[np.int64]:
+    """The confusion matrix of one picture of any size, on the host; void pixels do not count."""
+    seen = labels != VOID
+    cells = labels[seen].astype(np.int64) * classes + predictions[seen]
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 class ConfusionMatrix(nnx.Metric):
@@ -120,15 +158,15 @@ class ConfusionMatrix(nnx.Metric):
         Raises:
           ValueError: see `counts`.
         """
-        counts = self.counts().astype(np.float64)
-        right = np.diagonal(counts)
-        union = counts.sum(axis=0) + counts.sum(axis=1) - right
-        present = union > 0
-        iou = np.full(self.classes, np.nan)
-        iou[present] = right[present] / union[present]
-        total = counts.sum()
-        return Scores(
-            iou=iou,
-            mean_iou=float(iou[present].mean()) if present.any() else float("nan"),
-            pixel_accuracy=float(right.sum() / total) if total else float("nan"),
-        )
+        return scores_of(self.counts())
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """The mean of the values that are not NaN; NaN if there are none."""
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")

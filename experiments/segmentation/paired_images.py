@@ -62,7 +62,7 @@ class PairedImages:
 
     def __getitem__(self, index: int) -> Sample:
         image_path, label_path = self._pairs[index].complete()
-        image, label = _read_image(image_path), _read_label(label_path, self.classes)
+        image, label = read_image(image_path), _read_label(label_path, self.classes)
         if image.shape[:2] != label.shape:
             raise DataError(
                 f"{label_path}: label is {_format(label)} but its image is "
@@ -163,7 +163,12 @@ def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
     return np.asarray(pixels, np.uint8)
 
 
-def _read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """A picture file's pixels, `(H, W, 3)` 8-bit RGB.
+
+    Raises:
+      DataError: it cannot be read or decoded.
+    """
     return _decode(path, _read_bytes(path), _READ_RGB)
 
 

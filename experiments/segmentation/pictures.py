@@ -3,6 +3,7 @@
 All return Matplotlib figures of their own and leave Matplotlib's global state alone.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,4 +117,48 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     score.legend(frameon=False)
     for axes in (loss, score):
         axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_comparison(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Figure:
+    """Held-out mean IoU over the epochs: each run thin, the mean of a network's runs thick.
+
+    Args:
+      curves: the records of each run of each network, by the network's name.
+    """
+    figure = Figure((8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for color, (name, runs) in zip(itertools.cycle(_COLOR_CYCLE), curves.items(), strict=False):
+        for records in runs:
+            axes.plot(*_curve(records), color=color, linewidth=0.6, alpha=0.6)
+        epochs, scores = zip(*map(_curve, runs), strict=True)
+        axes.plot(epochs[0], np.mean(scores, axis=0), color=color, label=f"{name} ({len(runs)})")
+    axes.set(xlabel="epoch", ylabel="held-out mean IoU", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, title="network (runs)")
+    return figure
+
+
+def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    return [record["epoch"] for record in records], [record["mean_iou"] for record in records]
+
+
+def draw_confusion(counts: NDArray[np.integer], classes: ClassSet) -> Figure:
+    """A confusion matrix, rows are labels: the share of each class predicted as each class."""
+    size = 2.5 + 0.32 * len(classes)
+    figure = Figure((size + 0.8, size), layout="constrained")
+    axes = figure.subplots()
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
+    axes.set_xticks(range(len(classes)), classes.names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(classes)), classes.names, fontsize=8)
+    axes.set(xlabel="predicted class", ylabel="labelled class")
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.01:
+            color = "black" if share > 0.6 else "white"
+            axes.text(
+                column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=color
+            )
+    figure.colorbar(image, label="share of the class's pixels (cells: %)", shrink=0.8)
     return figure

@@ -1,6 +1,6 @@
 """One step of training and one pass of evaluation, as pure functions of a training state."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from segmentation.classes import VOID
-from segmentation.iou import ConfusionMatrix, Scores
+from segmentation.devices import replicated, spread
+from segmentation.iou import ConfusionMatrix
 from segmentation.pipeline import Batch
+from segmentation.prefetch import to_device
 
 
 class TrainState(NamedTuple):
@@ -43,6 +46,9 @@ class Trainer:
         read: what training changes is in the `TrainState`.
       optimizer: for the network's `nnx.Param`s.
       class_weights: `(classes,)`, how much a pixel of each class counts in the loss.
+      mesh: the devices over which batches are spread, along its one axis. The state is on each, and
+        statistics and gradients are those of the whole batch: JAX finds out what the devices have
+        to tell each other. By default the default device alone.
     """
 
     def __init__(
@@ -50,37 +56,55 @@ class Trainer:
         model: nnx.Module,
         optimizer: optax.GradientTransformation,
         class_weights: np.ndarray,
+        mesh: Mesh | None = None,
     ):
         params, rest = nnx.state(model, nnx.Param, nnx.Not(nnx.Param))
         self._graph = nnx.graphdef(model)
         self._optimizer = optimizer
         self._weights = np.asarray(class_weights, np.float32)
-        self.initial = TrainState(
+        everywhere = None if mesh is None else replicated(mesh)
+        self._spread = None if mesh is None else spread(mesh)
+        initial = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             rest=rest,
             optimizer=optimizer.init(params),
             epoch_loss=jnp.zeros((), jnp.float32),
         )
-        self.step: Step = jax.jit(self._step)
-        self._predict = jax.jit(self._logits)
-        self._count = nnx.jit(ConfusionMatrix.update)
+        self.initial: TrainState = jax.device_put(initial, everywhere)
+        self.step: Step = jax.jit(self._step, out_shardings=everywhere)
+        self.logits = jax.jit(self._logits)
+        self._count = jax.jit(self._add_counts, out_shardings=everywhere)
 
     def model(self, state: TrainState) -> Any:
         """The network with the parameters and statistics of `state`."""
         return self._merge(state.params, state.rest)
 
+    def on_devices(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, each spread over the devices before it is needed."""
+        return to_device(batches, self._spread)
+
     def predict(self, state: TrainState, images: jax.Array) -> jax.Array:
         """The most likely class of each pixel, `(N, H, W)`, in evaluation mode."""
-        return jnp.argmax(self._predict(state.params, state.rest, images), axis=-1)
+        return jnp.argmax(self.logits(state.params, state.rest, images), axis=-1)
 
-    def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> Scores:
-        """Scores the network in evaluation mode on all batches."""
+    def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> ConfusionMatrix:
+        """Counts what the network predicts in evaluation mode for all batches."""
         metric = ConfusionMatrix(len(self._weights))
+        counts = nnx.state(metric)
         for batch in batches:
-            logits = self._predict(state.params, state.rest, batch["image"])
-            self._count(metric, predictions=logits, labels=jnp.asarray(batch["label"]))
-        return metric.compute()
+            counts = self._count(counts, state.params, state.rest, batch)
+        nnx.update(metric, counts)
+        return metric
+
+    def _add_counts(
+        self, counts: nnx.State, params: nnx.State, rest: nnx.State, batch: Batch
+    ) -> nnx.State:
+        metric = ConfusionMatrix(len(self._weights))
+        nnx.update(metric, counts)
+        logits = self._logits(params, rest, jnp.asarray(batch["image"]))
+        metric.update(predictions=logits, labels=jnp.asarray(batch["label"]))
+        return nnx.state(metric)
 
     def _merge(self, params: nnx.State, rest: nnx.State) -> Any:
         # A copy, since calling the network changes its statistics and generators in place.
@@ -125,7 +149,8 @@ def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Ar
     is_class = labels != VOID
     classes = jnp.where(is_class, labels, 0)
     pixel_weights = jnp.where(is_class, weights[classes], 0)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), classes)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
     total = jnp.sum(pixel_weights)
     return jnp.sum(pixel_weights * losses) / jnp.where(total > 0, total, 1)
 

@@ -26,7 +26,7 @@ class BatchNorm(nnx.Module):
       channel_axis: Which axis has them, -1 or -3.
       epsilon: Added to the variance.
       initial_scale: What every channel's learnt factor starts as.
-      dtype: Of the result. Statistics and arithmetic are float32.
+      dtype: Of the result. Statistics and arithmetic are float32 or wider.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images to the same shape; in training, updates the running statistics."""
-        x = x.astype(jnp.float32)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, variance = self._running() if self.use_running_average else self._measure(x)
         gain, shift = self._affine(mean, variance)
         return _scale_and_shift(x, gain, shift, self.channel_axis).astype(self.dtype)
@@ -87,7 +87,7 @@ class Affine(nnx.Module):
       gain: Factor of each channel.
       shift: Summand of each channel.
       channel_axis: Which axis has the channels, -1 or -3.
-      dtype: Of the result; the arithmetic is float32.
+      dtype: Of the result; the arithmetic is float32 or wider.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Affine(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images to the same shape."""
-        x = x.astype(jnp.float32)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         y = _scale_and_shift(x, self.gain[...], self.shift[...], self.channel_axis)
         return y.astype(self.dtype)
 

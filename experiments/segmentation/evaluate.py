@@ -1,0 +1,130 @@
+"""The `evaluate` subcommand: a run's scores on its validation split at full resolution."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from segmentation.classes import ClassSet
+from segmentation.iou import Scores, count_pixels, merge_classes, scores_of
+from segmentation.pictures import draw_confusion
+from segmentation.pipeline import evaluation_batches, read_ahead
+from segmentation.run import OpenedRun, open_run
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Scores a trained network on the validation images at the resolution of their labels.
+
+    Prints each class's intersection over union and accuracy, their means, and those over categories
+    where the data set has them; writes evaluation.json and confusion.png into the run.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Directory of the run; its newest checkpoint counts."""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Runs the subcommand; returns the exit code."""
+    settings = tyro.cli(_Settings, args=arguments, prog="evaluate")
+    opened = open_run(settings.run)
+    classes = opened.run.dataset.val.classes
+    counts = full_resolution_counts(opened)
+    print(_table(classes, counts))
+    report = {"step": int(opened.state.step), **_report(classes, counts)}
+    (settings.run / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    draw_confusion(counts, classes).savefig(settings.run / "confusion.png", dpi=100)
+    print(f"evaluation.json and confusion.png are in {settings.run}")
+    return 0
+
+
+def full_resolution_counts(opened: OpenedRun) -> NDArray[np.int64]:
+    """The confusion matrix of the validation split at the resolution of its label files."""
+    val = opened.run.dataset.val
+    counts = np.zeros((len(val.classes),) * 2, np.int64)
+    bar = tqdm(_logits(opened), total=len(val), unit="img", desc="evaluating", disable=None)
+    for index, logits in enumerate(bar):
+        label = val.original_label(index)
+        counts += count_pixels(label, most_likely(logits, label.shape), len(val.classes))
+    return counts
+
+
+def most_likely(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.intp]:
+    """The most likely class of each pixel of a picture of another size.
+
+    Args:
+      logits: `(h, w, classes)`.
+      size: `(H, W)` in pixels, to which the logits are interpolated linearly.
+    """
+    height, width = size
+    return cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR).argmax(-1)
+
+
+def _logits(opened: OpenedRun) -> Iterator[NDArray[np.float32]]:
+    """The logits of each validation image, in order."""
+    (run, state), val = opened, opened.run.dataset.val
+    batches = evaluation_batches(val, run.settings.training.batch_size)
+
+    def all_with_filling() -> Iterator[NDArray[np.float32]]:
+        for batch in run.trainer.on_devices(read_ahead(batches)):
+            logits = run.trainer.logits(state.params, state.rest, batch["image"])
+            yield from np.asarray(logits, np.float32)
+
+    return islice(all_with_filling(), len(val))
+
+
+def _by_category(classes: ClassSet, counts: NDArray[np.int64]) -> tuple[list[str], Scores] | None:
+    if classes.categories is None:
+        return None
+    names = list(dict.fromkeys(classes.categories))
+    groups = [[c for c, own in enumerate(classes.categories) if own == name] for name in names]
+    return names, scores_of(merge_classes(counts, groups))
+
+
+def _report(classes: ClassSet, counts: NDArray[np.int64]) -> dict[str, Any]:
+    report = _as_json(classes.names, scores_of(counts))
+    by_category = _by_category(classes, counts)
+    if by_category:
+        report["categories"] = _as_json(*by_category)
+    return {**report, "confusion": counts.tolist()}
+
+
+def _as_json(names: Sequence[str], scores: Scores) -> dict[str, Any]:
+    def named(values: NDArray[np.float64]) -> dict[str, float | None]:
+        return {n: None if np.isnan(v) else float(v) for n, v in zip(names, values, strict=True)}
+
+    return {
+        "mean_iou": scores.mean_iou,
+        "class_accuracy": scores.class_accuracy,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "iou": named(scores.iou),
+        "accuracy": named(scores.accuracy),
+    }
+
+
+def _table(classes: ClassSet, counts: NDArray[np.int64]) -> str:
+    scores = scores_of(counts)
+    lines = [f"{'class':<20}{'IoU':>7}{'accuracy':>10}", *_rows(classes.names, scores)]
+    lines += [f"{'mean':<20}{scores.mean_iou:>7.3f}{scores.class_accuracy:>10.3f}"]
+    lines += [f"{'all pixels':<20}{'':>7}{scores.pixel_accuracy:>10.3f}"]
+    by_category = _by_category(classes, counts)
+    if by_category:
+        names, merged = by_category
+        lines += ["", f"{'category':<20}{'IoU':>7}{'accuracy':>10}", *_rows(names, merged)]
+        lines += [f"{'mean':<20}{merged.mean_iou:>7.3f}{merged.class_accuracy:>10.3f}"]
+    return "\n".join(lines)
+
+
+def _rows(names: Sequence[str], scores: Scores) -> list[str]:
+    return [
+        f"{name:<20}{iou:>7.3f}{accuracy:>10.3f}"
+        for name, iou, accuracy in zip(names, scores.iou, scores.accuracy, strict=True)
+    ]

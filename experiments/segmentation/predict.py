@@ -1,0 +1,87 @@
+"""The `predict` subcommand: a trained network segments a folder of images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from segmentation.classes import ClassSet
+from segmentation.errors import DataError
+from segmentation.evaluate import most_likely
+from segmentation.paired_images import files_by_name, read_image
+from segmentation.pipeline import normalize
+from segmentation.run import OpenedRun, open_run
+from segmentation.source import Sample
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Segments every image (JPEG or PNG) of a folder with a trained network.
+
+    Writes for each image, at its own size, NAME_overlay.png (the image tinted in the classes'
+    colours) and NAME_labels.png (8-bit grey: the number of each pixel's class).
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Directory of the run; its newest checkpoint is used."""
+    images: tyro.conf.Positional[Path]
+    """Folder of images."""
+    out: Path
+    """Folder for what is written; made if missing."""
+    tint: float = 0.5
+    """How strong the colours are in the overlay, from 0 to 1."""
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Runs the subcommand; returns the exit code."""
+    settings = tyro.cli(_Settings, args=arguments, prog="predict")
+    if not 0 <= settings.tint <= 1:
+        raise DataError(f"--tint must be from 0 to 1; got {settings.tint}")
+    images = files_by_name(settings.images, "*.[jp][pn]g")
+    opened = open_run(settings.run)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    bad = []
+    for name, path in tqdm(images.items(), unit="img", desc="predicting", disable=None):
+        try:
+            image = read_image(path)
+        except DataError as error:
+            bad.append(str(error))
+            continue
+        labels = _segment(opened, image)
+        overlay = tint(image, labels, opened.run.dataset.val.classes, settings.tint)
+        _write(settings.out / f"{name}_labels.png", labels)
+        _write(settings.out / f"{name}_overlay.png", overlay[..., ::-1])
+    print(f"{len(images) - len(bad)} images segmented into {settings.out}")
+    if bad:
+        raise DataError("\n".join([f"{len(bad)} of {len(images)} images cannot be read:", *bad]))
+    return 0
+
+
+def tint(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: ClassSet, strength: float
+) -> NDArray[np.uint8]:
+    """An image, `(H, W, 3)`, tinted in the colours of its pixels' classes, `(H, W)`."""
+    mixed = cv2.addWeighted(classes.paint(labels), strength, image, 1 - strength, 0)
+    return np.asarray(mixed, np.uint8)
+
+
+def _segment(opened: OpenedRun, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The class of each pixel; the network sees the image at the size at which it was trained."""
+    (run, state), (height, width) = opened, opened.run.dataset.size
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    sample = normalize(
+        Sample(image=np.asarray(small, np.uint8), label=np.zeros((height, width), np.uint8))
+    )
+    logits = run.trainer.logits(state.params, state.rest, sample["image"][None])
+    return most_likely(np.asarray(logits[0], np.float32), image.shape[:2]).astype(np.uint8)
+
+
+def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Writes grey or, in OpenCV's order, BGR."""
+    if not cv2.imwrite(str(path), pixels):
+        raise DataError(f"{path}: cannot be written; is there space, and may you write there?")

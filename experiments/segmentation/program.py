@@ -1,0 +1,65 @@
+"""The command line of the training programs: train, evaluate and predict."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from segmentation.checkpoints import RunError
+from segmentation.devices import is_first_process, join_processes
+from segmentation.errors import DataError
+from segmentation.evaluate import evaluate
+from segmentation.inspection import describe_left_out
+from segmentation.loop import train
+from segmentation.memory import keep_freed_memory
+from segmentation.predict import predict
+from segmentation.run import prepare
+from segmentation.run_pictures import write_pictures
+from segmentation.settings import Settings, UsageError, parse
+
+_SUBCOMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = MappingProxyType(
+    {"evaluate": evaluate, "predict": predict}
+)
+
+
+def main(defaults: Settings, description: str, arguments: Sequence[str] | None = None) -> int:
+    """Runs a program.
+
+    Args:
+      defaults: what is not given on the command line.
+      description: what `--help` says first.
+      arguments: of the command line, by default this process's. The first may name a subcommand.
+
+    Returns:
+      The exit code: 0 done, 130 stopped by Ctrl-C, 2 a user's error.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    keep_freed_memory()
+    try:
+        if given and given[0] in _SUBCOMMANDS:
+            return _SUBCOMMANDS[given[0]](given[1:])
+        return _train(parse(defaults, description, given))
+    except (UsageError, DataError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped before the current step was done; add --resume to go on", file=sys.stderr)
+        return 130
+
+
+def _train(settings: Settings) -> int:
+    if settings.distributed:
+        try:
+            join_processes(settings.distributed)
+        except ValueError as error:
+            raise UsageError(f"--distributed {error}") from error
+    run = prepare(settings)
+    if run.left_out:
+        print(describe_left_out(run.left_out), file=sys.stderr)
+    state = train(run)
+    if is_first_process():
+        write_pictures(run, state)
+    if int(state.step) < run.steps:
+        print(f"stopped at step {int(state.step)} of {run.steps}; add --resume to go on")
+        return 130
+    return 0

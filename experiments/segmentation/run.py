@@ -1,0 +1,117 @@
+"""A training run put together from its settings, and opened again from its directory."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import jaxbox
+from segmentation.checkpoints import Checkpoints, RunError, read_settings
+from segmentation.datasets import DataSet, open_dataset
+from segmentation.devices import data_mesh
+from segmentation.inspection import without_bad_samples
+from segmentation.pipeline import class_frequencies
+from segmentation.recipe import optimizer
+from segmentation.settings import Settings, UsageError, from_record, image_size
+from segmentation.training import Trainer, TrainState, class_weights
+
+_LABELS_READ_FOR_WEIGHTS = 400
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that training needs.
+
+    Attributes:
+      settings: what it was told, with the size and the number of steps that follow from it.
+      dataset: both splits; damaged samples are left out.
+      left_out: what is wrong with each sample that was left out.
+      trainer: with the initial state.
+      steps: batches in the whole training.
+      steps_per_epoch: batches in which each training image comes once.
+    """
+
+    settings: Settings
+    dataset: DataSet
+    left_out: tuple[Exception, ...]
+    trainer: Trainer
+    steps: int
+    steps_per_epoch: int
+
+
+class OpenedRun(NamedTuple):
+    """A run and its newest state."""
+
+    run: Run
+    state: TrainState
+
+
+def prepare(settings: Settings) -> Run:
+    """Reads what training needs and builds the network.
+
+    Raises:
+      DataError: the data set is missing or damaged.
+      UsageError: the settings do not fit the devices.
+    """
+    dataset = open_dataset(settings.data, image_size(settings), settings.seed)
+    dataset, left_out = _readable(settings, dataset)
+    recipe = settings.training
+    steps_per_epoch = -(-len(dataset.train) // recipe.batch_size)
+    steps = settings.steps or recipe.epochs * steps_per_epoch
+    if recipe.batch_size % jax.device_count():
+        raise UsageError(
+            f"--batch-size must be a multiple of the {jax.device_count()} devices; "
+            f"got {recipe.batch_size}"
+        )
+    height, width = dataset.size
+    settings = dataclasses.replace(settings, size=f"{height}x{width}", steps=steps)
+    model = _network(settings, dataset)
+    weights = class_weights(class_frequencies(dataset.train, _LABELS_READ_FOR_WEIGHTS))
+    trainer = Trainer(
+        model, optimizer(recipe, model, steps, steps_per_epoch), weights, mesh=data_mesh()
+    )
+    return Run(settings, dataset, left_out, trainer, steps, steps_per_epoch)
+
+
+def open_run(directory: Path) -> OpenedRun:
+    """Opens a run with its newest checkpoint, to look at it.
+
+    Raises:
+      DataError: its data set is missing or damaged.
+      RunError: `directory` holds no run, or none that was saved.
+    """
+    run = prepare(from_record(read_settings(directory), directory))
+    with Checkpoints(directory) as checkpoints:
+        state = checkpoints.latest(run.trainer.initial)
+    if state is None:
+        raise RunError(f"{directory} holds a run without a checkpoint; train it first")
+    return OpenedRun(run, state)
+
+
+def _readable(settings: Settings, dataset: DataSet) -> tuple[DataSet, tuple[Exception, ...]]:
+    """The data set without samples that cannot be read, and what is wrong with those."""
+    if settings.data == "synthetic":
+        return dataset, ()
+    train, val = (
+        without_bad_samples(source, settings.on_bad) for source in (dataset.train, dataset.val)
+    )
+    return DataSet(train, val, dataset.size), (*train.left_out, *val.left_out)
+
+
+def _network(settings: Settings, dataset: DataSet) -> nnx.Module:
+    model = jaxbox.models.create(
+        settings.model,
+        num_classes=len(dataset.train.classes),
+        image_size=dataset.size,
+        dtype={"float32": jnp.float32, "bf16": jnp.bfloat16}[settings.precision],
+        # XLA compiles this generator many times faster than JAX's default one.
+        rngs=nnx.Rngs(jax.random.key(settings.seed, impl="rbg")),
+    )
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, nnx.Dropout):
+            layer.rate *= settings.training.dropout
+    return model
