@@ -4,11 +4,17 @@ import contextlib
 import gc
 import itertools
 import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import segmentation.pipeline
 from segmentation.augmentation import Augmentation
 from segmentation.classes import CAMVID, VOID
 from segmentation.errors import DataError
@@ -207,6 +213,47 @@ def test_a_worker_reads_the_end_and_keeps_off_the_accelerator():
     with pytest.raises(DataError, match="mend it"):
         next(batches)
     gc.collect()  # What the exception refers to, see `read_ahead`.
+
+
+_READS_FOREVER = """
+import time
+from segmentation.pipeline import read_ahead, training_batches
+from segmentation.synthetic import SyntheticStreets
+
+if __name__ == "__main__":
+    source = SyntheticStreets("train", (8, 8))
+    for _ in read_ahead(training_batches(source, 2, 0), workers=2):
+        print("read", flush=True)
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_when_the_program_is_killed(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(_READS_FOREVER)
+    path = Path(segmentation.pipeline.__file__).parents[1]
+    shared_before = set(Path("/dev/shm").iterdir())
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(path)},
+    )
+    try:
+        assert process.stdout.readline() == b"read\n"
+        threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [child for thread in threads for child in thread.read_text().split()]
+        assert len(children) == 3  # Two workers, and what cleans up after them.
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 60
+    while any(Path("/proc", child).exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert set(Path("/dev/shm").iterdir()) <= shared_before
 
 
 def test_what_reading_raises_arrives():
