@@ -29,7 +29,7 @@ from segmentation.pictures import draw_comparison
 from segmentation.run import prepare
 from segmentation.run_log import read_records
 from segmentation.run_pictures import write_pictures
-from segmentation.settings import Settings, UsageError, parse
+from segmentation.settings import Settings, UsageError, parse, to_record
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def _compare(comparison: Comparison, common: Settings) -> int:
     for name in comparison.networks:
         if name not in NETWORKS:
             raise UsageError(f"--networks must be among {', '.join(NETWORKS)}; got {name!r}")
+    _check_same_budget(comparison.out, common)
     for settings in _runs(comparison, common):
         if not _train(settings):
             print("stopped; the same command goes on")
@@ -125,17 +126,21 @@ def _finished(out: Path) -> list[FinishedRun]:
     """All runs in a directory that came to their end."""
     directories = [file.parent for file in sorted(out.glob("*/curves.png"))]
     records = [read_settings(directory) for directory in directories]
-    for directory, record in zip(directories, records, strict=True):
-        for name, value in record.items():
-            if name not in ("model", "seed") and value != records[0][name]:
-                raise UsageError(
-                    f"{directory} was trained with {name} {value!r}, but {directories[0]} with "
-                    f"{records[0][name]!r}; choose another --out"
-                )
     return [
         FinishedRun(record["model"], record["seed"], read_records(directory))
         for directory, record in zip(directories, records, strict=True)
     ]
+
+
+def _check_same_budget(out: Path, common: Settings) -> None:
+    wanted = to_record(common)
+    for file in sorted(out.glob("*/settings.json")):
+        for name, value in read_settings(file.parent).items():
+            if name not in ("model", "seed") and wanted[name] not in (None, value):
+                raise UsageError(
+                    f"{file.parent} was trained with another {name}: {value!r}, not "
+                    f"{wanted[name]!r}; choose another --out"
+                )
 
 
 def _table(finished: Sequence[FinishedRun]) -> str:

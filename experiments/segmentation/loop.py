@@ -6,7 +6,6 @@ from types import FrameType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -49,7 +48,7 @@ def held_out_scores(run: Run, state: TrainState) -> Scores:
     """Scores the network on the validation split at the size at which it trains."""
     batches = evaluation_batches(run.dataset.val, run.settings.training.batch_size, _shard())
     read = read_ahead(batches, workers=run.settings.workers)
-    return run.trainer.evaluate(state, run.trainer.on_devices(read)).compute()
+    return run.trainer.evaluate(state, run.trainer.on_devices(read))
 
 
 def _train(run: Run, state: TrainState, checkpoints: Checkpoints, log: RunLog | None) -> TrainState:
@@ -81,9 +80,7 @@ def _train(run: Run, state: TrainState, checkpoints: Checkpoints, log: RunLog | 
             if since_epoch == run.steps_per_epoch or step == run.steps:
                 scores = held_out_scores(run, state)
                 loss = _finite(float(state.epoch_loss) / since_epoch, step)
-                # Put where the old sum was, or the next step would be compiled anew.
-                zero = jax.device_put(jnp.zeros((), jnp.float32), state.epoch_loss.sharding)
-                state = state._replace(epoch_loss=zero)
+                state = run.trainer.begin_epoch(state)
                 if log:
                     log.add(_record(run, step, loss, scores))
                 checkpoints.save(state)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from segmentation.classes import VOID
 from segmentation.devices import replicated, spread
-from segmentation.iou import ConfusionMatrix
+from segmentation.iou import ConfusionMatrix, Scores
 from segmentation.pipeline import Batch
 from segmentation.prefetch import to_device
 
@@ -71,14 +71,20 @@ class Trainer:
             optimizer=optimizer.init(params),
             epoch_loss=jnp.zeros((), jnp.float32),
         )
-        self.initial: TrainState = jax.device_put(initial, everywhere)
+        # Not `device_put`, which knows only this process's devices.
+        self.initial: TrainState = jax.jit(lambda state: state, out_shardings=everywhere)(initial)
         self.step: Step = jax.jit(self._step, out_shardings=everywhere)
+        self._no_loss = jax.jit(jnp.zeros_like, out_shardings=everywhere)
         self.logits = jax.jit(self._logits)
         self._count = jax.jit(self._add_counts, out_shardings=everywhere)
 
     def model(self, state: TrainState) -> Any:
         """The network with the parameters and statistics of `state`."""
         return self._merge(state.params, state.rest)
+
+    def begin_epoch(self, state: TrainState) -> TrainState:
+        """The state without the losses of the epoch before."""
+        return state._replace(epoch_loss=self._no_loss(state.epoch_loss))
 
     def on_devices(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, each spread over the devices before it is needed."""
@@ -88,14 +94,14 @@ class Trainer:
         """The most likely class of each pixel, `(N, H, W)`, in evaluation mode."""
         return jnp.argmax(self.logits(state.params, state.rest, images), axis=-1)
 
-    def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> ConfusionMatrix:
-        """Counts what the network predicts in evaluation mode for all batches."""
+    def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> Scores:
+        """Scores the network in evaluation mode on all batches."""
         metric = ConfusionMatrix(len(self._weights))
         counts = nnx.state(metric)
         for batch in batches:
             counts = self._count(counts, state.params, state.rest, batch)
         nnx.update(metric, counts)
-        return metric
+        return metric.compute()
 
     def _add_counts(
         self, counts: nnx.State, params: nnx.State, rest: nnx.State, batch: Batch
