@@ -70,6 +70,11 @@ def test_trains_and_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureF
         (["--learning-rate", "nan"], "--learning-rate must be greater than 0; got nan"),
         (["--dropout", "1.5"], "--dropout must be from 0 to 1; got 1.5"),
         (["--box-l2", "-1"], "--box-l2 must be 0 or greater"),
+        (["--recipe", "mine"], "--recipe must be one of quick, plain, paper-enet, paper-erfnet"),
+        (["--rotation", "200"], "--rotation must be at least 0 and less than 180 degrees"),
+        (["--decay-epochs", "3", "0"], "--decay-epochs must be 1 or greater"),
+        (["--workers", "-1"], "--workers must be 0 or greater; got -1"),
+        (["--distributed", "node0"], "--distributed must be auto or HOST:PORT"),
         (["--seed", "-1"], "--seed must be from 0"),
         (["--data", "imagenet"], "unknown data 'imagenet'; choose synthetic, camvid:DIR"),
         (["--data", "camvid:nowhere"], "nowhere"),
@@ -100,21 +105,43 @@ def test_does_not_touch_a_directory_that_is_no_run(
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_resuming_ends_the_same(tmp_path: Path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_saves_and_resuming_ends_the_same(tmp_path: Path, how: signal.Signals):
     arguments = [*_SMALL, "--steps", "12"]
     whole = _run(*arguments, "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    stopped = _stop_after_first_record(signal.SIGINT, arguments, tmp_path)
+    stopped = _stop_after_first_record(how, arguments, tmp_path)
     assert stopped == 130
     _assert_resumed_equals_whole(arguments, tmp_path)
 
 
 @pytest.mark.slow
-def test_sigkill_loses_nothing(tmp_path: Path):
-    arguments = [*_SMALL, "--steps", "12"]
+def test_twenty_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Killed at random moments, from the first import to the last picture."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    arguments = [*_SMALL, "--steps", "80"]
+    start = time.monotonic()
     whole = _run(*arguments, "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    _stop_after_first_record(signal.SIGKILL, arguments, tmp_path)
+    longest = time.monotonic() - start
+
+    rng = np.random.default_rng()
+    kills = 0
+    while kills < 20:
+        resume = ["--resume"] if (tmp_path / "stopped" / "settings.json").exists() else []
+        process = subprocess.Popen(
+            [sys.executable, str(_PROGRAM), *arguments, "--out", "stopped", *resume],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            process.wait(rng.uniform(0, longest / 2))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        _, error = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), error
     _assert_resumed_equals_whole(arguments, tmp_path)
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from PIL import Image
 
 from segmentation.classes import CITYSCAPES, VOID
-from segmentation.iou import ConfusionMatrix
+from segmentation.iou import ConfusionMatrix, count_pixels, merge_classes, scores_of
 
 RAW_OF_CLASS = np.array([CITYSCAPES.codes.index(c) for c in range(len(CITYSCAPES))], np.uint8)
 
@@ -43,7 +43,16 @@ def official_ious(tmp_path, predictions, raw_labels):
         label.name: ious[label.trainId] for label in official_labels if label.trainId in ious
     }
     mean = official.getScoreAverage(by_name, args)
-    return np.array([ious[c] for c in range(len(CITYSCAPES))]), mean
+    categories = {
+        name: official.getIouScoreForCategory(name, matrix, args)
+        for name in dict.fromkeys(CITYSCAPES.categories)
+    }
+    return np.array([ious[c] for c in range(len(CITYSCAPES))]), mean, categories
+
+
+def _classes_of_categories():
+    names = dict.fromkeys(CITYSCAPES.categories)
+    return [[c for c, own in enumerate(CITYSCAPES.categories) if own == name] for name in names]
 
 
 @pytest.mark.parametrize("absent", [(), (0, 6, 18), tuple(range(1, 19))])
@@ -60,10 +69,12 @@ def test_agrees_with_the_official_evaluation(tmp_path, rng, absent):
         update(metric, jnp.asarray(prediction), jnp.asarray(label))
     scores = metric.compute()
 
-    ious, mean = official_ious(tmp_path, predictions, raw)
+    ious, mean, categories = official_ious(tmp_path, predictions, raw)
     np.testing.assert_allclose(scores.iou, ious, rtol=1e-12)
     np.testing.assert_allclose(scores.mean_iou, mean, rtol=1e-12)
     assert np.isnan(scores.iou).sum() == len(absent)
+    merged = scores_of(merge_classes(metric.counts(), _classes_of_categories()))
+    np.testing.assert_allclose(merged.iou, list(categories.values()), rtol=1e-12)
     valid = labels != VOID
     np.testing.assert_allclose(scores.pixel_accuracy, (predictions == labels)[valid].mean())
 
@@ -160,3 +171,20 @@ def test_serves_as_a_part_of_a_multi_metric():
     labels = jnp.array([0, 1])
     metrics.update(predictions=labels, labels=labels, loss=jnp.float32(1.5))
     assert metrics.compute()["scores"].mean_iou == 1
+
+
+def test_class_accuracy_is_the_mean_share_of_each_class_that_is_right():
+    # 3 of 4, 0 of 2, and a class without pixels.
+    scores = scores_of(np.array([[3, 1, 0], [2, 0, 0], [0, 0, 0]]))
+    np.testing.assert_array_equal(scores.accuracy, [0.75, 0, np.nan])
+    assert scores.class_accuracy == 0.375
+    assert scores.pixel_accuracy == 0.5
+    np.testing.assert_allclose(scores.iou, [0.5, 0, np.nan])
+
+
+def test_counting_on_the_host_is_counting_on_the_device(rng):
+    labels = rng.choice([*range(5), VOID], (2, 9, 7)).astype(np.int32)
+    predictions = rng.integers(0, 5, labels.shape, dtype=np.int32)
+    metric = ConfusionMatrix(5)
+    update(metric, jnp.asarray(predictions), jnp.asarray(labels))
+    np.testing.assert_array_equal(count_pixels(labels, predictions, 5), metric.counts())

@@ -69,8 +69,11 @@ def parse(defaults: Settings, description: str, arguments: Sequence[str] | None)
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--data", default=defaults.data)
-    first.add_argument("--recipe")
+    for name in ("--recipe", "--epochs", "--steps"):
+        first.add_argument(name)
     known, _ = first.parse_known_args(arguments)
+    if known.epochs is not None and known.steps is not None:
+        raise UsageError("give --epochs or --steps, not both")
     name = known.recipe or usual_recipe(known.data)
     if name not in RECIPES:
         raise UsageError(f"--recipe must be one of {', '.join(RECIPES)}; got {name!r}")
