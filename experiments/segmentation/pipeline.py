@@ -19,6 +19,8 @@ from segmentation.worker import prepare_worker
 # The usual mean and deviation of natural images (ImageNet) for RGB in [0, 1].
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
+# What becomes of each of 256 levels in each channel: looking it up is many times faster.
+_NORMALIZED = ((np.arange(256, dtype=np.float32) / 255)[:, None, None] - _MEAN) / _STD
 _SEEDS = 2**32  # what grain's shuffle can tell apart
 
 
@@ -36,8 +38,8 @@ class Batch(TypedDict):
 
 def normalize(sample: Sample) -> Batch:
     """Turns one sample into what a network takes: image `(x / 255 - mean) / std`, label int32."""
-    image = sample["image"].astype(np.float32) / np.float32(255)
-    return Batch(image=(image - _MEAN) / _STD, label=sample["label"].astype(np.int32))
+    image = cv2.LUT(np.ascontiguousarray(sample["image"]), _NORMALIZED)
+    return Batch(image=np.asarray(image, np.float32), label=sample["label"].astype(np.int32))
 
 
 @dataclass(frozen=True)
