@@ -1,5 +1,6 @@
 """Damaged files: each is named before training, or skipped and counted."""
 
+import shutil
 import struct
 import zlib
 
@@ -7,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+import cityscapes_boxenet
 from segmentation.camvid import CamVid
 from segmentation.errors import DataError
 from segmentation.inspection import (
-    describe_bad_samples,
+    describe_left_out,
     find_bad_samples,
     without_bad_samples,
 )
@@ -123,7 +125,7 @@ def test_skipping_leaves_the_good_ones_in_order(hostile):
     source = CamVid(root, "train", SIZE)
     good = without_bad_samples(source, "skip")
     assert_named(good.left_out, said)
-    assert describe_bad_samples(good).startswith("16 of 19 samples cannot be read:\n")
+    assert describe_left_out(good.left_out, 3).startswith("16 of 19 samples cannot be read:\n")
     assert (len(good), good.size, good.classes) == (3, SIZE, source.classes)
     names = sorted(path.stem for path in (root / "train").iterdir())
     for index, name in enumerate(GOOD):
@@ -170,3 +172,18 @@ def test_an_error_that_is_not_the_data_s_is_not_hidden():
 
     with pytest.raises(MemoryError):
         find_bad_samples(Broken())
+
+
+def test_the_program_names_those_of_both_splits(hostile, capsys):
+    root, said = hostile
+    for folder in ("", "annot"):
+        shutil.copytree(root / f"train{folder}", root / f"val{folder}")
+    arguments = ["--data", f"camvid:{root}", "--size", "16x32", "--out", str(root / "run")]
+    assert cityscapes_boxenet.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 32 of 38 samples cannot be read:")
+    for path in said:
+        other = str(path).replace("/train", "/val")
+        assert f"{path}: " in error
+        assert f"{other}: " in error
+    assert not (root / "run").exists()

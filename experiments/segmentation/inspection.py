@@ -105,10 +105,12 @@ def without_bad_samples(source: Source, on_bad: OnBad = "stop") -> GoodSamples:
         raise ValueError(f"on_bad must be 'stop' or 'skip', got {on_bad!r}")
     good = GoodSamples(source, find_bad_samples(source))
     if good.left_out and (on_bad == "stop" or not len(good)):
-        raise DataError(describe_left_out(good.left_out))
+        raise DataError(describe_left_out(good.left_out, len(good)))
     return good
 
 
-def describe_left_out(errors: Sequence[Exception]) -> str:
-    """How many samples cannot be read, and then each of them on a line of its own."""
-    return "\n".join([f"{len(errors)} samples cannot be read:", *map(str, errors)])
+def describe_left_out(left_out: Sequence[Exception], kept: int) -> str:
+    """How many samples cannot be read, beside how many can, then each on a line of its own."""
+    count = len(left_out)
+    lines = [f"{count} of {kept + count} samples cannot be read:", *map(str, left_out)]
+    return "\n".join(lines)

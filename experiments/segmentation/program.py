@@ -55,7 +55,8 @@ def _train(settings: Settings) -> int:
             raise UsageError(f"--distributed {error}") from error
     run = prepare(settings)
     if run.left_out:
-        print(describe_left_out(run.left_out), file=sys.stderr)
+        kept = len(run.dataset.train) + len(run.dataset.val)
+        print(describe_left_out(run.left_out, kept), file=sys.stderr)
     state = train(run)
     if is_first_process():
         write_pictures(run, state)

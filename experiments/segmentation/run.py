@@ -13,7 +13,8 @@ import jaxbox
 from segmentation.checkpoints import Checkpoints, RunError, read_settings
 from segmentation.datasets import DataSet, open_dataset
 from segmentation.devices import data_mesh
-from segmentation.inspection import without_bad_samples
+from segmentation.errors import DataError
+from segmentation.inspection import describe_left_out, without_bad_samples
 from segmentation.pipeline import class_frequencies
 from segmentation.recipe import optimizer
 from segmentation.settings import Settings, UsageError, from_record, image_size
@@ -96,10 +97,12 @@ def _readable(settings: Settings, dataset: DataSet) -> tuple[DataSet, tuple[Exce
     """The data set without samples that cannot be read, and what is wrong with those."""
     if settings.data == "synthetic":
         return dataset, ()
-    train, val = (
-        without_bad_samples(source, settings.on_bad) for source in (dataset.train, dataset.val)
-    )
-    return DataSet(train, val, dataset.size), (*train.left_out, *val.left_out)
+    # Not "stop", which would name those of one split only.
+    train, val = (without_bad_samples(source, "skip") for source in (dataset.train, dataset.val))
+    left_out = (*train.left_out, *val.left_out)
+    if left_out and settings.on_bad == "stop":
+        raise DataError(describe_left_out(left_out, len(train) + len(val)))
+    return DataSet(train, val, dataset.size), left_out
 
 
 def _network(settings: Settings, dataset: DataSet) -> nnx.Module:
