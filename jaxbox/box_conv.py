@@ -62,12 +62,13 @@ def box_conv(
       `(..., H, W, C * F)` or `(..., C * F, H, W)`, of `x`'s dtype; box `f` of channel `c` is output
       channel `c * F + f`. Differentiable by `x` and `theta` in reverse mode, any number of times.
       Where a side lies exactly on a pixel edge, the derivative is the one in the direction in which
-      the box grows.
+      the box grows. On a mesh with explicit axes it is sharded as `x` is.
 
     Raises:
       TypeError: `x` or `theta` is not of a real floating dtype.
       ValueError: a shape does not fit, `channel_axis` or `implementation` is unknown, or the named
-        implementation cannot serve the dtype, the shape or the device.
+        implementation cannot serve the dtype, the shape or the device; or, when compiled, the
+        platform.
 
     Example:
       >>> import jax.numpy as jnp
@@ -86,8 +87,16 @@ def box_conv(
     if whole_pixels:
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
     options = _Options(normalize, whole_pixels, channel_axis, kernels)
-    output = _box_conv(x.reshape(planes[0], *x.shape[-3:]), theta, options)
-    return output.reshape(*batch, *output.shape[-3:])
+
+    def convolve(x: Array, theta: Array) -> Array:
+        output = _box_conv(x.reshape(planes[0], *x.shape[-3:]), theta, options)
+        return output.reshape(*batch, *output.shape[-3:])
+
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh.explicit_axes:
+        # XLA divides the work, and the result lies where x does.
+        convolve = jax.sharding.auto_axes(convolve, out_sharding=sharding)
+    return convolve(x, theta)
 
 
 def _check(x: Array, theta: Array, channel_axis: int) -> None:

@@ -192,8 +192,11 @@ def test_exports_for_cuda():
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="for machines without a GPU")
 def test_cannot_run_without_a_gpu():
-    with pytest.raises(ValueError, match="CPU"):
+    reason = "implementation='mosaic_gpu' cannot serve: it must be .* CUDA.*; got a program for cpu"
+    with pytest.raises(ValueError, match=reason):
         _op(_X, _THETA)
+    with pytest.raises(ValueError, match=reason):
+        jax.jit(jax.vmap(_gradients, (0, None)))(_X[None], _THETA)
 
 
 def test_picks_xla_without_a_gpu():
@@ -248,29 +251,55 @@ def test_unsuitable_arguments(shape, dtype, reason):
 
 
 def test_each_device_works_on_its_own_planes():
-    # A process has as many devices as it began with.
+    # A process has as many devices as it began with. XLA stands in for kernels: these cannot be
+    # interpreted on several devices.
     program = """
+        import types
         import jax
         import jax.numpy as jnp
-        from jax.sharding import NamedSharding, PartitionSpec
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec
+        import jaxbox
+        from jaxbox import implementations
         from jaxbox_kernels import xla
         from jaxbox_kernels.planewise import planewise
 
-        mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-        x = jnp.arange(8 * 2 * 5 * 7.0).reshape(8, 2, 5, 7)
+        def forward(x, theta, **options):
+            return planewise(lambda theta, x: xla.forward(x, theta, **options), theta, x)
+
+        def backward(x, theta, g, *, by_x, **options):
+            def by_planes(theta, g):
+                return xla.backward(None, theta, g, **options)[0]
+
+            _, dtheta = xla.backward(x, theta, g, by_x=False, **options)
+            return planewise(by_planes, theta, g), dtheta
+
+        pick = implementations.pick
+        by_planes = types.SimpleNamespace(forward=forward, backward=backward)
+        implementations.pick = lambda name, *given: pick(name, *given) if name else by_planes
+
+        def results(x, theta, implementation=None):
+            def loss(x, theta):
+                output = jaxbox.box_conv(x, theta, implementation=implementation)
+                return jnp.sum(output**2), output
+
+            (_, output), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, theta)
+            return output, *gradients
+
+        x = jnp.arange(8 * 5 * 7 * 2.0).reshape(8, 5, 7, 2) / 560
         theta = jnp.tile(jnp.array([-1.25, 1.5, -1.0, 2.0]), (2, 3, 1))
-        divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-        copied = jax.device_put(theta, NamedSharding(mesh, PartitionSpec()))
-
-        def filter_planes(theta, x):
-            return xla.forward(x, theta, normalize=True)
-
-        function = jax.jit(lambda theta, x: planewise(filter_planes, theta, x))
-        compiled = function.lower(copied, divided).compile()
-        assert "all-" not in compiled.as_text()
-        result = function(copied, divided)
-        assert result.sharding.spec[0] == "data"
-        assert jnp.allclose(result, filter_planes(theta, x))
+        expected = jax.jit(lambda x, theta: results(x, theta, "xla"))(x, theta)
+        for axis_type in (AxisType.Auto, AxisType.Explicit):
+            mesh = jax.make_mesh((4,), ("data",), axis_types=(axis_type,))
+            with jax.set_mesh(mesh):
+                divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+                copied = jax.device_put(theta, NamedSharding(mesh, PartitionSpec()))
+                compiled = jax.jit(results).lower(divided, copied).compile()
+                assert "all-gather" not in compiled.as_text()
+                assert "all-to-all" not in compiled.as_text()
+                given = compiled(divided, copied)
+            for result, spec, exact in zip(given, ("data", "data", None), expected, strict=True):
+                assert (*result.sharding.spec, None)[0] == spec
+                assert jnp.allclose(jax.device_get(result), exact, rtol=1e-4, atol=1e-4)
     """
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
