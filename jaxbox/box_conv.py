@@ -14,9 +14,10 @@ from jax.typing import ArrayLike
 
 from jaxbox import boxes, implementations, layout
 from jaxbox.implementations import Implementation
+from jaxbox_kernels import xla
 
-# Outputs. glibc gives blocks of more than 32 MB back at once, and the page faults at the
-# next call cost more than the arithmetic.
+# Outputs, by XLA. glibc gives blocks of more than 32 MB back at once, and the page faults at the
+# next call cost more than the arithmetic. A GPU has no such trouble, and is to be kept busy.
 _TRANSPOSED_AT_ONCE = 2**21
 
 
@@ -193,7 +194,8 @@ def _map_images[Result](
 ) -> Result:
     """Applies a function to all images or, where transposing all takes much memory, to each."""
     number = images[0].shape[0]
-    if options.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE:
+    at_once = options.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE
+    if at_once or options.kernels is not xla:
         return function(*images)
     each = [image[:, None] for image in images]
     results = lax.map(lambda image: lax.optimization_barrier(function(*image)), each)

@@ -15,7 +15,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 import jaxbox
 from jaxbox import boxes
 from jaxbox_kernels import integral_image, mosaic_gpu, reference
-from jaxbox_kernels.mosaic import gradient_by_x
+from jaxbox_kernels.mosaic import gradient_by_x, kept_rows
 
 from .box_cases import boxes_of_all_kinds, images, relative_error
 from .test_accuracy import BOUNDS
@@ -85,6 +85,24 @@ def test_rows_in_several_parts():
     x, theta, g = _arguments((2 * gradient_by_x._LEAST_ROWS, 5), channels=1, number=2)
     dx, _ = _backward(None, theta, g, normalize=True)
     _check(dx, reference.backward(x, theta, g)[0], "dx")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("whole", [False, True])
+def test_rows_are_kept_for_low_boxes_only(monkeypatch, whole):
+    monkeypatch.setattr(kept_rows, "_ROWS", 4)
+    x, theta, _ = _arguments((11, 5), channels=1, number=4)
+    # Up to 4 rows fit.
+    theta[0, :, 2] = [-9.3, -1.2, 0.6, -7.3]
+    theta[0, :, 3] = theta[0, :, 2] + [1.4, 2.9, 3.2, 9.9]
+    if whole:
+        theta = np.asarray(boxes.round_to_pixels(theta))
+
+    @jax.jit
+    def forward(x, theta):
+        return mosaic_gpu.forward(x, theta, normalize=True, whole_pixels=whole)
+
+    _check(forward(x, theta), reference.forward(x, theta), "forward")
 
 
 @pytest.mark.usefixtures("machine")
@@ -182,6 +200,13 @@ def test_vmap_adds_no_kernel():
         return lowered.as_text().count("stablehlo.custom_call @mosaic_gpu")
 
     assert count(jax.vmap(_op, (0, None)), _X, _THETA) == count(_op, _X, _THETA) == 2
+
+
+def test_large_images_are_not_taken_one_by_one():
+    x = jax.ShapeDtypeStruct((8, 64, 128, 16), jnp.float32)
+    theta = jax.ShapeDtypeStruct((16, 4, 4), jnp.float32)
+    lowered = jax.jit(_op).trace(x, theta).lower(lowering_platforms=("cuda",))
+    assert "stablehlo.while" not in lowered.as_text()
 
 
 def test_exports_for_cuda():
