@@ -14,9 +14,10 @@ from jax.typing import ArrayLike
 
 from jaxbox import boxes, implementations, layout
 from jaxbox.implementations import Implementation
+from jaxbox_kernels import xla
 
-# Outputs. glibc gives blocks of more than 32 MB back at once, and the page faults at the
-# next call cost more than the arithmetic.
+# Outputs, by XLA. glibc gives blocks of more than 32 MB back at once, and the page faults at the
+# next call cost more than the arithmetic. A GPU has no such trouble, and is to be kept busy.
 _TRANSPOSED_AT_ONCE = 2**21
 
 
@@ -62,12 +63,13 @@ def box_conv(
       `(..., H, W, C * F)` or `(..., C * F, H, W)`, of `x`'s dtype; box `f` of channel `c` is output
       channel `c * F + f`. Differentiable by `x` and `theta` in reverse mode, any number of times.
       Where a side lies exactly on a pixel edge, the derivative is the one in the direction in which
-      the box grows.
+      the box grows. On a mesh with explicit axes it is sharded as `x` is.
 
     Raises:
       TypeError: `x` or `theta` is not of a real floating dtype.
       ValueError: a shape does not fit, `channel_axis` or `implementation` is unknown, or the named
-        implementation cannot serve the dtype, the shape or the device.
+        implementation cannot serve the dtype, the shape or the device; or, when compiled, the
+        platform.
 
     Example:
       >>> import jax.numpy as jnp
@@ -86,8 +88,16 @@ def box_conv(
     if whole_pixels:
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
     options = _Options(normalize, whole_pixels, channel_axis, kernels)
-    output = _box_conv(x.reshape(planes[0], *x.shape[-3:]), theta, options)
-    return output.reshape(*batch, *output.shape[-3:])
+
+    def convolve(x: Array, theta: Array) -> Array:
+        output = _box_conv(x.reshape(planes[0], *x.shape[-3:]), theta, options)
+        return output.reshape(*batch, *output.shape[-3:])
+
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh.explicit_axes:
+        # XLA divides the work, and the result lies where x does.
+        convolve = jax.sharding.auto_axes(convolve, out_sharding=sharding)
+    return convolve(x, theta)
 
 
 def _check(x: Array, theta: Array, channel_axis: int) -> None:
@@ -184,7 +194,8 @@ def _map_images[Result](
 ) -> Result:
     """Applies a function to all images or, where transposing all takes much memory, to each."""
     number = images[0].shape[0]
-    if options.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE:
+    at_once = options.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE
+    if at_once or options.kernels is not xla:
         return function(*images)
     each = [image[:, None] for image in images]
     results = lax.map(lambda image: lax.optimization_barrier(function(*image)), each)

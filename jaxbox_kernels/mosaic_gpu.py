@@ -16,6 +16,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxbox_kernels import second_derivatives
+from jaxbox_kernels.cuda_only import cuda_only
 from jaxbox_kernels.mosaic import filter as box_filter
 from jaxbox_kernels.mosaic import gradient_by_theta, gradient_by_x, lanes, row_sums, tables
 from jaxbox_kernels.mosaic.row_sums import RowSums
@@ -58,7 +59,7 @@ def unsuitable_planes(shape: tuple[int, ...], dtype: DTypeLike, boxes: int) -> s
 def forward(x: Array, theta: Array, *, normalize: bool, whole_pixels: bool = False) -> Array:
     """Box averages, or integrals without `normalize`; faster where all sides lie on pixel edges."""
     filter_planes = functools.partial(_filter, normalize=normalize, whole_pixels=whole_pixels)
-    return planewise(filter_planes, theta.astype(jnp.float32), x)
+    return planewise(cuda_only(filter_planes), theta.astype(jnp.float32), x)
 
 
 @second_derivatives.by_matrices
@@ -81,10 +82,10 @@ def backward(
         filter_back = functools.partial(
             _filter_back, normalize=normalize, whole_pixels=whole_pixels
         )
-        dx = planewise(filter_back, theta, g)
+        dx = planewise(cuda_only(filter_back), theta, g)
     if x is not None:
         # Of each image: where images are on several devices, XLA adds them up across these.
-        products = jnp.sum(planewise(_inner_products, theta, x, g), 0)
+        products = jnp.sum(planewise(cuda_only(_inner_products), theta, x, g), 0)
         scales = scale(theta, normalize=normalize)
         dtheta = scales[..., None] * products[..., 1:]
         if normalize:

@@ -64,7 +64,13 @@ def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Calla
     def partition(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> tuple[Any, ...]:
         del result
         of_boxes, of_planes, of_result = shardings(mesh, arguments)
-        return mesh, positional, of_result, (of_boxes, *[of_planes] * len(arguments[1:]))
+
+        def on_device(*arrays: Array) -> Array:
+            # Not the caller's mesh: with explicit axes, types would ask for shardings here too.
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*arrays)
+
+        return mesh, on_device, of_result, (of_boxes, *[of_planes] * len(arguments[1:]))
 
     def infer(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> NamedSharding:
         del result

@@ -66,29 +66,36 @@ for N, C, H, W, F in eval(sys.argv[2]):
 """
 
 
+def describe(gpu):
+    """What XLA has to know of a GPU that is not there."""
+    return _DESCRIPTION.format(name=gpu, **_GPUS[gpu])
+
+
+def environment():
+    """That in which a process can compile for GPUs."""
+    # NVIDIA's assembler comes with the group.
+    folders = importlib.import_module("nvidia.cu13").__path__
+    path = os.pathsep.join([*(f"{folder}/bin" for folder in folders), os.environ["PATH"]])
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "PATH": path,
+    }
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda13_plugin") is None,
     reason="needs the dependency group `cuda-compiler`",
 )
 @pytest.mark.parametrize("gpu", _GPUS)
 def test_nothing_spills(gpu):
-    description = _DESCRIPTION.format(name=gpu, **_GPUS[gpu])
-    # NVIDIA's assembler comes with the group.
-    folders = importlib.import_module("nvidia.cu13").__path__
-    path = os.pathsep.join([*(f"{folder}/bin" for folder in folders), os.environ["PATH"]])
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-        "MOSAIC_GPU_DUMP_PTXAS": "1",
-        "PATH": path,
-    }
     run = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, description, repr(_SHAPES)],
+        [sys.executable, "-c", _PROGRAM, describe(gpu), repr(_SHAPES)],
         check=True,
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment() | {"MOSAIC_GPU_DUMP_PTXAS": "1"},
     )
     spills = re.findall(
         r"(\d+) bytes spill stores, (\d+) bytes spill loads", run.stdout + run.stderr

@@ -15,7 +15,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 import jaxbox
 from jaxbox import boxes
 from jaxbox_kernels import integral_image, mosaic_gpu, reference
-from jaxbox_kernels.mosaic import gradient_by_x
+from jaxbox_kernels.mosaic import gradient_by_x, kept_rows
 
 from .box_cases import boxes_of_all_kinds, images, relative_error
 from .test_accuracy import BOUNDS
@@ -85,6 +85,24 @@ def test_rows_in_several_parts():
     x, theta, g = _arguments((2 * gradient_by_x._LEAST_ROWS, 5), channels=1, number=2)
     dx, _ = _backward(None, theta, g, normalize=True)
     _check(dx, reference.backward(x, theta, g)[0], "dx")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("whole", [False, True])
+def test_rows_are_kept_for_low_boxes_only(monkeypatch, whole):
+    monkeypatch.setattr(kept_rows, "_ROWS", 4)
+    x, theta, _ = _arguments((11, 5), channels=1, number=4)
+    # Up to 4 rows fit.
+    theta[0, :, 2] = [-9.3, -1.2, 0.6, -7.3]
+    theta[0, :, 3] = theta[0, :, 2] + [1.4, 2.9, 3.2, 9.9]
+    if whole:
+        theta = np.asarray(boxes.round_to_pixels(theta))
+
+    @jax.jit
+    def forward(x, theta):
+        return mosaic_gpu.forward(x, theta, normalize=True, whole_pixels=whole)
+
+    _check(forward(x, theta), reference.forward(x, theta), "forward")
 
 
 @pytest.mark.usefixtures("machine")
@@ -184,6 +202,13 @@ def test_vmap_adds_no_kernel():
     assert count(jax.vmap(_op, (0, None)), _X, _THETA) == count(_op, _X, _THETA) == 2
 
 
+def test_large_images_are_not_taken_one_by_one():
+    x = jax.ShapeDtypeStruct((8, 64, 128, 16), jnp.float32)
+    theta = jax.ShapeDtypeStruct((16, 4, 4), jnp.float32)
+    lowered = jax.jit(_op).trace(x, theta).lower(lowering_platforms=("cuda",))
+    assert "stablehlo.while" not in lowered.as_text()
+
+
 def test_exports_for_cuda():
     exported = jax.export.export(jax.jit(_gradients), platforms=["cuda"])(_X, _THETA)
     assert exported.platforms == ("cuda",)
@@ -192,8 +217,11 @@ def test_exports_for_cuda():
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="for machines without a GPU")
 def test_cannot_run_without_a_gpu():
-    with pytest.raises(ValueError, match="CPU"):
+    reason = "implementation='mosaic_gpu' cannot serve: it must be .* CUDA.*; got a program for cpu"
+    with pytest.raises(ValueError, match=reason):
         _op(_X, _THETA)
+    with pytest.raises(ValueError, match=reason):
+        jax.jit(jax.vmap(_gradients, (0, None)))(_X[None], _THETA)
 
 
 def test_picks_xla_without_a_gpu():
@@ -248,29 +276,55 @@ def test_unsuitable_arguments(shape, dtype, reason):
 
 
 def test_each_device_works_on_its_own_planes():
-    # A process has as many devices as it began with.
+    # A process has as many devices as it began with. XLA stands in for kernels: these cannot be
+    # interpreted on several devices.
     program = """
+        import types
         import jax
         import jax.numpy as jnp
-        from jax.sharding import NamedSharding, PartitionSpec
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec
+        import jaxbox
+        from jaxbox import implementations
         from jaxbox_kernels import xla
         from jaxbox_kernels.planewise import planewise
 
-        mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-        x = jnp.arange(8 * 2 * 5 * 7.0).reshape(8, 2, 5, 7)
+        def forward(x, theta, **options):
+            return planewise(lambda theta, x: xla.forward(x, theta, **options), theta, x)
+
+        def backward(x, theta, g, *, by_x, **options):
+            def by_planes(theta, g):
+                return xla.backward(None, theta, g, **options)[0]
+
+            _, dtheta = xla.backward(x, theta, g, by_x=False, **options)
+            return planewise(by_planes, theta, g), dtheta
+
+        pick = implementations.pick
+        by_planes = types.SimpleNamespace(forward=forward, backward=backward)
+        implementations.pick = lambda name, *given: pick(name, *given) if name else by_planes
+
+        def results(x, theta, implementation=None):
+            def loss(x, theta):
+                output = jaxbox.box_conv(x, theta, implementation=implementation)
+                return jnp.sum(output**2), output
+
+            (_, output), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, theta)
+            return output, *gradients
+
+        x = jnp.arange(8 * 5 * 7 * 2.0).reshape(8, 5, 7, 2) / 560
         theta = jnp.tile(jnp.array([-1.25, 1.5, -1.0, 2.0]), (2, 3, 1))
-        divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-        copied = jax.device_put(theta, NamedSharding(mesh, PartitionSpec()))
-
-        def filter_planes(theta, x):
-            return xla.forward(x, theta, normalize=True)
-
-        function = jax.jit(lambda theta, x: planewise(filter_planes, theta, x))
-        compiled = function.lower(copied, divided).compile()
-        assert "all-" not in compiled.as_text()
-        result = function(copied, divided)
-        assert result.sharding.spec[0] == "data"
-        assert jnp.allclose(result, filter_planes(theta, x))
+        expected = jax.jit(lambda x, theta: results(x, theta, "xla"))(x, theta)
+        for axis_type in (AxisType.Auto, AxisType.Explicit):
+            mesh = jax.make_mesh((4,), ("data",), axis_types=(axis_type,))
+            with jax.set_mesh(mesh):
+                divided = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+                copied = jax.device_put(theta, NamedSharding(mesh, PartitionSpec()))
+                compiled = jax.jit(results).lower(divided, copied).compile()
+                assert "all-gather" not in compiled.as_text()
+                assert "all-to-all" not in compiled.as_text()
+                given = compiled(divided, copied)
+            for result, spec, exact in zip(given, ("data", "data", None), expected, strict=True):
+                assert (*result.sharding.spec, None)[0] == spec
+                assert jnp.allclose(jax.device_get(result), exact, rtol=1e-4, atol=1e-4)
     """
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],

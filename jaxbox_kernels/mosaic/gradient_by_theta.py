@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxbox_kernels.mosaic import lanes, tables, walk
+from jaxbox_kernels.mosaic import grid, lanes, walk
 from jaxbox_kernels.mosaic.lanes import LANES
 from jaxbox_kernels.mosaic.row_sums import RowSums
 from jaxbox_kernels.mosaic.tables import Tables
@@ -26,15 +26,12 @@ def inner_products(source: RowSums, g: Array, boxes: Tables, shape: tuple[int, .
 
     `g` is `(N * C * F * H, padded(W))`, `shape` `(N, C, F, H, W)`, the result `(N, C, F, 5)`.
     """
-    batch, channels, number, _, width = shape
-    strips = lanes.padded(width) // LANES
+    planes, strips, number = grid.size(shape)
     kernel = plgpu.kernel(
         functools.partial(_inner_products, shape=shape),
-        out_type=jax.ShapeDtypeStruct(
-            (batch * channels * number, strips, len(_SIGNS)), jnp.float32
-        ),
-        grid=(batch * channels, strips, number),
-        grid_names=("plane", "strip", "box"),
+        out_type=jax.ShapeDtypeStruct((planes * number, strips, len(_SIGNS)), jnp.float32),
+        grid=(planes, strips, number),
+        grid_names=grid.NAMES,
         compiler_params=lanes.COMPILER_PARAMS,
     )
     return jnp.sum(kernel(source, g, boxes), 1).reshape(*shape[:3], len(_SIGNS))
@@ -48,18 +45,17 @@ def _inner_products(
     *,
     shape: tuple[int, ...],
 ) -> None:
-    _, channels, number, height, width = shape
-    plane, strip = lax.axis_index("plane"), lax.axis_index("strip")
-    box = tables.read(*boxes, lax.rem(plane, channels) * number + lax.axis_index("box"))
-    read = walk.columns_reader(source, box, plane, strip, (height, width), whole=False)
+    height = shape[-2]
+    box, _, strip, target = program = grid.program(boxes, shape)
+    columns = walk.columns_reader(source, program, shape, whole=False)
+    read = walk.only_inside(columns, height)
     rows = lanes.largest_divisor(height, _ROWS)
-    target = plane * number + lax.axis_index("box")
 
     def take_steps(group: Array, carry: tuple[Columns, list[Array]]) -> tuple[Columns, list[Array]]:
         total, products = carry
         for row in (group * rows + row for row in range(rows)):
             gradient = g[target * height + row, pl.ds(strip * LANES, LANES)].astype(jnp.float32)
-            seen, total = walk.step(read, total, box, row, whole=False)
+            seen, total = walk.step(read, read, total, box, row, whole=False)
             factors = (*seen.integral, seen.low.integral, seen.high.integral)
             products = [
                 product + gradient * factor

@@ -91,17 +91,14 @@ def _entries(
     tile: _Tile,
     whole: bool,
 ) -> None:
-    _, channels, number, height, width = shape
+    _, _, number, height, width = shape
     group, plane = lax.axis_index("group"), lax.axis_index("plane")
     padded = lanes.padded(width)
     strips = padded // LANES
     rows_of_part = height // lax.axis_size("part")
     first_row = lax.axis_index("part") * rows_of_part
     first_box = group * tile.boxes
-    each = [
-        tables.read(*boxes, lax.rem(plane, channels) * number + first_box + box)
-        for box in range(tile.boxes)
-    ]
+    each = [tables.read(boxes, plane, first_box + box, shape) for box in range(tile.boxes)]
 
     def reader(box: int, strip: Array) -> walk.Reader[Array]:
         source = plane * number + first_box + box
@@ -136,7 +133,7 @@ def _entries(
             read, total = reader(index, strip), totals[index, column]
             weight = _beyond(box, strip, padded, whole=whole)
             for row in range(tile.rows):
-                seen, total = walk.step(read, total, box, first + row, whole=whole)
+                seen, total = walk.step(read, read, total, box, first + row, whole=whole)
                 scaled = seen.integral * box.scale
                 integrals[index, row, pl.ds(LANES + strip * LANES, LANES)] = scaled
                 beyond[row] = beyond[row] + weight * scaled

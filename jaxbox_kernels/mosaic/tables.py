@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxbox_kernels import sides
 from jaxbox_kernels.sides import Interval
@@ -12,7 +12,7 @@ _SHIFTS, _NUMBERS = 4, 5
 
 
 class Tables(NamedTuple):
-    """The boxes as flat arrays, box after box."""
+    """The boxes as flat arrays, box after box; or references to them in a kernel."""
 
     shifts: Array  # int32: of the sides low x, high x, low y and high y
     numbers: Array  # float32: the fractions of those sides, and the scale
@@ -58,10 +58,12 @@ def of_adjoint(theta: Array, scales: Array, shape: tuple[int, ...], whole_pixels
     return make(reflected_y, along_x, scales)
 
 
-def read(shifts: Array, numbers: Array, box: Array) -> Box:
-    """Reads one box from the references of a kernel."""
+def read(boxes: Tables, plane: Array, box: Array | int, shape: tuple[int, ...]) -> Box:
+    """Reads a box of a plane's channel in a kernel; `shape` is `(N, C, F, H, W)`."""
+    _, channels, number, *_ = shape
+    index = lax.rem(plane, jnp.int32(channels)) * number + box
     low_x, high_x, low_y, high_y = (
-        Side(shifts[box * _SHIFTS + side], numbers[box * _NUMBERS + side])
+        Side(boxes.shifts[index * _SHIFTS + side], boxes.numbers[index * _NUMBERS + side])
         for side in range(_SHIFTS)
     )
-    return Box(low_x, high_x, low_y, high_y, scale=numbers[box * _NUMBERS + _SHIFTS])
+    return Box(low_x, high_x, low_y, high_y, scale=boxes.numbers[index * _NUMBERS + _SHIFTS])

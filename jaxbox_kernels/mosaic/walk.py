@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 
 from jaxbox_kernels.mosaic import lanes, row_sums
+from jaxbox_kernels.mosaic.grid import Program
 from jaxbox_kernels.mosaic.lanes import LANES
 from jaxbox_kernels.mosaic.row_sums import RowSums
 from jaxbox_kernels.mosaic.tables import Box, Side
@@ -55,10 +56,10 @@ def _select(condition: Array, if_true: Array, if_false: Array) -> Array:
 
 
 def step[Row](
-    read: Reader[Row], total: Row, box: Box, row: Array, *, whole: bool
+    enter: Reader[Row], leave: Reader[Row], total: Row, box: Box, row: Array, *, whole: bool
 ) -> tuple[Rows[Row], Row]:
     """What the walk sees at an output row, and the sum for the next."""
-    low, high = read(row + box.low_y.shift), read(row + box.high_y.shift)
+    high, low = enter(row + box.high_y.shift), leave(row + box.low_y.shift)
 
     def add_parts(total: Array, low: Array, high: Array) -> Array:
         return total + (box.high_y.fraction * high - box.low_y.fraction * low)
@@ -77,11 +78,11 @@ class Columns(NamedTuple):
 
 
 def columns_reader(
-    source: RowSums, box: Box, plane: Array, strip: Array, size: tuple[int, int], *, whole: bool
+    source: RowSums, program: Program, shape: tuple[int, ...], *, whole: bool
 ) -> Reader[Columns]:
     """Reads rows of a plane as integrals over a box's columns. Whole boxes cut no pixels."""
-    height, width = size
-    column = strip * LANES
+    box, height, width = program.box, *shape[-2:]
+    column = program.strip * LANES
     position = column + lanes.index()
 
     def start(shift: Array) -> Array:
@@ -101,7 +102,7 @@ def columns_reader(
         covered += box.high_x.fraction * reached[1] - box.low_x.fraction * reached[0]
 
     def read(row: Array) -> Columns:
-        number = plane * height + row
+        number = program.plane * height + row
         first = row_sums.first(number, source.means.shape[0], width)
         unit, mean = source.units[number], source.means[number]
         before = [source.sums[pl.ds(first + begin, LANES)] for begin, _ in starts]
@@ -122,4 +123,4 @@ def columns_reader(
             high * unit + mean * reached[1],
         )
 
-    return only_inside(read, height)
+    return read
