@@ -3,6 +3,7 @@
 Nothing here draws; `jaxbox.plots` does. Areas of boxes are in `jaxbox.boxes.area`.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -122,11 +123,13 @@ def box_layers(model: SegmentationNetwork) -> list[BoxLayer]:
     """
     layers: list[BoxLayer] = []
     sequence = [*model.blocks, model.classifier]
-    for block, reader in zip(sequence, sequence[1:], strict=False):
+    for block, reader in itertools.pairwise(sequence):
         if isinstance(block, BoxBlock):
             boxes = block.boxes
             kernels = [conv.kernel[...] for conv in _convolutions_reading(reader)]
-            weights = importance(block.branch.layers[0].kernel[...], jnp.concatenate(kernels, axis=-1))
+            weights = importance(
+                block.branch.layers[0].kernel[...], jnp.concatenate(kernels, axis=-1)
+            )
             name = f"box layer {len(layers) + 1}"
             layers.append(BoxLayer(name, boxes.theta[...], boxes.window, weights))
     return layers
@@ -194,8 +197,7 @@ def symmetry(theta: ArrayLike) -> jax.Array:
 
     That is the area that a box shares with its mirror image, divided by the area that the two
     cover together: `min(-x_min, x_max) / max(-x_min, x_max)`, and 0 for a box that lies wholly on
-    one side. A box is its own mirror image where it is 1. Boxes of other shapes and offsets, drawn
-    as `jaxbox.boxes.sample` draws them, have a distribution to compare with.
+    one side. It is 1 for a box that is its own mirror image.
 
     Source: Burkov & Lempitsky 2018, section 4, "Box statistics", which gives no measure.
 

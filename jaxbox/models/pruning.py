@@ -7,12 +7,13 @@ other leaves at least a difference of the size that `contributions` measures.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from numpy.typing import NDArray
 
 from jaxbox import layout
@@ -77,7 +78,7 @@ class Constant(nnx.Module):
       dtype: Of the result.
     """
 
-    def __init__(self, constants: jax.Array, dtype: jnp.dtype) -> None:
+    def __init__(self, constants: jax.Array, dtype: DTypeLike) -> None:
         self.constants = nnx.Param(constants)
         self.dtype = dtype
 
@@ -131,8 +132,10 @@ def prune(model: SegmentationNetwork, keep: Sequence[ArrayLike]) -> Segmentation
     boxes its whole branch. The copy trains as any network does, to make up for the loss, and
     `jaxbox.models.cost.cost` counts it.
 
-    Where the removed boxes' `contributions` are 0, the logits in evaluation mode are those of
-    `model` bit for bit.
+    Where the removed boxes' `contributions` are 0, nothing but zeros is left out of the sums that
+    make the logits in evaluation mode: they are those of `model`, bit for bit where the sums are
+    exact. Where they are rounded, XLA may round a plane's sums otherwise when it computes fewer
+    planes, by a few units in the last place.
 
     Source: Burkov & Lempitsky 2018, section 4, "Box statistics", which proposes to remove the boxes
     that shrank to the minimum.
@@ -165,7 +168,9 @@ def prune(model: SegmentationNetwork, keep: Sequence[ArrayLike]) -> Segmentation
     pruned = nnx.clone(model)
     blocks = _box_blocks(pruned)
     if len(keep) != len(blocks):
-        raise ValueError(f"keep must have a mask for each of {len(blocks)} layers, got {len(keep)}.")
+        raise ValueError(
+            f"keep must have a mask for each of {len(blocks)} layers, got {len(keep)}."
+        )
     masks = [np.asarray(mask) for mask in keep]
     for index, (mask, block) in enumerate(zip(masks, blocks, strict=True)):
         shape = block.boxes.theta.shape[:2]
@@ -198,8 +203,9 @@ def _prune_block(block: BoxBlock, keep: NDArray[np.bool_]) -> None:
     if not keep.any():
         block.branch = nnx.Sequential(Constant(constants, norm_after.dtype))
         return
-    conv, norm, *rectification = block.branch.layers[: list(block.branch.layers).index(boxes)]
-    *_, dropout = block.branch.layers
+    layers: list[Any] = list(block.branch.layers)
+    conv, norm, *rectification = layers[: layers.index(boxes)]
+    dropout = layers[-1]
     # In groups of the same number of boxes, each of which is one convolution.
     counts = keep.sum(axis=1)
     members = [np.flatnonzero(counts == count) for count in np.unique(counts[counts > 0])]
@@ -224,7 +230,8 @@ def _prune_block(block: BoxBlock, keep: NDArray[np.bool_]) -> None:
 def _box_conv_like(boxes: BoxConv, theta: jax.Array) -> BoxConv:
     """A layer with other boxes."""
     return BoxConv(
-        *theta.shape[:2],
+        theta.shape[0],
+        theta.shape[1],
         boxes.window,
         normalize=boxes.normalize,
         whole_pixels=boxes.whole_pixels,
