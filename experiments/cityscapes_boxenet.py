@@ -22,13 +22,15 @@ from flax import nnx
 from tqdm import tqdm
 
 import jaxbox
+from jaxbox import plots
+from jaxbox.analysis import box_layers
 from jaxbox.models import NETWORKS
 from segmentation.checkpoints import Checkpoints, RunError
 from segmentation.datasets import DataSet, Recipe, open_dataset
 from segmentation.errors import DataError
 from segmentation.iou import Scores
 from segmentation.memory import keep_freed_memory
-from segmentation.pictures import draw_boxes, draw_curves, draw_predictions
+from segmentation.pictures import draw_curves, draw_predictions
 from segmentation.pipeline import (
     class_frequencies,
     evaluation_batches,
@@ -298,24 +300,10 @@ def _write_pictures(out: Path, dataset: DataSet, trainer: Trainer, state: TrainS
     draw_predictions(samples, predictions, dataset.val.classes).savefig(
         out / "predictions.png", dpi=100
     )
-    before, windows = _boxes(trainer, trainer.initial)
-    if before:
-        after, _ = _boxes(trainer, state)
-        draw_boxes(before, after, windows).savefig(out / "boxes.png", dpi=100)
+    before, after = (box_layers(trainer.model(each)) for each in (trainer.initial, state))
+    if after:
+        plots.draw_before_and_after(before, after).savefig(out / "boxes.png", dpi=100)
     print(f"pictures, metrics and checkpoints are in {out}")
-
-
-def _boxes(
-    trainer: Trainer, state: TrainState
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
-    """The boxes of every box layer, and its window, by the layer's name."""
-    layers = [m for _, m in nnx.iter_modules(trainer.model(state)) if isinstance(m, jaxbox.BoxConv)]
-    names = [f"box layer {index + 1}" for index in range(len(layers))]
-    thetas = {name: np.asarray(m.theta[...]) for name, m in zip(names, layers, strict=True)}
-    windows = {
-        name: m.theta.get_metadata()["window"] for name, m in zip(names, layers, strict=True)
-    }
-    return thetas, windows
 
 
 if __name__ == "__main__":

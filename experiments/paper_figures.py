@@ -25,6 +25,8 @@ from segmentation.memory import keep_freed_memory
 from segmentation.pipeline import normalize
 from segmentation.runs import Run, open_run
 
+_STRIP = 8
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -89,7 +91,7 @@ def draw_boxes(label: str, run: Run, out: Path) -> None:
     figures = {
         "boxes": plots.draw_layers(after),
         "before_after": plots.draw_before_and_after(before, after),
-        "training": plots.draw_training(after[0], history),
+        "training": plots.draw_training(after[0], _some(history)),
         "areas": plots.draw_areas(after),
         "histograms": plots.draw_histograms(before, after),
     }
@@ -102,6 +104,13 @@ def draw_boxes(label: str, run: Run, out: Path) -> None:
             f"{label}, {when} training: {analysis.share_at_minimum(theta):.1%} of {len(theta)} "
             f"boxes at minimum size, mean symmetry {analysis.symmetry(theta).mean():.2f}"
         )
+
+
+def _some(history: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """At most as many moments, from the first to the last, as a strip has room for."""
+    captions = list(history)
+    chosen = np.linspace(0, len(captions) - 1, min(_STRIP, len(captions))).round().astype(int)
+    return {captions[index]: history[captions[index]] for index in chosen.tolist()}
 
 
 def draw_energy(runs: dict[str, Run], settings: Settings) -> None:

@@ -98,9 +98,9 @@ def box_layers(model: SegmentationNetwork) -> list[BoxLayer]:
     The convolution before the boxes is the 1x1 convolution of their block. A block adds its boxes'
     averages to its input, and the convolution after them is the one with which the next block, or
     the classifier, reads that sum; where an upsampling block reads it with two, they count as one.
-    It is 1x1 but before `Downsampling` and the classifier, whose kernels are averaged over their
-    pixels too. As in the paper, BatchNorm is left out: `jaxbox.models.pruning.contributions` measures what
-    boxes add to the sum, which blocks further on read as well.
+    It is 1x1 but in `Downsampling`, ERFNet's blocks and the classifier, whose kernels are averaged
+    over their pixels too. As in the paper, BatchNorm is left out and so are the blocks further on,
+    which read the sum as well: `jaxbox.models.pruning.contributions` measures what boxes add to it.
 
     Source: Burkov & Lempitsky 2018, section 4, "Box statistics".
 
@@ -126,6 +126,7 @@ def box_layers(model: SegmentationNetwork) -> list[BoxLayer]:
     for block, reader in itertools.pairwise(sequence):
         if isinstance(block, BoxBlock):
             boxes = block.boxes
+            conv: Any = block.branch.layers[0]
             kernels = [conv.kernel[...] for conv in _convolutions_reading(reader)]
             weights = importance(
                 block.branch.layers[0].kernel[...], jnp.concatenate(kernels, axis=-1)

@@ -300,8 +300,8 @@ def draw_energy(curves: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
 def draw_histograms(before: Sequence[BoxLayer], after: Sequence[BoxLayer]) -> Figure:
     """Draws histograms of the boxes of all layers before and after training.
 
-    Of their widths, heights and areas, the last on a logarithmic scale, and of how symmetric they
-    are about the vertical axis (`jaxbox.analysis.symmetry`).
+    Of their widths, heights and areas, on logarithmic scales, and of how symmetric they are about
+    the vertical axis (`jaxbox.analysis.symmetry`).
 
     Args:
       before: The layers of a network before training, at least one.
@@ -328,11 +328,11 @@ def draw_histograms(before: Sequence[BoxLayer], after: Sequence[BoxLayer]) -> Fi
     for axes, label in zip(figure.subplots(2, 2).flat, measured[0], strict=True):
         old, new = (values[label] for values in measured)
         largest = max(old.max(), new.max())
-        if "area" in label:
+        if "pixels" in label:
             bins = np.geomspace(1.0, max(float(largest), 2.0), 31)
             axes.set_xscale("log")
         else:
-            bins = np.linspace(0.0, float(largest), 31)
+            bins = np.linspace(0.0, 1.0, 31)
         # Of the smallest boxes some are a rounding error smaller than a pixel.
         old, new = (np.clip(values, bins[0], bins[-1]) for values in (old, new))
         axes.hist(old, bins, color="0.75", label="before training")
@@ -356,7 +356,10 @@ class _Panel(NamedTuple):
 def _draw_panels(panels: Sequence[_Panel | None], columns: int, most: int) -> Figure:
     """Panels row by row; where there is `None`, none."""
     rows = -(-len(panels) // columns)
-    figure = Figure((_WIDTH, 2.1 * rows + 0.5), layout="constrained")
+    # Of the highest panel, beside its numbers and below its title.
+    aspect = max(panel.limits[1] / panel.limits[0] for panel in panels if panel is not None)
+    height = (_WIDTH / columns - 0.5) * aspect + 0.6
+    figure = Figure((_WIDTH, height * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -439,7 +442,7 @@ def _limits(layer: BoxLayer, states: Iterable[ArrayLike], most: int) -> tuple[fl
 
 def _layer_color(index: int, number: int) -> Any:
     """Colours from blue to yellow for the layers from the first to the last."""
-    return colormaps["viridis"](index / max(number - 1, 1))
+    return colormaps["viridis"](0.92 * index / max(number - 1, 1))
 
 
 def _render(figure: Figure) -> Image.Image:
@@ -450,7 +453,7 @@ def _render(figure: Figure) -> Image.Image:
 
 def _share_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
     """One palette for all frames, so that what stays the same is not stored again."""
-    palette = frames[-1].quantize(128, dither=Image.Dither.NONE)
+    palette = frames[-1].quantize(64, dither=Image.Dither.NONE)
     return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 

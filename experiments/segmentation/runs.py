@@ -23,11 +23,13 @@ class Run(NamedTuple):
       history: the network in evaluation mode after some steps of training, in order: at first after
         none, at last as trained.
       val: the held-out samples, whose classes are those of the logits.
+      size: `(H, W)` of its images, in pixels.
     """
 
     name: str
     history: Mapping[int, models.SegmentationNetwork]
     val: Source
+    size: tuple[int, int]
 
     @property
     def initial(self) -> models.SegmentationNetwork:
@@ -73,7 +75,7 @@ def open_run(directory: Path) -> Run:
             _load(history[step], saved)
     if len(history) == 1:
         raise RunError(f"{directory} holds no checkpoint yet")
-    return Run(recorded["model"], history, dataset.val)
+    return Run(recorded["model"], history, dataset.val, dataset.size)
 
 
 def _load(model: nnx.Module, saved: Mapping[str, Any]) -> None:
