@@ -126,11 +126,9 @@ def box_layers(model: SegmentationNetwork) -> list[BoxLayer]:
     for block, reader in itertools.pairwise(sequence):
         if isinstance(block, BoxBlock):
             boxes = block.boxes
-            conv: Any = block.branch.layers[0]
+            before: Any = block.branch.layers[0]
             kernels = [conv.kernel[...] for conv in _convolutions_reading(reader)]
-            weights = importance(
-                block.branch.layers[0].kernel[...], jnp.concatenate(kernels, axis=-1)
-            )
+            weights = importance(before.kernel[...], jnp.concatenate(kernels, axis=-1))
             name = f"box layer {len(layers) + 1}"
             layers.append(BoxLayer(name, boxes.theta[...], boxes.window, weights))
     return layers
