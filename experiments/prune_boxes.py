@@ -84,16 +84,19 @@ def choices(
     layers = analysis.box_layers(model)
     measured = [np.asarray(contribution) for contribution in contributions(model)]
     small = [np.asarray(analysis.at_minimum(layer.theta)) for layer in layers]
-    everything = np.sort(np.concatenate([np.ravel(each) for each in measured]))
+    order = np.argsort(np.concatenate([np.ravel(each) for each in measured]), stable=True)
+    starts = np.cumsum([each.size for each in measured])[:-1]
     chosen = {
         "nothing": [np.ones_like(each) for each in small],
         "minimum size": [~each for each in small],
     }
     for share in shares:
-        number = round(share * len(everything))
-        # The least contribution that is kept.
-        limit = everything[number] if number < len(everything) else np.inf
-        chosen[f"least {share:.0%}"] = [each >= limit for each in measured]
+        keep = np.ones(order.size, bool)
+        keep[order[: round(share * order.size)]] = False
+        chosen[f"least {share:.0%}"] = [
+            mask.reshape(each.shape)
+            for mask, each in zip(np.split(keep, starts), measured, strict=True)
+        ]
     return chosen
 
 

@@ -81,4 +81,5 @@ def test_programs(
     assert prune_boxes.main([str(directory), "--shares", "0.5"]) == 0
     rows = json.loads((directory / "pruning.json").read_text())
     assert [row["removed"] for row in rows] == ["nothing", "minimum size", "least 50%"]
+    assert rows[2]["boxes"] == rows[0]["boxes"] / 2
     assert rows[2]["parameters"] < rows[0]["parameters"]
