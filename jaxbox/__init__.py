@@ -2,7 +2,8 @@
 
 `jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. Submodules: `boxes` (boxes
 as data), `layers` and `linen` (the layers), `optim` (what boxes ask of an optimizer), `models` (the
-paper's networks), `interop` (weights from and for PyTorch).
+paper's networks), `analysis` and `plots` (what trained boxes are like, in numbers and in pictures),
+`interop` (weights from and for PyTorch).
 """
 
 import importlib
@@ -11,10 +12,21 @@ from typing import TYPE_CHECKING, Any
 from jaxbox.box_conv import box_conv
 
 if TYPE_CHECKING:
-    from jaxbox import boxes, interop, layers, linen, models, optim
+    from jaxbox import analysis, boxes, interop, layers, linen, models, optim, plots
     from jaxbox.layers import BoxConv
 
-__all__ = ["BoxConv", "box_conv", "boxes", "interop", "layers", "linen", "models", "optim"]
+__all__ = [
+    "BoxConv",
+    "analysis",
+    "box_conv",
+    "boxes",
+    "interop",
+    "layers",
+    "linen",
+    "models",
+    "optim",
+    "plots",
+]
 
 
 def __getattr__(name: str) -> Any:

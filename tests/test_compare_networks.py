@@ -10,7 +10,7 @@ import pytest
 
 import cityscapes_boxenet
 import compare_networks
-from segmentation.run import open_run
+from segmentation.saved_run import open_run
 
 _ARGUMENTS = ["--size", "16x32", "--batch-size", "16", "--steps", "3"]
 
@@ -91,7 +91,7 @@ def test_predicts_a_folder_and_names_what_it_cannot_read(runs, tmp_path, capsys)
     assert sorted(file.name for file in out.iterdir()) == [
         *("a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png")
     ]
-    classes = open_run(runs[0] / "enet-minus-0").run.dataset.val.classes
+    classes = open_run(runs[0] / "enet-minus-0").val.classes
     for name, shape in (("a", (20, 50)), ("b", (9, 7))):
         labels = cv2.imread(str(out / f"{name}_labels.png"), cv2.IMREAD_UNCHANGED)
         assert labels.shape == shape

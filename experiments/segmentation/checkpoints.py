@@ -23,18 +23,22 @@ class Checkpoints:
     """The checkpoints of one run, in the run's directory; use as a context manager.
 
     A checkpoint appears whole or not at all (orbax renames it into place when it is complete), so
-    a run killed at any moment can be resumed. The two newest are kept. With several processes each
-    has to call what the others call.
+    a run killed at any moment can be resumed. With several processes each has to call what the
+    others call.
 
     Args:
       directory: the run's directory.
+      keep_every: the two newest are kept, and those of steps that are a multiple of this.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, keep_every: int | None = None):
         self._manager = ocp.CheckpointManager(
             (directory / _CHECKPOINTS).absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+                max_to_keep=2,
+                keep_period=keep_every,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
             ),
         )
 
@@ -66,8 +70,13 @@ class Checkpoints:
           RunError: the saved state is of another network or optimizer, or cannot be read.
         """
         step = self._manager.latest_step()
-        if step is None:
-            return None
+        return None if step is None else self._restore(step, like)
+
+    def all(self, like: TrainState) -> dict[int, TrainState]:
+        """All states that were kept, by their number of steps, in order; see `latest`."""
+        return {step: self._restore(step, like) for step in sorted(self._manager.all_steps())}
+
+    def _restore(self, step: int, like: TrainState) -> TrainState:
         try:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(like._asdict()))
         except Exception as error:  # orbax raises a dozen kinds

@@ -17,7 +17,7 @@ from segmentation.classes import ClassSet
 from segmentation.iou import Scores, count_pixels, merge_classes, scores_of
 from segmentation.pictures import draw_confusion
 from segmentation.pipeline import evaluation_batches, read_ahead
-from segmentation.run import OpenedRun, open_run
+from segmentation.saved_run import SavedRun, open_run
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     settings = tyro.cli(_Settings, args=arguments, prog="evaluate")
     opened = open_run(settings.run)
-    classes = opened.run.dataset.val.classes
+    classes = opened.val.classes
     counts = full_resolution_counts(opened)
     print(_table(classes, counts))
     report = {"step": int(opened.state.step), **_report(classes, counts)}
@@ -46,9 +46,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
-def full_resolution_counts(opened: OpenedRun) -> NDArray[np.int64]:
+def full_resolution_counts(opened: SavedRun) -> NDArray[np.int64]:
     """The confusion matrix of the validation split at the resolution of its label files."""
-    val = opened.run.dataset.val
+    val = opened.val
     counts = np.zeros((len(val.classes),) * 2, np.int64)
     bar = tqdm(_logits(opened), total=len(val), unit="img", desc="evaluating", disable=None)
     for index, logits in enumerate(bar):
@@ -68,9 +68,9 @@ def most_likely(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[n
     return cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR).argmax(-1)
 
 
-def _logits(opened: OpenedRun) -> Iterator[NDArray[np.float32]]:
+def _logits(opened: SavedRun) -> Iterator[NDArray[np.float32]]:
     """The logits of each validation image, in order."""
-    (run, state), val = opened, opened.run.dataset.val
+    run, state, val = opened.run, opened.state, opened.val
     batches = evaluation_batches(val, run.settings.training.batch_size)
 
     def all_with_filling() -> Iterator[NDArray[np.float32]]:

@@ -19,6 +19,7 @@ from segmentation.settings import to_record
 from segmentation.training import TrainState
 
 _STEPS_BETWEEN_LOOKS = 10  # at the loss, which has to be waited for, and at other processes
+_MOMENTS_KEPT = 8
 
 
 def train(run: Run) -> TrainState:
@@ -36,7 +37,9 @@ def train(run: Run) -> TrainState:
     settings = run.settings
     begin_run(settings.out, to_record(settings), resume=settings.resume)
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(settings.out))
+        # Moments enough to see how boxes moved.
+        keep_every = -(-run.epochs // _MOMENTS_KEPT) * run.steps_per_epoch
+        checkpoints = stack.enter_context(Checkpoints(settings.out, keep_every))
         state = checkpoints.latest(run.trainer.initial) or run.trainer.initial
         log = None
         if is_first_process():

@@ -1,23 +1,18 @@
-"""The pictures a training run leaves: predictions, boxes before and after, curves.
+"""The pictures a training run leaves besides those of its boxes: predictions and curves.
 
 All return Matplotlib figures of their own and leave Matplotlib's global state alone.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from segmentation.classes import VOID, ClassSet
 from segmentation.source import Sample
-
-_COLOR_CYCLE = [f"C{index}" for index in range(10)]
-_MOST_CHANNELS_DRAWN = 10
 
 
 def draw_predictions(
@@ -47,61 +42,6 @@ def draw_predictions(
     return figure
 
 
-def draw_boxes(
-    before: Mapping[str, NDArray[np.floating]],
-    after: Mapping[str, NDArray[np.floating]],
-    windows: Mapping[str, tuple[float, float]],
-) -> Figure:
-    """Every layer's boxes around the centre, before training above, after it below.
-
-    Args:
-      before: `theta` `(C, F, 4)`, in pixels, of each layer by its name.
-      after: the same after training.
-      windows: `(h, w)` in pixels, the size of each layer's feature map. A feature map laid around
-        the centre is drawn dashed.
-    """
-    columns = min(len(before), 6)
-    bands = -(-len(before) // columns)
-    figure = Figure((2.4 * columns, 4.4 * bands), layout="constrained")
-    grid = figure.subplots(2 * bands, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for index, name in enumerate(before):
-        band, column = divmod(index, columns)
-        for row, theta, when in ((0, before, "before"), (1, after, "after")):
-            axes = grid[2 * band + row, column]
-            _draw_layer(axes, theta[name], windows[name])
-            axes.set_title(f"{name}, {when}", fontsize=8)
-    figure.supxlabel("pixels of each layer's feature map; dashed: its size", fontsize=9)
-    return figure
-
-
-def _draw_layer(axes: Axes, theta: NDArray[np.floating], window: tuple[float, float]) -> None:
-    height, width = window
-    axes.set_axis_on()
-    axes.tick_params(labelsize=6)
-    axes.set_xlim(-width, width)
-    axes.set_ylim(height, -height)
-    axes.set_aspect("equal")
-    axes.axhline(0, color="0.8", linewidth=0.5)
-    axes.axvline(0, color="0.8", linewidth=0.5)
-    axes.add_patch(
-        Rectangle((-width / 2, -height / 2), width, height, fill=False, ls="--", ec="0.6")
-    )
-    for channel, boxes in enumerate(theta[:_MOST_CHANNELS_DRAWN]):
-        for x_min, x_max, y_min, y_max in boxes:
-            axes.add_patch(
-                Rectangle(
-                    (x_min, y_min),
-                    x_max - x_min,
-                    y_max - y_min,
-                    fill=False,
-                    linewidth=0.7,
-                    edgecolor=_COLOR_CYCLE[channel % len(_COLOR_CYCLE)],
-                )
-            )
-
-
 def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss and held-out mean IoU over the epochs."""
     figure = Figure((8, 3.2), layout="constrained")
@@ -128,7 +68,8 @@ def draw_comparison(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]])
     """
     figure = Figure((8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for color, (name, runs) in zip(itertools.cycle(_COLOR_CYCLE), curves.items(), strict=False):
+    for index, (name, runs) in enumerate(curves.items()):
+        color = f"C{index}"
         for records in runs:
             axes.plot(*_curve(records), color=color, linewidth=0.6, alpha=0.6)
         epochs, scores = zip(*map(_curve, runs), strict=True)

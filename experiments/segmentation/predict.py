@@ -15,7 +15,7 @@ from segmentation.errors import DataError
 from segmentation.evaluate import most_likely
 from segmentation.paired_images import files_by_name, read_image
 from segmentation.pipeline import normalize
-from segmentation.run import OpenedRun, open_run
+from segmentation.saved_run import SavedRun, open_run
 from segmentation.source import Sample
 
 
@@ -53,7 +53,7 @@ def predict(arguments: Sequence[str]) -> int:
             bad.append(str(error))
             continue
         labels = _segment(opened, image)
-        overlay = tint(image, labels, opened.run.dataset.val.classes, settings.tint)
+        overlay = tint(image, labels, opened.val.classes, settings.tint)
         _write(settings.out / f"{name}_labels.png", labels)
         _write(settings.out / f"{name}_overlay.png", overlay[..., ::-1])
     print(f"{len(images) - len(bad)} images segmented into {settings.out}")
@@ -70,9 +70,9 @@ def tint(
     return np.asarray(mixed, np.uint8)
 
 
-def _segment(opened: OpenedRun, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _segment(opened: SavedRun, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The class of each pixel; the network sees the image at the size at which it was trained."""
-    (run, state), (height, width) = opened, opened.run.dataset.size
+    run, state, (height, width) = opened.run, opened.state, opened.size
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     sample = normalize(
         Sample(image=np.asarray(small, np.uint8), label=np.zeros((height, width), np.uint8))

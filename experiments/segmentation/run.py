@@ -1,24 +1,21 @@
-"""A training run put together from its settings, and opened again from its directory."""
+"""A training run put together from its settings."""
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 import jaxbox
-from segmentation.checkpoints import Checkpoints, RunError, read_settings
 from segmentation.datasets import DataSet, open_dataset
 from segmentation.devices import data_mesh
 from segmentation.errors import DataError
 from segmentation.inspection import describe_left_out, without_bad_samples
 from segmentation.pipeline import class_frequencies
 from segmentation.recipe import optimizer
-from segmentation.settings import Settings, UsageError, from_record, image_size
-from segmentation.training import Trainer, TrainState, class_weights
+from segmentation.settings import Settings, UsageError, image_size
+from segmentation.training import Trainer, class_weights
 
 _LABELS_READ_FOR_WEIGHTS = 400
 
@@ -43,12 +40,10 @@ class Run:
     steps: int
     steps_per_epoch: int
 
-
-class OpenedRun(NamedTuple):
-    """A run and its newest state."""
-
-    run: Run
-    state: TrainState
+    @property
+    def epochs(self) -> int:
+        """How often scores are recorded and the state is saved."""
+        return -(-self.steps // self.steps_per_epoch)
 
 
 def prepare(settings: Settings) -> Run:
@@ -76,21 +71,6 @@ def prepare(settings: Settings) -> Run:
         model, optimizer(recipe, model, steps, steps_per_epoch), weights, mesh=data_mesh()
     )
     return Run(settings, dataset, left_out, trainer, steps, steps_per_epoch)
-
-
-def open_run(directory: Path) -> OpenedRun:
-    """Opens a run with its newest checkpoint, to look at it.
-
-    Raises:
-      DataError: its data set is missing or damaged.
-      RunError: `directory` holds no run, or none that was saved.
-    """
-    run = prepare(from_record(read_settings(directory), directory))
-    with Checkpoints(directory) as checkpoints:
-        state = checkpoints.latest(run.trainer.initial)
-    if state is None:
-        raise RunError(f"{directory} holds a run without a checkpoint; train it first")
-    return OpenedRun(run, state)
 
 
 def _readable(settings: Settings, dataset: DataSet) -> tuple[DataSet, tuple[Exception, ...]]:

@@ -2,14 +2,14 @@
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-import jaxbox
-from segmentation.pictures import draw_boxes, draw_curves, draw_predictions
+from jaxbox.analysis import box_layers
+from jaxbox.plots import draw_before_and_after
+from segmentation.pictures import draw_curves, draw_predictions
 from segmentation.pipeline import normalize
 from segmentation.run import Run
 from segmentation.run_log import read_records
-from segmentation.training import Trainer, TrainState
+from segmentation.training import TrainState
 
 _SAMPLES_DRAWN = 4
 
@@ -27,21 +27,7 @@ def write_pictures(run: Run, state: TrainState) -> None:
     images = jnp.asarray(np.stack([normalize(sample)["image"] for sample in samples]))
     predictions = list(np.asarray(run.trainer.predict(state, images)))
     draw_predictions(samples, predictions, val.classes).savefig(out / "predictions.png", dpi=100)
-    before, windows = _boxes(run.trainer, run.trainer.initial)
-    if before:
-        after, _ = _boxes(run.trainer, state)
-        draw_boxes(before, after, windows).savefig(out / "boxes.png", dpi=100)
+    before, after = (box_layers(run.trainer.model(each)) for each in (run.trainer.initial, state))
+    if after:
+        draw_before_and_after(before, after).savefig(out / "boxes.png", dpi=100)
     print(f"pictures, metrics and checkpoints are in {out}")
-
-
-def _boxes(
-    trainer: Trainer, state: TrainState
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
-    """The boxes of every box layer, and its window, by the layer's name."""
-    layers = [m for _, m in nnx.iter_modules(trainer.model(state)) if isinstance(m, jaxbox.BoxConv)]
-    names = [f"box layer {index + 1}" for index in range(len(layers))]
-    thetas = {name: np.asarray(m.theta[...]) for name, m in zip(names, layers, strict=True)}
-    windows = {
-        name: m.theta.get_metadata()["window"] for name, m in zip(names, layers, strict=True)
-    }
-    return thetas, windows

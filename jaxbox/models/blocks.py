@@ -362,6 +362,18 @@ class BoxBlock(Block):
             channel_dropout(dropout, rngs, -3),
         )
 
+    @property
+    def boxes(self) -> BoxConv:
+        """The box convolution.
+
+        Raises:
+          ValueError: It has been pruned.
+        """
+        for layer in self.branch.layers:
+            if isinstance(layer, BoxConv):
+                return layer
+        raise ValueError("the boxes of this network have been pruned already.")
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(..., H, W, C)` or `(..., C, H, W)` to the same shape."""
         branch = layout.move(self.branch(x), -3, self.channel_axes[1])

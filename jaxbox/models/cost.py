@@ -19,6 +19,7 @@ from jaxbox.models.convolution import PatchConv, PatchConvTranspose, PointwiseCo
 from jaxbox.models.erf_blocks import NonBottleneck1D, TransposedUpsampling
 from jaxbox.models.network import SegmentationNetwork
 from jaxbox.models.normalization import BatchNorm
+from jaxbox.models.pruning import Constant, PrunedBoxConv, Spread
 
 __all__ = ["Cost", "cost"]
 
@@ -142,6 +143,23 @@ def _count_boxes(layer: BoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost
     output = features._replace(channels=layer.in_features * layer.num_boxes)
     operations = _elements(features) + 5 * _elements(output)
     return output, Cost(layer.theta.size, operations, operations)
+
+
+@_count.register
+def _count_pruned_boxes(layer: PrunedBoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+    channels, total = 0, _FREE
+    for group in layer.groups:
+        output, added = _count(group, features._replace(channels=group.in_features))
+        channels += output.channels
+        total += added
+    return features._replace(channels=channels), total
+
+
+@_count.register(Spread)
+@_count.register(Constant)
+def _count_constants(layer: Any, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+    # They were BatchNorm's, and a copy is no operation.
+    return features._replace(channels=layer.constants.size), _FREE
 
 
 @_count.register

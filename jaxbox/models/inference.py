@@ -13,6 +13,7 @@ from jaxbox.models.blocks import InitialBlock
 from jaxbox.models.erf_blocks import TransposedUpsampling
 from jaxbox.models.network import SegmentationNetwork
 from jaxbox.models.normalization import Affine, BatchNorm
+from jaxbox.models.pruning import PrunedBoxConv
 
 __all__ = ["for_inference", "round_boxes"]
 
@@ -102,7 +103,7 @@ def _fold(layers: Sequence[Any]) -> Iterator[_Layer]:
     for layer in layers:
         if isinstance(layer, nnx.Dropout):
             continue
-        if isinstance(layer, BatchNorm) and not isinstance(previous, BoxConv):
+        if isinstance(layer, BatchNorm) and not isinstance(previous, BoxConv | PrunedBoxConv):
             _absorb(previous, layer)
             continue
         previous = layer

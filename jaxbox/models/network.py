@@ -113,15 +113,37 @@ class SegmentationNetwork(nnx.Module):
           TypeError: The images are of another kind of dtype.
           ValueError: They have another shape, or `H` or `W` is not a multiple of 8.
         """
+        return self.classifier(self.features(images))
+
+    def features(self, images: jax.Array, depth: int | None = None) -> jax.Array:
+        """What the first blocks make of images.
+
+        Args:
+          images: `(..., H, W, 3)`, of a floating dtype.
+          depth: How many blocks to apply, from 0 to `len(self.blocks)`. Default: all of them, which
+            gives what the classifier reads.
+
+        Returns:
+          `(..., h, w, channels)`, of the network's dtype.
+
+        Raises:
+          TypeError: The images are of another kind of dtype.
+          ValueError: They have another shape, `H` or `W` is not a multiple of 8, or there are not
+            so many blocks.
+        """
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise TypeError(f"images must be of a floating dtype, got {images.dtype}.")
         if images.ndim < 3 or images.shape[-1] != 3:
             raise ValueError(f"images must be (..., H, W, 3), got shape {images.shape}.")
         _check_sides("images", images.shape[-3:-1])
+        if depth is None:
+            depth = len(self.blocks)
+        if not 0 <= depth <= len(self.blocks):
+            raise ValueError(f"depth must be from 0 to {len(self.blocks)}, got {depth}.")
         x = images.astype(self.dtype)
         positions = []
         channel_axis: layout.ChannelAxis = -1
-        for block in self.blocks:
+        for block in self.blocks[:depth]:
             x = layout.move(x, channel_axis, block.channel_axes[0])
             channel_axis = block.channel_axes[1]
             if isinstance(block, Downsampling):
@@ -131,7 +153,7 @@ class SegmentationNetwork(nnx.Module):
                 x = block(x, positions.pop())
             else:
                 x = block(x)
-        return self.classifier(layout.move(x, channel_axis, -1))
+        return layout.move(x, channel_axis, -1)
 
 
 def _freeze(block: BlockFactory) -> BlockFactory:

@@ -1,0 +1,136 @@
+"""Figures are figures, leave nothing behind, and say what they show."""
+
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jaxbox import boxes, plots
+from jaxbox.analysis import BoxLayer
+
+
+def layers(number, window=(16, 32)):
+    rng = np.random.default_rng()
+    keys = jax.random.split(jax.random.key(rng.integers(2**31)), number)
+    return [
+        BoxLayer(
+            f"box layer {index + 1}",
+            boxes.sample(key, (3, 4), window),
+            window,
+            jnp.asarray(rng.uniform(size=(3, 4)), jnp.float32),
+        )
+        for index, key in enumerate(keys)
+    ]
+
+
+def history(layer, frames=3):
+    return {f"step {n}": layer.theta * (1 + 0.1 * n) for n in range(frames)}
+
+
+FIGURES = {
+    "layers": lambda: plots.draw_layers(layers(5)),
+    "before and after": lambda: plots.draw_before_and_after(layers(5), layers(5)),
+    "training": lambda: plots.draw_training(layer := layers(1)[0], history(layer)),
+    "areas": lambda: plots.draw_areas(layers(3)),
+    "energy": lambda: plots.draw_energy({"a": np.linspace(0, 1, 9), "b": jnp.ones(9)}, title="t"),
+    "histograms": lambda: plots.draw_histograms(layers(2), layers(2)),
+}
+
+
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+def test_figures_are_saved_and_leave_no_global_state(draw, tmp_path):
+    settings = dict(matplotlib.rcParams)
+    figure = draw()
+    assert isinstance(figure, Figure)
+    assert figure.get_size_inches()[0] == 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as a layout that did not fit
+        figure.savefig(tmp_path / "figure.png", dpi=50)
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.size[0] == 400
+    assert pyplot.get_fignums() == []
+    assert dict(matplotlib.rcParams) == settings
+
+
+def test_opacity_follows_importance_and_the_most_important_are_drawn():
+    layer = layers(1)[0]._replace(importance=jnp.arange(12.0).reshape(3, 4))
+    axes = plots.draw_layers([layer], most=5).axes[0]
+    dashed, *drawn = axes.patches
+    assert dashed.get_bbox().bounds == (-16, -8, 32, 16)
+    alphas = [patch.get_alpha() for patch in drawn]
+    assert alphas == sorted(alphas)
+    assert alphas[-1] == 1
+    theta = np.asarray(layer.theta).reshape(12, 4)[-5:]
+    for patch, (x_min, x_max, y_min, y_max) in zip(drawn, theta, strict=True):
+        bounds = (x_min, y_min, x_max - x_min, y_max - y_min)
+        np.testing.assert_allclose(patch.get_bbox().bounds, bounds, rtol=1e-5)
+    assert axes.yaxis_inverted()
+
+
+def test_a_layer_without_window_or_importance():
+    layer = layers(1)[0]._replace(window=None, importance=jnp.zeros((3, 4)))
+    assert len(plots.draw_layers([layer]).axes[0].patches) == 12
+
+
+def test_areas_and_importance_are_where_they_belong():
+    layer = layers(1)[0]
+    axes = plots.draw_areas([layer]).axes[0]
+    points = axes.collections[0].get_offsets()
+    expected = np.stack([np.ravel(layer.importance), np.ravel(boxes.area(layer.theta))], axis=1)
+    np.testing.assert_allclose(points, expected, rtol=1e-5)
+    assert axes.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("image", [None, np.eye(16, 32)], ids=["plain", "on an image"])
+def test_animation_is_readable(image, tmp_path):
+    layer = layers(1)[0]
+    path = tmp_path / "boxes.gif"
+    plots.animate_training(layer, history(layer, 4), path, milliseconds=50, image=image)
+    with Image.open(path) as gif:
+        assert gif.n_frames == 4
+        assert gif.info["loop"] == 0
+        durations, pictures = [], set()
+        for frame in range(4):
+            gif.seek(frame)
+            durations.append(gif.info["duration"])
+            pictures.add(gif.convert("RGB").tobytes())
+    assert durations == [50, 50, 50, 1000]
+    assert len(pictures) == 4
+
+
+def test_what_cannot_be_drawn():
+    layer = layers(1)[0]
+    for draw in (plots.draw_layers, plots.draw_areas):
+        with pytest.raises(ValueError, match="layers must have at least one element"):
+            draw([])
+    with pytest.raises(ValueError, match="curves must have at least one element"):
+        plots.draw_energy({})
+    for draw in (plots.draw_before_and_after, plots.draw_histograms):
+        with pytest.raises(ValueError, match="before must have 2 layers, as after, got 1"):
+            draw(layers(1), layers(2))
+    with pytest.raises(ValueError, match=r"got shape \(1, 4, 4\) for 'early'"):
+        plots.draw_training(layer, {"early": layer.theta[:1]})
+
+
+def test_without_matplotlib_the_message_names_the_extra():
+    program = (
+        "import sys\n"
+        "sys.modules['matplotlib'] = None\n"
+        "import jaxbox\n"
+        "jaxbox.analysis\n"
+        "try:\n"
+        "    jaxbox.plots\n"
+        "except ImportError as error:\n"
+        "    assert 'jaxbox[plots]' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
