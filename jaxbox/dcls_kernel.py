@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxbox_kernels.precision import sum_dtype
+
 Version = Literal["v0", "v1", "max", "gauss"]
 
 # Of the original code: the least width of a Gaussian, in cells, and what keeps a tap without any
@@ -74,7 +76,7 @@ def dcls_kernel(
     weight, positions = jnp.asarray(weight), jnp.asarray(positions)
     sigma = None if sigma is None or version in ("v0", "v1") else jnp.asarray(sigma)
     _check(weight, positions, sigma, kernel_size, version)
-    dtype = jnp.promote_types(weight.dtype, jnp.float32)
+    dtype = sum_dtype(weight)
     # Channels first: the sum over the taps is a product of matrices for each pair of channels.
     taps = jnp.moveaxis(weight.astype(dtype), 0, -1)
     centres = jnp.moveaxis(positions.astype(dtype), 1, -1)

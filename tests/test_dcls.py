@@ -163,7 +163,7 @@ def test_bfloat16_weights_are_added_up_in_float32():
     np.testing.assert_array_equal(kernel, expected.astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize("kernel_size", [(17, 17), (9, 9, 9)])
+@pytest.mark.parametrize("kernel_size", [(17, 17), (32, 32, 3)])
 def test_no_temporary_of_two_axes_of_cells_and_the_taps(kernel_size):
     taps, channels = 120, 16
     shapes = [

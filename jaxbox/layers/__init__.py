@@ -2,5 +2,6 @@
 
 from jaxbox.layers.box import BoxConv
 from jaxbox.layers.dcls import DclsConv
+from jaxbox.layers.octave import OctConv, OctConvTranspose
 
-__all__ = ["BoxConv", "DclsConv"]
+__all__ = ["BoxConv", "DclsConv", "OctConv", "OctConvTranspose"]

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 
+from jaxbox.convolution import check_groups, conv_with, positive_sizes
 from jaxbox.dcls_kernel import Version, dcls_kernel, repulsion
-from jaxbox.layers.convolution import check_groups, conv_with, positive_sizes
 
 # The `tag` in the metadata of a Param that holds positions; its limits stand beside it.
 POSITIONS_TAG: Final = "positions"

@@ -25,7 +25,7 @@ def conv_with(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.layers.convolution import conv_with
+      >>> from jaxbox.convolution import conv_with
       >>> conv = conv_with(jnp.ones((3, 1, 1)), None)
       >>> conv(jnp.ones((4, 1)))[:, 0].tolist()
       [2.0, 3.0, 3.0, 2.0]
@@ -61,7 +61,7 @@ def positive_sizes(
       ValueError: There is another number of sizes, or one is below 1.
 
     Example:
-      >>> from jaxbox.layers.convolution import positive_sizes
+      >>> from jaxbox.convolution import positive_sizes
       >>> positive_sizes("dilation", 2, rank=3)
       (2, 2, 2)
     """
