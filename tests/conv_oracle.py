@@ -47,3 +47,28 @@ def derivatives(function, arrays, step=1e-5):
             array[index] = value
         results.append(result)
     return results
+
+
+def slopes(function, arrays, directions, step=1.0):
+    """Of a scalar function along a direction for each array, by central differences.
+
+    Any step will do where the function is linear in each array.
+    """
+    arrays = [np.asarray(array, np.float64) for array in arrays]
+    results = []
+    for i, direction in enumerate(directions):
+        above, below = (
+            function(*arrays[:i], arrays[i] + side * direction, *arrays[i + 1 :])
+            for side in (step, -step)
+        )
+        results.append((above - below) / (2 * step))
+    return results
+
+
+def error_of_slopes(gradients, directions, expected):
+    """The largest error of gradients along directions, relative to the terms that they add up."""
+    errors = []
+    for gradient, direction, slope in zip(gradients, directions, expected, strict=True):
+        terms = np.asarray(gradient, np.float64) * direction
+        errors.append(abs(terms.sum() - slope) / np.abs(terms).sum())
+    return max(errors)

@@ -2,6 +2,7 @@
 
 from jaxbox.layers.box import BoxConv
 from jaxbox.layers.dcls import DclsConv
+from jaxbox.layers.doconv import DOConv
 from jaxbox.layers.octave import OctConv, OctConvTranspose
 
-__all__ = ["BoxConv", "DclsConv", "OctConv", "OctConvTranspose"]
+__all__ = ["BoxConv", "DOConv", "DclsConv", "OctConv", "OctConvTranspose"]
