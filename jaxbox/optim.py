@@ -355,7 +355,6 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
       >>> optim.find_boxes(model)["theta"]
       BoxSpec(window=(64, 128))
     """
-
     return _find(model, wrt, BOX_TAG, lambda metadata: BoxSpec(metadata["window"]))
 
 

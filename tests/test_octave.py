@@ -266,5 +266,3 @@ def test_bad_arguments():
         OctConv(4, 4, (1, 1), alpha=(0, 0.5), rngs=rngs)(jnp.ones((1, 8, 4)))
     with pytest.raises(ValueError, match="pooling must be"):
         OctConv(4, 4, (1, 1), alpha=(0, 0.5), pooling="round", rngs=rngs)(jnp.ones((8, 8, 4)))
-    with pytest.raises(TypeError, match="has no feature_group_count"):
-        OctConvTranspose(4, 4, (3, 3), feature_group_count=2, rngs=rngs)

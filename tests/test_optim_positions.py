@@ -35,14 +35,14 @@ def test_big_steps_end_inside():
     updates, _ = tx.update(gradients, tx.init(state), state)
     moved = optax.apply_updates(state, updates)
     places = np.asarray(2 * moved["dcls"]["positions"][...])
-    assert set(places[0].ravel()) == {-2, 2}
-    assert set(places[1].ravel()) == {-2, 1}
+    for axis, (low, high) in zip(places, ((-2, 2), (-2, 1)), strict=True):
+        np.testing.assert_allclose([axis.min(), axis.max()], [low, high], atol=1e-5)
     np.testing.assert_array_equal(updates["dcls"]["weight"][...], -gradients["dcls"]["weight"][...])
     theta = moved["boxes"]["theta"][...]
     assert (theta[..., 1::2] - theta[..., 0::2]).min() >= 1 - 1e-5
     # Projecting what is inside changes nothing.
     again, _ = tx.update(jax.tree.map(jnp.zeros_like, state), tx.init(moved), moved)
-    assert (again["dcls"]["positions"][...] == 0).all()
+    assert jnp.abs(again["dcls"]["positions"][...]).max() <= 1e-6
 
 
 def test_small_steps_pass_to_the_bit():

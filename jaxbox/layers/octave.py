@@ -206,21 +206,33 @@ class OctConv(nnx.Module):
 class OctConvTranspose(OctConv):
     """The octave convolution of transposed convolutions, :func:`jaxbox.octave_conv_transpose`.
 
+    Its parameters are those of :class:`OctConv`. It has no groups, for Flax's transposed
+    convolution has none.
+
     Args:
       in_features: Channels of the input, of both octaves.
       out_features: Channels of the output, of both octaves.
       kernel_size: Pixels along each of one to three spatial axes. A single number is one axis.
       strides: How many times larger the output is.
-      **options: As of :class:`OctConv`, but for `feature_group_count` and `conv_general_dilated`;
-        `padding` is as in `flax.nnx.ConvTranspose`.
+      alpha: As of :class:`OctConv`.
+      padding: As in `flax.nnx.ConvTranspose`.
+      kernel_dilation: Pixels from a tap to the next.
+      use_bias: Whether outputs have biases.
+      pooling: As of :class:`OctConv`.
+      dtype: Of the computation. Default: inferred from input and parameters.
+      param_dtype: Of the parameters.
+      precision: As in `flax.nnx.ConvTranspose`.
+      kernel_init: A function of `(key, shape, dtype)`.
+      bias_init: The same.
+      rngs: The random keys; the stream `params` is used.
 
     Raises:
-      ValueError: As :class:`OctConv`.
+      ValueError: An alpha, the stride or the pooling is out of range.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> from jaxbox.layers.octave import OctConvTranspose
+      >>> from jaxbox.layers import OctConvTranspose
       >>> layer = OctConvTranspose(8, 4, (3, 3), 2, rngs=nnx.Rngs(0))
       >>> high, low = layer((jnp.ones((5, 7, 4)), jnp.ones((2, 3, 4))))
       >>> high.shape, low.shape
@@ -233,12 +245,36 @@ class OctConvTranspose(OctConv):
         out_features: int,
         kernel_size: int | Sequence[int],
         strides: int = 1,
-        **options: Any,
+        *,
+        alpha: Alpha = 0.5,
+        padding: PaddingLike = "SAME",
+        kernel_dilation: int | Sequence[int] = 1,
+        use_bias: bool = True,
+        pooling: Pooling = "floor",
+        dtype: Dtype | None = None,
+        param_dtype: Dtype = jnp.float32,
+        precision: PrecisionLike = None,
+        kernel_init: Initializer = _KERNEL_INIT,
+        bias_init: Initializer = nnx.initializers.zeros,
+        rngs: nnx.Rngs,
     ):
-        unknown = {"feature_group_count", "conv_general_dilated"} & options.keys()
-        if unknown:
-            raise TypeError(f"OctConvTranspose has no {', '.join(sorted(unknown))}.")
-        super().__init__(in_features, out_features, kernel_size, strides, **options)
+        super().__init__(
+            in_features,
+            out_features,
+            kernel_size,
+            strides,
+            alpha=alpha,
+            padding=padding,
+            kernel_dilation=kernel_dilation,
+            use_bias=use_bias,
+            pooling=pooling,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Features) -> Features:
         """Convolves; as :class:`OctConv`."""
