@@ -62,8 +62,8 @@ def doconv_kernel(
     *kernel_size, multiplier, inputs = deviation.shape
     taps, outputs = math.prod(kernel_size), weight.shape[-1]
     dtype = sum_dtype(weight)
-    identity = jnp.asarray(_identity(taps, multiplier), dtype)
-    depthwise = deviation.astype(dtype).reshape(taps, multiplier, inputs) + identity[..., None]
+    start = jnp.asarray(identity(taps, multiplier), dtype)
+    depthwise = deviation.astype(dtype).reshape(taps, multiplier, inputs) + start[..., None]
     depthwise = depthwise.reshape(taps, multiplier, groups, inputs // groups)
     # o = (g, r) means output r of group g.
     order = (outputs // groups, groups) if legacy_torch_grouping else (groups, outputs // groups)
@@ -73,8 +73,14 @@ def doconv_kernel(
     return kernel.reshape(*kernel_size, inputs // groups, outputs).astype(weight.dtype)
 
 
-def _identity(taps: int, multiplier: int) -> np.ndarray:
-    """As many identity matrices as fit, then zeros: `(taps, multiplier)`."""
+def identity(taps: int, multiplier: int) -> np.ndarray:
+    """Returns as many identity matrices as fit, then zeros: `(taps, multiplier)`.
+
+    Example:
+      >>> from jaxbox.doconv_kernel import identity
+      >>> identity(2, 5).astype(int).tolist()
+      [[1, 0, 1, 0, 0], [0, 1, 0, 1, 0]]
+    """
     repeated = np.tile(np.eye(taps), multiplier // taps)
     return np.pad(repeated, [(0, 0), (0, multiplier % taps)])
 

@@ -15,7 +15,7 @@ import jax
 from flax import linen as nn
 from flax import nnx
 
-from jaxbox import layers, layout, octave_conv
+from jaxbox import layers, layout, octaves
 
 __all__ = ["BoxConv", "DOConv", "DclsConv", "OctConv", "OctConvTranspose"]
 
@@ -76,9 +76,9 @@ def _channels(options: Mapping[str, Any], x: jax.Array) -> Mapping[str, Any]:
     return {"in_features": x.shape[-1]}
 
 
-def _channels_of_octaves(options: Mapping[str, Any], x: octave_conv.Features) -> Mapping[str, Any]:
+def _channels_of_octaves(options: Mapping[str, Any], x: octaves.Features) -> Mapping[str, Any]:
     del options
-    present = [octave for octave in octave_conv.branches(x) if octave is not None]
+    present = [octave for octave in octaves.branches(x) if octave is not None]
     return {"in_features": sum(octave.shape[-1] for octave in present)}
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxbox.layers import OctConv, OctConvTranspose, octave
-from jaxbox.octave_conv import OctaveKernels, octave_conv, octave_conv_transpose
+from jaxbox.octaves import OctaveKernels, octave_conv, octave_conv_transpose
 
 from . import conv_oracle, octave_oracle
 from .box_cases import relative_error

@@ -12,7 +12,7 @@ from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
 from jaxbox.convolution import positive_sizes
-from jaxbox.octave_conv import (
+from jaxbox.octaves import (
     Features,
     OctaveBias,
     OctaveKernels,
@@ -23,6 +23,7 @@ from jaxbox.octave_conv import (
     octave_conv,
     octave_conv_transpose,
     pool,
+    pooled_size,
 )
 
 _KERNEL_INIT: Final = nnx.initializers.lecun_normal()
@@ -290,6 +291,54 @@ class OctConvTranspose(OctConv):
             dtype=self.dtype,
             precision=self.precision,
         )
+
+
+class DropInOctConv(nnx.Module):
+    """An octave convolution between ordinary features, in place of an ordinary convolution.
+
+    The last channels of the input become the low octave (:func:`to_octaves`), and the low octave of
+    the output is enlarged (:func:`from_octaves`). The parameter is that of `conv`, an
+    :class:`OctConv`.
+
+    Source: Chen et al. 2019, for the convolution.
+
+    Args:
+      in_features: Channels of the input.
+      out_features: Channels of the output.
+      kernel_size: Pixels along each of one to three spatial axes. A single number is one axis.
+      strides: 1 or 2.
+      **options: Of :class:`OctConv`.
+
+    Raises:
+      ValueError: As :class:`OctConv`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jaxbox.layers.octave import DropInOctConv
+      >>> layer = DropInOctConv(16, 32, (3, 3), alpha=0.25, rngs=nnx.Rngs(0))
+      >>> layer(jnp.ones((2, 28, 28, 16))).shape
+      (2, 28, 28, 32)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | Sequence[int],
+        strides: int = 1,
+        **options: Any,
+    ):
+        self.conv = OctConv(in_features, out_features, kernel_size, strides, **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(..., *spatial, in_features)` to the same with `out_features`."""
+        rank = len(self.conv.kernel_size)
+        octaves = to_octaves(x, self.conv.alpha[0], rank=rank, pooling=self.conv.pooling)
+        size = x.shape[-rank - 1 : -1]
+        if self.conv.strides == 2:
+            size = pooled_size(size, 2, self.conv.pooling)
+        return from_octaves(self.conv(octaves), rank=rank, size=size)
 
 
 class PerOctave(nnx.Module):

@@ -93,7 +93,7 @@ def octave_conv(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.octave_conv import OctaveKernels, octave_conv
+      >>> from jaxbox.octaves import OctaveKernels, octave_conv
       >>> x = (jnp.ones((4, 6, 1)), jnp.ones((2, 3, 1)))
       >>> one = jnp.ones((1, 1, 1, 1))
       >>> high, low = octave_conv(x, OctaveKernels(one, one, one, one))
@@ -156,7 +156,7 @@ def octave_conv_transpose(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.octave_conv import OctaveKernels, octave_conv_transpose
+      >>> from jaxbox.octaves import OctaveKernels, octave_conv_transpose
       >>> x = (jnp.ones((3, 5, 1)), jnp.ones((1, 2, 1)))
       >>> kernel = jnp.ones((2, 2, 1, 1))
       >>> high, low = octave_conv_transpose(x, OctaveKernels(*[kernel] * 4), strides=2)
@@ -209,7 +209,7 @@ def branches(x: Features) -> tuple[Array | None, Array | None]:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.octave_conv import branches
+      >>> from jaxbox.octaves import branches
       >>> branches(jnp.ones(3))
       (Array([1., 1., 1.], dtype=float32), None)
     """
@@ -225,7 +225,7 @@ def pooled_size(size: Sequence[int], factor: int, pooling: Pooling) -> tuple[int
     """Returns the size of what `pool` makes of an image's size.
 
     Example:
-      >>> from jaxbox.octave_conv import pooled_size
+      >>> from jaxbox.octaves import pooled_size
       >>> pooled_size((4, 7), 2, "floor"), pooled_size((4, 7), 2, "ceil")
       ((2, 3), (2, 4))
     """
@@ -249,7 +249,7 @@ def pool(x: Array, rank: int, factor: int, pooling: Pooling) -> Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.octave_conv import pool
+      >>> from jaxbox.octaves import pool
       >>> x = jnp.array([[1.0], [2.0], [7.0]])
       >>> pool(x, 1, 2, "floor").tolist(), pool(x, 1, 2, "ceil").tolist()
       ([[1.5]], [[1.5], [7.0]])
@@ -292,7 +292,7 @@ def enlarge(x: Array, rank: int, size: Sequence[int] | None = None) -> Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.octave_conv import enlarge
+      >>> from jaxbox.octaves import enlarge
       >>> enlarge(jnp.array([[1.0], [2.0]]), 1, (5,))[:, 0].tolist()
       [1.0, 1.0, 1.0, 2.0, 2.0]
     """
@@ -314,7 +314,7 @@ def join(high: Array | None, low: Array | None) -> Features:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.octave_conv import join
+      >>> from jaxbox.octaves import join
       >>> join(jnp.ones(3), None)
       Array([1., 1., 1.], dtype=float32)
     """
