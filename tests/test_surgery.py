@@ -1,5 +1,7 @@
 """Other layers in place of convolutions: the same function where there is one, the same shapes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,9 @@ from flax import nnx
 
 from jaxbox import layers, models, optim, surgery
 from jaxbox.layers.octave import DropInOctConv
-from jaxbox.models.blocks import BoxBlock
+from jaxbox.models import cost, inference
+from jaxbox.models.blocks import Bottleneck, BoxBlock, FeatureMap
+from jaxbox.models.normalization import BatchNorm
 
 SIZE = (16, 24)
 
@@ -124,3 +128,44 @@ def test_bad_arguments():
         surgery.replace_convs(_conv(), "box", rngs=rngs)
     with pytest.raises(ValueError, match="mask or input dilation"):
         surgery.replace_convs(_conv(input_dilation=2), "doconv", rngs=rngs)
+
+
+@pytest.mark.parametrize("variant", ["dcls", "octave", "doconv"])
+def test_costs(variant):
+    """Of one convolution 4 -> 8, 3x3 with dilation 2, on 16x16 pixels."""
+    conv = nnx.Conv(4, 8, (3, 3), kernel_dilation=2, rngs=nnx.Rngs(0))
+    layer = surgery.replace_convs(conv, variant, rngs=nnx.Rngs(1))
+    output, counted = cost._count(layer, FeatureMap(16, 16, 4))
+    assert output == (16, 16, 8)
+    pixels = 16 * 16
+    expected = {
+        "doconv": (9 * 4 * 8 + 8, pixels * (9 * 4 * 8 + 8)),
+        # Weights and two coordinates of each; a kernel of 5x5.
+        "dcls": (3 * 9 * 4 * 8 + 8, pixels * (25 * 4 * 8 + 8)),
+        # Four paths of 2 -> 4, three of them at a quarter of the pixels; biases; pooling; sums.
+        "octave": (
+            9 * 4 * 8 + 8,
+            9 * 2 * 4 * (pixels + 3 * 64) + 4 * (pixels + 64) + 4 * pixels + 4 * (pixels + 64),
+        ),
+    }
+    assert counted == (*expected[variant], expected[variant][1])
+
+
+@pytest.mark.parametrize("variant", ["dcls", "octave", "doconv"])
+def test_the_form_for_inference(variant):
+    def block(seed):
+        kind = functools.partial(Bottleneck, dilation=2, dtype=jnp.float32, rngs=nnx.Rngs(seed))
+        return kind(FeatureMap(8, 12, 16))
+
+    model = surgery.replace_convs(nnx.Sequential(block(0)), variant, rngs=nnx.Rngs(1))
+    for _, norm in nnx.iter_modules(model):
+        if isinstance(norm, BatchNorm):
+            norm.mean[...] += 0.5
+            norm.var[...] *= 2.0
+    model.eval()
+    x = jax.random.normal(jax.random.key(0), (8, 12, 16))
+    expected = model(x)
+    inference._fold_block(model.layers[0])
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4)
+    left = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
+    assert not left
