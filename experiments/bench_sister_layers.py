@@ -76,10 +76,8 @@ def _cases() -> list[Case]:
         shape = "x".join(map(str, (*size, channels)))
         name = f"17x17, {shape}{', depthwise' if groups > 1 else ''}"
         cases.append(Case(name, layers, {"": _normal((*size, channels))}))
-    octaves = {
-        "plain": nnx.Conv(64, 64, (3, 3), rngs=rngs),
-        "octave": OctConv(64, 64, (3, 3), rngs=rngs),
-    }
+    plain = nnx.Conv(64, 64, (3, 3), rngs=rngs)
+    octaves = {"plain": plain, "octave": OctConv(64, 64, (3, 3), rngs=rngs)}
     pair = (_normal((1, 128, 256, 32)), _normal((1, 64, 128, 32)))
     inputs = {"": _normal((1, 128, 256, 64)), "octave": pair}
     cases.append(Case("3x3, 1x128x256x64", octaves, inputs))
