@@ -1,18 +1,20 @@
 """Optimizing boxes: keeping them valid, stepping in pixels, decaying them or not.
 
 Boxes are in pixels and have to stay valid, which asks three things of an optimizer that other
-parameters do not. :func:`for_model` adds them to any optax optimizer.
+parameters do not. The positions of DCLS's taps have to stay inside their kernel. :func:`for_model`
+adds all that to any optax optimizer.
 
 The transforms that it is made of take `boxes`, a tree that says which parameters are boxes. It has
 the structure of the parameters, or of a prefix of it, with a :class:`BoxSpec` for each parameter
 that holds boxes and `False` for every other. :func:`find_boxes` makes one from an NNX model,
-:func:`find_boxes_by_name` from the parameters of a Linen model.
+:func:`find_boxes_by_name` from the parameters of a Linen model. Likewise for positions:
+:class:`PositionSpec`, :func:`find_positions`, :func:`find_positions_by_name`.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +24,11 @@ from flax import nnx
 
 from jaxbox.boxes import check_window, project
 from jaxbox.layers.box import BOX_TAG, DEFAULT_WINDOW
+from jaxbox.layers.dcls import POSITIONS_TAG, Limits, position_limits
 
-# A tree of BoxSpec and False; see the module's docstring.
+# Trees of BoxSpec and False, or PositionSpec and False; see the module's docstring.
 type Boxes = Any
+type Positions = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,32 @@ class BoxSpec:
             object.__setattr__(self, "window", check_window(self.window))
 
 
+@dataclasses.dataclass(frozen=True)
+class PositionSpec:
+    """Marks a parameter as positions of taps, and says where they may lie.
+
+    Attributes:
+      limits: The least and the greatest position along each spatial axis, in the unit of the
+        parameter: cells over the layer's `gain`.
+
+    Raises:
+      ValueError: `limits` are not pairs of finite numbers, the lesser first.
+
+    Example:
+      >>> from jaxbox.optim import PositionSpec
+      >>> positions = {"dcls": {"weight": False, "positions": PositionSpec(((-8, 8), (-8, 8)))}}
+    """
+
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        for low, high in self.limits:
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise ValueError(
+                    f"limits must be pairs of finite numbers, the lesser first; got {self.limits}."
+                )
+
+
 def for_model(
     model: nnx.Module,
     optimizer: optax.GradientTransformation,
@@ -59,10 +89,12 @@ def for_model(
     min_size: float = 1.0,
     wrt: nnx.filterlib.Filter = nnx.Param,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer fit for a model with box convolutions; see `for_boxes`.
+    """Makes an optimizer fit for a model with box convolutions or DCLS.
+
+    It is `for_boxes`, and then `keep_positions_inside`.
 
     Args:
-      model: An NNX model. One without boxes gets `optimizer`'s updates unchanged.
+      model: An NNX model. One with neither gets `optimizer`'s updates unchanged.
       optimizer: Any optax optimizer, for all the parameters.
       box_l2: As in `for_boxes`.
       step_scale: As in `for_boxes`.
@@ -85,12 +117,15 @@ def for_model(
       >>> tx = optim.for_model(model, optax.adam(1e-3), box_l2=1e-8)
       >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     """
-    return for_boxes(
-        find_boxes(model, wrt),
-        optimizer,
-        box_l2=box_l2,
-        step_scale=step_scale,
-        min_size=min_size,
+    return optax.chain(
+        for_boxes(
+            find_boxes(model, wrt),
+            optimizer,
+            box_l2=box_l2,
+            step_scale=step_scale,
+            min_size=min_size,
+        ),
+        keep_positions_inside(find_positions(model, wrt)),
     )
 
 
@@ -146,7 +181,7 @@ def for_boxes(
     if not (math.isfinite(box_l2) and box_l2 >= 0):
         raise ValueError(f"box_l2 must be finite and not negative, got {box_l2}.")
     return optax.chain(
-        optax.add_decayed_weights(box_l2, mask=jax.tree.map(_is_box, boxes)),
+        optax.add_decayed_weights(box_l2, mask=jax.tree.map(_is_marked, boxes)),
         optimizer,
         steps_in_pixels(step_scale, boxes),
         keep_boxes_valid(boxes, min_size=min_size),
@@ -198,7 +233,57 @@ def keep_boxes_valid(
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         if params is None:
             raise ValueError("keep_boxes_valid needs the parameters: call `update` with `params`.")
-        return _map_boxes(keep_valid, boxes, updates, params)
+        return _map_marked(keep_valid, boxes, updates, params)
+
+    return optax.stateless(update_fn)
+
+
+def keep_positions_inside(positions: Positions) -> optax.GradientTransformation:
+    """Modifies the updates so that taps stay inside their kernel: projected gradient descent.
+
+    The updated positions are clipped to their limits, to rounding; an update that leaves a tap
+    inside passes unchanged, bit for bit. In a chain of transformations, this should be last.
+
+    Source: `clamp_parameters` of the authors' code, which their training calls after each step. Its
+    limits let taps out of kernels of even size, by a cell; these do not.
+
+    Args:
+      positions: Which parameters are positions.
+
+    Returns:
+      A stateless transformation whose `update` needs the parameters.
+
+    Raises:
+      ValueError: When updating, there are no parameters, or positions have another number of axes
+        than limits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.optim import PositionSpec, keep_positions_inside
+      >>> tx = keep_positions_inside(PositionSpec(((-2, 2),)))
+      >>> positions = jnp.array([1.0, -1.0]).reshape(1, 2, 1, 1)
+      >>> updates, _ = tx.update(3 * positions, tx.init(positions), positions)
+      >>> (positions + updates).ravel().tolist()
+      [2.0, -2.0]
+    """
+
+    def keep_inside(spec: PositionSpec, update: jax.Array, places: jax.Array) -> jax.Array:
+        if places.ndim != 4 or len(places) != len(spec.limits):
+            raise ValueError(
+                f"positions must be (d, K, I, O) with d the {len(spec.limits)} axes of limits, got "
+                f"shape {places.shape}."
+            )
+        low, high = jnp.array(spec.limits, places.dtype).T.reshape(2, -1, 1, 1, 1)
+        moved = places + update
+        clipped = jnp.clip(moved, low, high)
+        return jnp.where(clipped == moved, update, clipped - places)
+
+    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        if params is None:
+            raise ValueError(
+                "keep_positions_inside needs the parameters: call `update` with `params`."
+            )
+        return _map_marked(keep_inside, positions, updates, params)
 
     return optax.stateless(update_fn)
 
@@ -247,7 +332,7 @@ def steps_in_pixels(
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params
-        return _map_boxes(to_pixels, boxes, updates)
+        return _map_marked(to_pixels, boxes, updates)
 
     return optax.stateless(update_fn)
 
@@ -270,12 +355,28 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
       >>> optim.find_boxes(model)["theta"]
       BoxSpec(window=(64, 128))
     """
+    return _find(model, wrt, BOX_TAG, lambda metadata: BoxSpec(metadata["window"]))
 
-    def spec(variable: nnx.Variable) -> BoxSpec | bool:
-        metadata = variable.get_metadata()
-        return metadata.get("tag") == BOX_TAG and BoxSpec(metadata["window"])
 
-    return jax.tree.map(spec, nnx.state(model, wrt), is_leaf=lambda x: isinstance(x, nnx.Variable))
+def find_positions(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Positions:
+    """Finds the positions of DCLS layers in an NNX model, as `find_boxes` finds boxes.
+
+    Args:
+      model: An NNX model, concrete or from `nnx.eval_shape`.
+      wrt: Which of its Variables are the parameters.
+
+    Returns:
+      A State of the structure of `nnx.state(model, wrt)` with a `PositionSpec` for each parameter
+      that holds positions and `False` for every other.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jaxbox import layers, optim
+      >>> model = layers.DclsConv(2, 2, (17, 9), 5, rngs=nnx.Rngs(0))
+      >>> optim.find_positions(model)["positions"]
+      PositionSpec(limits=((-8.0, 8.0), (-4.0, 4.0)))
+    """
+    return _find(model, wrt, POSITIONS_TAG, lambda metadata: PositionSpec(metadata["limits"]))
 
 
 def find_boxes_by_name(
@@ -303,28 +404,78 @@ def find_boxes_by_name(
       >>> optim.find_boxes_by_name(params, window=(64, 128))
       {'box': {'theta': BoxSpec(window=(64, 128))}, 'conv': {'kernel': False}}
     """
-    found = BoxSpec(window)
+    return _find_by_name(params, name, BoxSpec(window))
 
-    def spec(path: tuple[Any, ...], leaf: Any) -> BoxSpec | bool:
+
+def find_positions_by_name(
+    params: optax.Params,
+    kernel_size: Sequence[int],
+    *,
+    gain: float = 1.0,
+    name: str = "positions",
+) -> Positions:
+    """Finds positions among the parameters of a Linen model by the name of the leaf.
+
+    Args:
+      params: A tree of arrays.
+      kernel_size: The cells of the kernel along each axis. Where kernels differ in size, put other
+        `PositionSpec`s in the result.
+      gain: Of the layers.
+      name: The last key on the path to the positions.
+
+    Returns:
+      A tree of the structure of `params` with a `PositionSpec` for each leaf of that name and
+      `False` for every other.
+
+    Raises:
+      ValueError: No leaf has that name.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import optim
+      >>> params = {"dcls": {"positions": jnp.zeros((1, 3, 2, 2)), "bias": jnp.zeros(2)}}
+      >>> optim.find_positions_by_name(params, (5,))
+      {'dcls': {'bias': False, 'positions': PositionSpec(limits=((-2.0, 2.0),))}}
+    """
+    limits = tuple((low / gain, high / gain) for low, high in position_limits(kernel_size))
+    return _find_by_name(params, name, PositionSpec(limits))
+
+
+def _find(
+    model: nnx.Module,
+    wrt: nnx.filterlib.Filter,
+    tag: str,
+    make: Callable[[Mapping[str, Any]], BoxSpec | PositionSpec],
+) -> Any:
+    def mark(variable: nnx.Variable) -> BoxSpec | PositionSpec | bool:
+        metadata = variable.get_metadata()
+        return metadata.get("tag") == tag and make(metadata)
+
+    return jax.tree.map(mark, nnx.state(model, wrt), is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def _find_by_name(params: optax.Params, name: str, found: BoxSpec | PositionSpec) -> Any:
+    def mark(path: tuple[Any, ...], leaf: Any) -> BoxSpec | PositionSpec | bool:
         del leaf
         return jax.tree_util.keystr(path[-1:], simple=True) == name and found
 
-    boxes = jax.tree_util.tree_map_with_path(spec, params)
-    if not any(map(_is_box, jax.tree.leaves(boxes))):
+    marked = jax.tree_util.tree_map_with_path(mark, params)
+    if not any(map(_is_marked, jax.tree.leaves(marked))):
         raise ValueError(f"name must be that of a leaf of params, got {name!r}, which none has.")
-    return boxes
+    return marked
 
 
-def decay_mask(boxes: Boxes) -> Any:
-    """Returns the mask by which an optimizer's weight decay leaves boxes alone.
+def decay_mask(*marked: Boxes | Positions) -> Any:
+    """Returns the mask by which an optimizer's weight decay leaves boxes and positions alone.
 
     Unmasked, `optax.adamw` shrinks boxes that the loss does not hold: [10, 20] becomes [-1, 1].
 
     Args:
-      boxes: Which parameters are boxes.
+      *marked: Which parameters are boxes, which are positions: a tree each.
 
     Returns:
-      A tree of the same structure, `False` for boxes and `True` for every other parameter.
+      A tree of the same structure, `False` for what is marked in any and `True` for every other
+      parameter.
 
     Example:
       >>> import optax
@@ -334,25 +485,25 @@ def decay_mask(boxes: Boxes) -> Any:
       {'kernel': True, 'theta': False}
       >>> optimizer = optax.adamw(1e-3, weight_decay=1e-2, mask=mask)
     """
-    return jax.tree.map(lambda spec: not _is_box(spec), boxes)
+    return jax.tree.map(lambda *specs: not any(map(_is_marked, specs)), *marked)
 
 
-def _is_box(spec: BoxSpec | bool) -> bool:
-    return isinstance(spec, BoxSpec)
+def _is_marked(spec: BoxSpec | PositionSpec | bool) -> bool:
+    return not isinstance(spec, bool)
 
 
-def _map_boxes(
-    function: Callable[..., jax.Array], boxes: Boxes, updates: optax.Updates, *rest: optax.Params
+def _map_marked(
+    function: Callable[..., jax.Array], marked: Any, updates: optax.Updates, *rest: optax.Params
 ) -> optax.Updates:
-    """Replaces the updates of boxes by `function(spec, update, *rest)`."""
+    """Replaces the updates of marked parameters by `function(spec, update, *rest)`."""
 
-    def transform(spec: BoxSpec | bool, updates: Any, *rest: Any) -> Any:
-        if not isinstance(spec, BoxSpec):
+    def transform(spec: Any, updates: Any, *rest: Any) -> Any:
+        if not _is_marked(spec):
             return updates
-        # A leaf of `boxes` may stand for a Variable, a subtree, or nothing (optax.MaskedNode).
+        # A leaf of `marked` may stand for a Variable, a subtree, or nothing (optax.MaskedNode).
         return jax.tree.map(functools.partial(function, spec), updates, *rest)
 
-    return jax.tree.map(transform, boxes, updates, *rest)
+    return jax.tree.map(transform, marked, updates, *rest)
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -90,5 +90,34 @@ def test_bad_arguments():
         linen.BoxConv(2, window=(0, 3)).init(key, _x())
 
 
+LAYERS = {
+    "DclsConv": ((6, (5, 4), 3, 2), {"feature_group_count": 3}),
+    "DOConv": ((6, (3, 2), 2), {"depth_multiplier": 8}),
+    "OctConv": ((6, (3, 3), 2), {"alpha": (0, 0.5)}),
+    "OctConvTranspose": ((6, (3, 3), 2), {"alpha": (0, 0.5)}),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_sister_layers_give_the_same_numbers_as_in_nnx(name):
+    positional, options = LAYERS[name]
+    layer = getattr(linen, name)(*positional, **options)
+    variables = layer.init(jax.random.key(0), _x())
+    twin = getattr(layers, name)(3, *positional, rngs=nnx.Rngs(0), **options)
+    nnx.update(twin, variables["params"])
+    y, expected = layer.apply(variables, _x()), twin(_x())
+    jax.tree.map(np.testing.assert_array_equal, y, expected)
+    # Nothing else: no keys, no statistics, no metadata.
+    names = {path[0] for path, _ in nnx.to_flat_state(nnx.state(twin))}
+    assert {"params": names} == {group: set(own) for group, own in variables.items()}
+
+
+def test_frozen_boxes_are_no_parameters():
+    variables = linen.BoxConv(2, trainable=False).init(jax.random.key(0), _x())
+    assert "params" not in variables
+    y = linen.BoxConv(2, trainable=False).apply(variables, _x())
+    assert y.shape == (2, 6, 8, 6)
+
+
 def test_docstring_examples():
     assert doctest.testmod(linen).failed == 0

@@ -9,7 +9,7 @@ import optax
 import tyro
 from flax import nnx
 
-import jaxbox
+from jaxbox import optim
 from segmentation.augmentation import Augmentation
 
 
@@ -101,12 +101,12 @@ def learning_rate(recipe: Recipe, steps: int, steps_per_epoch: int) -> optax.Sch
 def optimizer(
     recipe: Recipe, model: nnx.Module, steps: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """Adam with the recipe's penalties, fit for the model's boxes."""
-    boxes = jaxbox.optim.find_boxes(model)
-    return jaxbox.optim.for_boxes(
-        boxes,
+    """Adam with the recipe's penalties, fit for the model's boxes and positions."""
+    decayed = optim.decay_mask(optim.find_boxes(model), optim.find_positions(model))
+    return optim.for_model(
+        model,
         optax.chain(
-            optax.add_decayed_weights(recipe.weight_decay, mask=jaxbox.optim.decay_mask(boxes)),
+            optax.add_decayed_weights(recipe.weight_decay, mask=decayed),
             optax.adam(learning_rate(recipe, steps, steps_per_epoch)),
         ),
         box_l2=recipe.box_l2,

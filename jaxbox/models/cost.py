@@ -3,9 +3,13 @@
 from functools import singledispatch
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 
 from jaxbox.layers.box import BoxConv
+from jaxbox.layers.dcls import DclsConv
+from jaxbox.layers.doconv import DOConv
+from jaxbox.layers.octave import DropInOctConv
 from jaxbox.models.blocks import (
     Bottleneck,
     BoxBlock,
@@ -49,7 +53,9 @@ _POOL = 4  # operations for each output of a 2x2 max pool
 def cost(model: SegmentationNetwork, image_size: tuple[int, int]) -> Cost:
     """Counts what a network costs for one image.
 
-    A convolution costs its kernel's size for each output element, and 1 more with a bias; a box
+    A convolution costs its kernel's size for each output element, and 1 more with a bias; DCLS and
+    DO-Conv what the convolution costs that they become; an octave convolution those of its paths,
+    and 1 for each element that pooling reads or that two paths are added up to; a box
     convolution with whole sides 1 for each input and 5 for each output; a 2x2 max pool 4 for each
     output; unpooling, activations and residual sums 1 for each output; BatchNorm and dropout
     nothing. This counting gives every figure of the paper's Table 3.
@@ -117,6 +123,44 @@ def _count_conv(layer: Any, features: FeatureMap) -> tuple[FeatureMap, Cost]:
     output = FeatureMap(features.height // stride, features.width // stride, layer.kernel.shape[-1])
     each = layer.kernel.size // layer.kernel.shape[-1]
     return output, _convolution(layer, output, each, each)
+
+
+@_count.register(DOConv)
+@_count.register(DclsConv)
+def _count_folded(layer: Any, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+    output, folded = _count(layer.fold(), features)
+    if isinstance(layer, DOConv):
+        return output, folded
+    learned = sum(p.size for p in jax.tree.leaves(nnx.state(layer, nnx.Param)))
+    return output, folded._replace(parameters=learned)
+
+
+@_count.register
+def _count_octaves(layer: DropInOctConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+    conv = layer.conv
+    full = FeatureMap(features.height // conv.strides, features.width // conv.strides, 1)
+    half = FeatureMap(full.height // 2, full.width // 2, 1)
+    octaves = (full, half)
+    total = _FREE
+    for kernel, size in zip(conv.kernels, (full, half, half, half), strict=True):
+        if kernel is not None:
+            operations = kernel.size * _elements(size)
+            total += Cost(kernel.size, operations, operations)
+    for bias, size in zip(conv.bias, octaves, strict=True):
+        if bias is not None:
+            total += Cost(bias.size, bias.size * _elements(size), bias.size * _elements(size))
+    # Pooling adds up what it reads: the low octave, and the high one for the low output.
+    pooled = _elements(features._replace(channels=conv.in_features[1]))
+    if conv.high_to_low is not None:
+        pooled += _elements(features._replace(channels=conv.in_features[0]))
+    summed = sum(
+        channels * _elements(size)
+        for channels, size in zip(conv.out_features, octaves, strict=True)
+        if all(conv.in_features)
+    )
+    return full._replace(channels=sum(conv.out_features)), total + Cost(
+        0, pooled + summed, pooled + summed
+    )
 
 
 @_count.register(PatchConvTranspose)

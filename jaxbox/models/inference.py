@@ -9,6 +9,9 @@ from flax import nnx
 
 from jaxbox import boxes
 from jaxbox.layers.box import BOX_TAG, BoxConv, FrozenBoxes
+from jaxbox.layers.dcls import DclsConv
+from jaxbox.layers.doconv import DOConv
+from jaxbox.layers.octave import DropInOctConv
 from jaxbox.models.blocks import InitialBlock
 from jaxbox.models.erf_blocks import TransposedUpsampling
 from jaxbox.models.network import SegmentationNetwork
@@ -56,8 +59,9 @@ def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
 def for_inference(model: SegmentationNetwork) -> SegmentationNetwork:
     """Copies a network without what only training needs.
 
-    Convolutions absorb the BatchNorm that follows them; one that follows boxes or a concatenation
-    becomes a factor and a summand of each channel. Dropout goes. Running statistics are used as
+    DCLS and DO-Conv become ordinary convolutions. Convolutions absorb the BatchNorm that follows
+    them; one that follows boxes, octaves or a concatenation becomes a factor and a summand of each
+    channel. Dropout goes. Running statistics are used as
     they are.
 
     Source: Burkov & Lempitsky 2018, section 4.
@@ -103,7 +107,10 @@ def _fold(layers: Sequence[Any]) -> Iterator[_Layer]:
     for layer in layers:
         if isinstance(layer, nnx.Dropout):
             continue
-        if isinstance(layer, BatchNorm) and not isinstance(previous, BoxConv | PrunedBoxConv):
+        if isinstance(layer, DclsConv | DOConv):
+            layer = layer.fold()
+        keeps_its_norm = isinstance(previous, BoxConv | PrunedBoxConv | DropInOctConv)
+        if isinstance(layer, BatchNorm) and not keeps_its_norm:
             _absorb(previous, layer)
             continue
         previous = layer

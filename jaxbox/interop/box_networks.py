@@ -15,13 +15,13 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike, NDArray
 
+from jaxbox.interop.entries import StateDict
 from jaxbox.layers.box import BoxConv
 from jaxbox.models import SegmentationNetwork, create
 from jaxbox.models.blocks import InitialBlock, PReLU
 from jaxbox.models.convolution import PatchConvTranspose, UpsamplingConv
 from jaxbox.models.normalization import BatchNorm
 
-type StateDict = dict[str, NDArray[Any]]
 # By their names there: the variable, and how to permute its axes.
 type _Variables = dict[str, tuple[nnx.Variable, tuple[int, ...] | None]]
 

@@ -1,0 +1,129 @@
+"""How long the sister layers take, beside the plain convolution of the same kernel size.
+
+- DCLS with 34 taps in 17x17 cells, its kernel built anew each time, and once folded
+- octave convolution with alpha 0.5, 3x3, on 64 channels of 128x256 pixels
+- DO-Conv, 3x3, while it trains and once folded
+
+Times are medians of rounds in which each takes its turn; only the ratios to the plain convolution
+mean much. Forward is the layer compiled, with its parameters as arguments; backward is the gradient
+by input and parameters, the forward pass included.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import tyro
+from flax import nnx
+
+from jaxbox.layers import DclsConv, DOConv, OctConv
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times the sister layers beside plain convolutions."""
+
+    rounds: int = 15
+    """How often each is timed."""
+    backward: bool = True
+    """Time gradients too."""
+
+
+class Case(NamedTuple):
+    """Layers for the same task; the first is what the others are compared with."""
+
+    name: str
+    layers: dict[str, nnx.Module]
+    inputs: dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program; returns the exit code."""
+    settings = tyro.cli(
+        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
+    )
+    if settings.rounds < 1:
+        print(f"error: --rounds must be 1 or more; got {settings.rounds}", file=sys.stderr)
+        return 2
+    passes = {"forward": _forward} | ({"backward": _backward} if settings.backward else {})
+    print(f"{'':34}{'pass':10}{'ms':>9}{'ratio':>8}")
+    for case in _cases():
+        for name, compile_pass in passes.items():
+            runs = {
+                layer: compile_pass(module, case.inputs.get(layer, case.inputs[""]))
+                for layer, module in case.layers.items()
+            }
+            _print(case.name, name, _time(runs, settings.rounds))
+    return 0
+
+
+def _cases() -> list[Case]:
+    rngs = nnx.Rngs(0)
+    cases = []
+    for channels, groups, size in (
+        (64, 1, (4, 64, 64)),
+        (64, 1, (1, 32, 32)),
+        (96, 96, (4, 56, 56)),
+    ):
+        dcls = DclsConv(channels, channels, (17, 17), 34, feature_group_count=groups, rngs=rngs)
+        layers = {"plain": dcls.fold(), "DCLS": dcls, "folded": dcls.fold()}
+        shape = "x".join(map(str, (*size, channels)))
+        name = f"17x17, {shape}{', depthwise' if groups > 1 else ''}"
+        cases.append(Case(name, layers, {"": _normal((*size, channels))}))
+    plain = nnx.Conv(64, 64, (3, 3), rngs=rngs)
+    octaves = {"plain": plain, "octave": OctConv(64, 64, (3, 3), rngs=rngs)}
+    pair = (_normal((1, 128, 256, 32)), _normal((1, 64, 128, 32)))
+    inputs = {"": _normal((1, 128, 256, 64)), "octave": pair}
+    cases.append(Case("3x3, 1x128x256x64", octaves, inputs))
+    doconv = DOConv(64, 64, (3, 3), rngs=rngs)
+    layers = {"plain": plain, "DO-Conv": doconv, "folded": doconv.fold()}
+    cases.append(Case("3x3, 4x64x64x64", layers, {"": _normal((4, 64, 64, 64))}))
+    return cases
+
+
+def _normal(shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(jax.random.key(1), shape)
+
+
+def _forward(layer: nnx.Module, x: Any) -> Callable[[], Any]:
+    graph, params = nnx.split(layer)
+    call = jax.jit(lambda params, x: nnx.merge(graph, params)(x))
+    return partial(call, params, x)
+
+
+def _backward(layer: nnx.Module, x: Any) -> Callable[[], Any]:
+    graph, params = nnx.split(layer)
+
+    def loss(params: Any, x: Any) -> jax.Array:
+        outputs = jax.tree.leaves(nnx.merge(graph, params)(x))
+        return jnp.stack([jnp.square(y).sum() for y in outputs]).sum()
+
+    return partial(jax.jit(jax.grad(loss, (0, 1))), params, x)
+
+
+def _time(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    for run in runs.values():
+        jax.block_until_ready(run())
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(own) for name, own in seconds.items()}
+
+
+def _print(case: str, pass_name: str, seconds: dict[str, float]) -> None:
+    base = next(iter(seconds.values()))
+    for layer, own in seconds.items():
+        print(f"{case:34}{pass_name:10}{1000 * own:>9.2f}{own / base:>8.3f}  {layer}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Other layers in place of convolutions: the same function where there is one, the same shapes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxbox import layers, models, optim, surgery
+from jaxbox.layers.octave import DropInOctConv
+from jaxbox.models import cost, inference
+from jaxbox.models.blocks import Bottleneck, BoxBlock, FeatureMap
+from jaxbox.models.normalization import BatchNorm
+
+SIZE = (16, 24)
+
+
+def _conv(**options):
+    options = {"kernel_dilation": (2, 1), **options}
+    conv = nnx.Conv(4, 6, (3, 2), rngs=nnx.Rngs(0), **options)
+    if conv.bias is not None:
+        conv.bias[...] = jnp.arange(6.0)
+    return conv
+
+
+@pytest.mark.parametrize(
+    ("variant", "more"),
+    [
+        ("doconv", {}),
+        ("doconv", {"depth_multiplier": 8}),
+        ("dcls", {}),
+        ("dcls", {"kernel_size": (7, 4), "version": "max"}),
+        ("octave", {"alpha": 0.0}),
+    ],
+)
+def test_the_same_function(variant, more):
+    conv = _conv()
+    layer = surgery.replace_convs(conv, variant, rngs=nnx.Rngs(1), **more)
+    assert isinstance(layer, (layers.DOConv, layers.DclsConv, DropInOctConv))
+    x = jax.random.normal(jax.random.key(0), (2, 8, 9, 4))
+    np.testing.assert_allclose(layer(x), conv(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["doconv", "dcls"])
+def test_groups_strides_and_no_bias(variant):
+    conv = _conv(feature_group_count=2, use_bias=False, strides=(2, 1), padding="VALID")
+    layer = surgery.replace_convs(conv, variant, rngs=nnx.Rngs(1))
+    x = jax.random.normal(jax.random.key(0), (2, 8, 9, 4))
+    np.testing.assert_allclose(layer(x), conv(x), rtol=1e-4, atol=1e-4)
+    assert layer.bias is None
+
+
+def test_octaves_start_with_parts_of_the_kernel():
+    """On images that pooling does not change and away from borders, the same function still."""
+    conv = _conv(kernel_dilation=2, strides=1)
+    layer = surgery.replace_convs(conv, "octave", alpha=0.5, rngs=nnx.Rngs(1))
+    x = jnp.broadcast_to(jax.random.normal(jax.random.key(0), (4,)), (24, 24, 4))
+    np.testing.assert_allclose(layer(x)[12, 12], conv(x)[12, 12], rtol=1e-4, atol=1e-4)
+    assert layer(x[:, :23]).shape == (24, 23, 6)
+
+
+def _enet():
+    return models.create("enet", 3, SIZE, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("variant", ["box", "dcls", "octave", "doconv"])
+def test_enets_context_blocks(variant):
+    other = nnx.eval_shape(lambda: surgery.replace_convs(_enet(), variant, rngs=nnx.Rngs(1)))
+    kinds = {
+        "box": BoxBlock,
+        "dcls": layers.DclsConv,
+        "octave": DropInOctConv,
+        "doconv": layers.DOConv,
+    }
+    found = [m for _, m in nnx.iter_modules(other) if isinstance(m, kinds[variant])]
+    assert len(found) == 8  # Dilations 2, 4, 8, 16, twice.
+    images = jax.ShapeDtypeStruct((2, *SIZE, 3), jnp.float32)
+    assert nnx.eval_shape(lambda m, x: m(x), other, images).shape == (2, *SIZE, 3)
+    if variant == "box":
+        assert found[0].output == (2, 3, 128)
+        assert found[0].branch.layers[-1].rate == 0.1
+    if variant == "dcls":
+        marks = jax.tree.leaves(optim.find_positions(other))
+        assert sum(not isinstance(mark, bool) for mark in marks) == 8
+
+
+def test_the_original_stays_as_it_is():
+    model = nnx.Sequential(_conv(), nnx.relu, nnx.Conv(6, 8, (3, 3), rngs=nnx.Rngs(0)))
+    other = surgery.replace_convs(model, "doconv", rngs=nnx.Rngs(1))
+    assert type(model.layers[0]) is nnx.Conv
+    assert other.layers[2] is not model.layers[2]
+    np.testing.assert_array_equal(other.layers[2].kernel[...], model.layers[2].kernel[...])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["dcls", "doconv"])
+def test_enet_computes_the_same(variant):
+    model = _enet()
+    model.eval()
+    other = surgery.replace_convs(model, variant, rngs=nnx.Rngs(1))
+    images = jax.random.normal(jax.random.key(0), (1, *SIZE, 3))
+    call = nnx.jit(lambda m, x: m(x))
+    np.testing.assert_allclose(call(other, images), call(model, images), rtol=1e-3, atol=1e-3)
+
+
+def test_any_convolution_by_boxes():
+    model = nnx.Sequential(_conv(), nnx.relu, nnx.Conv(6, 8, (3, 3), rngs=nnx.Rngs(0)))
+    other = surgery.replace_convs(
+        model, "box", lambda conv: conv.out_features == 8, window=(9, 9), rngs=nnx.Rngs(1)
+    )
+    assert type(other.layers[0]) is nnx.Conv
+    assert other(jnp.ones((9, 9, 4))).shape == (9, 9, 8)
+
+
+def test_bad_arguments():
+    rngs = nnx.Rngs(0)
+    with pytest.raises(ValueError, match="variant must be one of box, dcls, octave, doconv"):
+        surgery.replace_convs(_conv(), "wavelet", rngs=rngs)
+    with pytest.raises(ValueError, match="it selects none"):
+        surgery.replace_convs(nnx.Linear(2, 3, rngs=rngs), "dcls", rngs=rngs)
+    with pytest.raises(ValueError, match=r"at least the extent \(5, 2\), got \(3, 3\)"):
+        surgery.replace_convs(_conv(), "dcls", kernel_size=(3, 3), rngs=rngs)
+    with pytest.raises(ValueError, match="needs one group"):
+        surgery.replace_convs(_conv(feature_group_count=2), "octave", rngs=rngs)
+    with pytest.raises(ValueError, match="boxes can replace"):
+        surgery.replace_convs(_conv(), "box", rngs=rngs)
+    with pytest.raises(ValueError, match="mask or input dilation"):
+        surgery.replace_convs(_conv(input_dilation=2), "doconv", rngs=rngs)
+
+
+@pytest.mark.parametrize("variant", ["dcls", "octave", "doconv"])
+def test_costs(variant):
+    """Of one convolution 4 -> 8, 3x3 with dilation 2, on 16x16 pixels."""
+    conv = nnx.Conv(4, 8, (3, 3), kernel_dilation=2, rngs=nnx.Rngs(0))
+    layer = surgery.replace_convs(conv, variant, rngs=nnx.Rngs(1))
+    output, counted = cost._count(layer, FeatureMap(16, 16, 4))
+    assert output == (16, 16, 8)
+    pixels = 16 * 16
+    expected = {
+        "doconv": (9 * 4 * 8 + 8, pixels * (9 * 4 * 8 + 8)),
+        # Weights and two coordinates of each; a kernel of 5x5.
+        "dcls": (3 * 9 * 4 * 8 + 8, pixels * (25 * 4 * 8 + 8)),
+        # Four paths of 2 -> 4, three of them at a quarter of the pixels; biases; pooling; sums.
+        "octave": (
+            9 * 4 * 8 + 8,
+            9 * 2 * 4 * (pixels + 3 * 64) + 4 * (pixels + 64) + 4 * pixels + 4 * (pixels + 64),
+        ),
+    }
+    assert counted == (*expected[variant], expected[variant][1])
+
+
+@pytest.mark.parametrize("variant", ["dcls", "octave", "doconv"])
+def test_the_form_for_inference(variant):
+    def block(seed):
+        kind = functools.partial(Bottleneck, dilation=2, dtype=jnp.float32, rngs=nnx.Rngs(seed))
+        return kind(FeatureMap(8, 12, 16))
+
+    model = surgery.replace_convs(nnx.Sequential(block(0)), variant, rngs=nnx.Rngs(1))
+    for _, norm in nnx.iter_modules(model):
+        if isinstance(norm, BatchNorm):
+            norm.mean[...] += 0.5
+            norm.var[...] *= 2.0
+    model.eval()
+    x = jax.random.normal(jax.random.key(0), (8, 12, 16))
+    expected = model(x)
+    inference._fold_block(model.layers[0])
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-4)
+    left = [m for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]
+    assert not left
