@@ -33,7 +33,7 @@ _CLASSES = 10
 _BATCH = 128
 _LEARNING_RATE = 2e-2
 _STEP_SCALE = 0.5
-_FRAMES = 40
+_FRAMES = 32
 
 
 @dataclass(frozen=True)

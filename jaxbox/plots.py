@@ -192,21 +192,24 @@ def animate_training(
     """
     _check_history(layer, history)
     limits = _limits(layer, history.values(), most)
-    frames = []
+    frame = None
+    if image is not None:
+        h, w = np.shape(image)
+        frame = (-(w // 2) - 0.5, -(h // 2) - 0.5, w, h)
+        limits = max(limits[0], -1.05 * frame[0]), max(limits[1], -1.05 * frame[1])
+    pictures = []
     for caption, theta in history.items():
         figure = Figure((4.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        frame = None
-        if image is not None:
-            h, w = np.shape(image)
-            x, y = -(w // 2) - 0.5, -(h // 2) - 0.5
-            axes.imshow(np.asarray(image), cmap="gray_r", alpha=0.5, extent=(x, x + w, y + h, y))
-            frame = (x, y, w, h)
+        if frame is not None:
+            x, y, w, h = frame
+            extent = (x, x + w, y + h, y)
+            axes.imshow(np.asarray(image), cmap="gray_r", alpha=0.3, extent=extent)
         _draw_boxes(axes, layer, theta, most, limits=limits, frame=frame)
         axes.set_title(caption, fontsize=11)
         axes.set_xlabel("pixels", fontsize=9)
-        frames.append(_render(figure))
-    first, *others = _share_palette(frames)
+        pictures.append(_render(figure))
+    first, *others = _share_palette(pictures)
     durations = [milliseconds] * len(others) + [20 * milliseconds]
     first.save(
         path,
@@ -453,7 +456,11 @@ def _render(figure: Figure) -> Image.Image:
 
 def _share_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
     """One palette for all frames, so that what stays the same is not stored again."""
-    palette = frames[-1].quantize(64, dither=Image.Dither.NONE)
+    # The usual median cut makes thin coloured lines grey, coverage alone tints what is grey.
+    colors = frames[-1].quantize(192, Image.Quantize.MAXCOVERAGE).getpalette() or []
+    greys = np.repeat(np.linspace(0, 255, 64).round().astype(int), 3).tolist()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*colors[: 3 * 192], *greys])
     return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 
