@@ -155,7 +155,7 @@ def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Ar
     is_class = labels != VOID
     classes = jnp.where(is_class, labels, 0)
     pixel_weights = jnp.where(is_class, weights[classes], 0)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
     total = jnp.sum(pixel_weights)
     return jnp.sum(pixel_weights * losses) / jnp.where(total > 0, total, 1)

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxbox import layout
+from jaxbox_kernels.precision import sum_dtype
 
 __all__ = ["Affine", "BatchNorm"]
 
@@ -49,7 +50,7 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images to the same shape; in training, updates the running statistics."""
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(sum_dtype(x))
         mean, variance = self._running() if self.use_running_average else self._measure(x)
         gain, shift = self._affine(mean, variance)
         return _scale_and_shift(x, gain, shift, self.channel_axis).astype(self.dtype)
@@ -105,7 +106,7 @@ class Affine(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images to the same shape."""
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(sum_dtype(x))
         y = _scale_and_shift(x, self.gain[...], self.shift[...], self.channel_axis)
         return y.astype(self.dtype)
 
