@@ -200,8 +200,16 @@ def test_workers_change_nothing(streets, seed):
 
 
 def test_a_worker_reads_the_end_and_keeps_off_the_accelerator():
-    # A class that cannot be imported travels by value.
-    class Spy(Numbered):
+    # A class that cannot be imported travels by value; workers cannot import this module either.
+    class Spy:
+        size = (2, 4)
+
+        def __init__(self, length, broken=None):
+            self.length, self.broken = length, broken
+
+        def __len__(self):
+            return self.length
+
         def __getitem__(self, index):
             assert multiprocessing.parent_process() is not None
             assert jax.config.jax_platforms == "cpu"
