@@ -111,11 +111,13 @@ def _runs(comparison: Comparison, common: Settings) -> Iterator[Settings]:
 
 def _train(settings: Settings) -> bool:
     """Trains a network unless that was done before; returns whether it came to its end."""
+    if settings.resume and _is_finished(settings.out):
+        return True
     print(f"{settings.model}, seed {settings.seed}")
     run = prepare(settings)
     state = train(run)
     done = int(state.step) == run.steps
-    if done and not (settings.out / "curves.png").exists():
+    if done:
         write_pictures(run, state)
     # Or the programs of all networks would stay in memory.
     jax.clear_caches()
@@ -124,12 +126,21 @@ def _train(settings: Settings) -> bool:
 
 def _finished(out: Path) -> list[FinishedRun]:
     """All runs in a directory that came to their end."""
-    directories = [file.parent for file in sorted(out.glob("*/curves.png"))]
-    records = [read_settings(directory) for directory in directories]
+    directories = [file.parent for file in sorted(out.glob("*/settings.json"))]
+    finished = [directory for directory in directories if _is_finished(directory)]
+    settings = [read_settings(directory) for directory in finished]
     return [
-        FinishedRun(record["model"], record["seed"], read_records(directory))
-        for directory, record in zip(directories, records, strict=True)
+        FinishedRun(own["model"], own["seed"], read_records(directory))
+        for directory, own in zip(finished, settings, strict=True)
     ]
+
+
+def _is_finished(directory: Path) -> bool:
+    # Pictures come after the last checkpoint, but also where training was stopped by hand.
+    if not (directory / "curves.png").exists():
+        return False
+    records = read_records(directory)
+    return bool(records) and records[-1]["step"] == read_settings(directory)["steps"]
 
 
 def _check_same_budget(out: Path, common: Settings) -> None:
