@@ -2,128 +2,114 @@
 
 The dilated convolutions of ENet's eight dilated bottlenecks are as they are, or replaced by
 `jaxbox.surgery.replace_convs`: boxes (the paper's box block), DCLS, octave convolution or DO-Conv.
-Everything else is the same, and so is the budget: batches, learning rate, images and seed. Prints a
-table and writes it with --out.
+Everything else is the same, and so is the budget. Each run is a directory CONTEXT-SEED in --out;
+the same command again goes on where it was stopped, leaves finished runs as they are, and prints
+and writes the table of all runs (table.md).
+
+All arguments but --contexts, --seeds, --rounds and --out are those of cityscapes_boxenet.py and
+hold for every run.
 
 Parameters and multiply-adds are counted for one image. Times are of one image in the form for
 inference, medians of rounds in which each network runs once; only their ratios mean much.
 """
 
+import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 import tyro
 from flax import nnx
-from tqdm import tqdm
 
-from jaxbox import models, optim, surgery
+from jaxbox import models
 from jaxbox.models.cost import Cost, cost
 from jaxbox.models.inference import for_inference
-from segmentation.datasets import DataSet, open_dataset
+from segmentation.checkpoints import RunError
+from segmentation.comparison import Comparison, FinishedRun, mean_and_deviation
+from segmentation.datasets import open_dataset
 from segmentation.errors import DataError
-from segmentation.iou import Scores
 from segmentation.memory import keep_freed_memory
-from segmentation.pipeline import (
-    class_frequencies,
-    evaluation_batches,
-    read_ahead,
-    training_batches,
-)
-from segmentation.training import Trainer, class_weights
-
-BLOCKS: dict[str, surgery.Variant | None] = {
-    "dilated": None,
-    "box": "box",
-    "DCLS": "dcls",
-    "octave": "octave",
-    "DO-Conv": "doconv",
-}
-
-_LABELS_READ_FOR_WEIGHTS = 400
+from segmentation.network import build_network
+from segmentation.settings import CONTEXTS, Context, Settings, UsageError, image_size, parse
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Compares context blocks in ENet."""
+class Layers:
+    """What to compare."""
 
-    data: str = "synthetic"
-    """synthetic (generated, no download), camvid:DIR, or cityscapes:DIR."""
-    size: tuple[int, int] | None = None
-    """Height and width of the images, divisible by 8. Default: the data set's usual size."""
-    steps: int = 256
-    """Batches that each network is trained on; 0 leaves training out."""
-    batch_size: int = 8
-    """Images in a batch."""
-    learning_rate: float = 2e-3
-    """Adam's at the start; it falls to zero along a cosine."""
-    weight_decay: float = 2e-4
-    """Strength of the L2 penalty on everything but boxes and positions."""
+    contexts: tuple[Context, ...] = CONTEXTS
+    """Kinds of context blocks; times are to the first's."""
+    seeds: tuple[int, ...] = (0,)
+    """Each network is trained once with each."""
     rounds: int = 9
     """How often each network is timed; 0 leaves the times out."""
-    seed: int = 0
-    """Of the initial parameters, the order of the images, dropout and generated scenes."""
-    out: Path | None = None
-    """File for the table."""
+    out: Path = Path("runs/layers")
+    """Directory of the runs and of the table."""
 
 
 class Row(NamedTuple):
-    """What is known of a network; `None` for what was left out."""
+    """What is known of a network; no time where none was taken."""
 
     cost: Cost
     milliseconds: float | None
-    mean_iou: float | None
+    runs: Sequence[FinishedRun]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
+    """Runs the program; returns the exit code: 0 done, 130 stopped by Ctrl-C, 2 a user's error."""
+    compared, others = tyro.cli(
+        Layers, args=arguments, description=__doc__, return_unknown_args=True
     )
     keep_freed_memory()
     try:
-        _check(settings)
-        dataset = open_dataset(settings.data, settings.size, settings.seed)
-    except (ValueError, DataError) as error:
+        return _compare(compared, parse(Settings(model="enet"), __doc__ or "", others))
+    except (UsageError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    times = _time(settings, dataset) if settings.rounds else {}
-    rows = {}
-    for name in BLOCKS:
-        model = create(name, dataset, settings.seed)
-        scores = _train(settings, dataset, name, model) if settings.steps else None
-        rows[name] = Row(
-            cost(model, dataset.size), times.get(name), None if scores is None else scores.mean_iou
-        )
-    text = table(rows)
+
+
+def _compare(compared: Layers, common: Settings) -> int:
+    if compared.rounds < 0:
+        raise UsageError(f"--rounds must be 0 or greater; got {compared.rounds}")
+    comparison = Comparison("context", compared.contexts, compared.seeds, compared.out, common)
+    if not comparison.train():
+        print("stopped; the same command goes on")
+        return 130
+    text = table(_rows(compared, comparison))
     print(text)
-    if settings.out is not None:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        settings.out.write_text(f"{text}\n")
+    (compared.out / "table.md").write_text(text + "\n")
     return 0
 
 
-def create(name: str, dataset: DataSet, seed: int) -> models.SegmentationNetwork:
-    """Builds ENet with a kind of context blocks."""
-    rngs = nnx.Rngs(jax.random.key(seed, impl="rbg"))
-    model = models.create("enet", len(dataset.train.classes), dataset.size, rngs=rngs)
-    variant = BLOCKS[name]
-    return model if variant is None else surgery.replace_convs(model, variant, rngs=rngs)
+def _rows(compared: Layers, comparison: Comparison) -> dict[str, Row]:
+    common = comparison.common
+    dataset = open_dataset(common.data, image_size(common), common.seed)
+    networks = {
+        name: build_network(
+            dataclasses.replace(common, context=name), len(dataset.train.classes), dataset.size
+        )
+        for name in compared.contexts
+    }
+    times = _time(networks, dataset.size, compared.rounds)
+    finished = comparison.finished()
+    return {
+        name: Row(cost(network, dataset.size), times.get(name), finished[name])
+        for name, network in networks.items()
+    }
 
 
-def table(rows: dict[str, Row]) -> str:
+def table(rows: Mapping[str, Row]) -> str:
     """A line for each kind of block; times are to the first's."""
     lines = [
-        "| context block | parameters | multiply-adds (M) | ms | ratio | mean IoU |",
-        "|---|---|---|---|---|---|",
+        "| context block | parameters | multiply-adds (M) | ms | ratio | seeds | mean IoU, % |",
+        "|---|---|---|---|---|---|---|",
     ]
     base = next(iter(rows.values())).milliseconds
     for name, row in rows.items():
@@ -132,27 +118,24 @@ def table(rows: dict[str, Row]) -> str:
             figures += ["", ""]
         else:
             figures += [f"{row.milliseconds:.1f}", f"{row.milliseconds / base:.2f}"]
-        figures.append("" if row.mean_iou is None else f"{row.mean_iou:.3f}")
+        figures += [f"{len(row.runs)}", mean_and_deviation(row.runs, "mean_iou")]
         lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 
-def _check(settings: Settings) -> None:
-    if min(settings.steps, settings.rounds) < 0 or settings.batch_size < 1:
-        raise ValueError("--steps and --rounds must be 0 or more, --batch-size 1 or more")
-    if settings.size is not None and any(n < 8 or n % 8 for n in settings.size):
-        raise ValueError(f"--size must be two positive multiples of 8; got {settings.size}")
-
-
-def _time(settings: Settings, dataset: DataSet) -> dict[str, float]:
-    """Median milliseconds of each network for one image."""
-    image = jax.random.normal(jax.random.key(1, impl="rbg"), (1, *dataset.size, 3))
-    runs = {name: _predictor(create(name, dataset, settings.seed), image) for name in BLOCKS}
-    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(settings.rounds):
-        for name, run in runs.items():
+def _time(
+    networks: Mapping[Context, models.SegmentationNetwork], size: tuple[int, int], rounds: int
+) -> dict[Context, float]:
+    """Median milliseconds of each network for one image; nothing without rounds."""
+    if not rounds:
+        return {}
+    image = jax.random.normal(jax.random.key(1, impl="rbg"), (1, *size, 3))
+    predictors = {name: _predictor(network, image) for name, network in networks.items()}
+    milliseconds: dict[Context, list[float]] = {name: [] for name in networks}
+    for _ in range(rounds):
+        for name, predict in predictors.items():
             start = time.perf_counter()
-            jax.block_until_ready(run())
+            jax.block_until_ready(predict())
             milliseconds[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(own) for name, own in milliseconds.items()}
 
@@ -166,22 +149,6 @@ def _predictor(model: models.SegmentationNetwork, image: jax.Array) -> Callable[
 
     jax.block_until_ready(predict(state, image))
     return partial(predict, state, image)
-
-
-def _train(settings: Settings, dataset: DataSet, name: str, model: nnx.Module) -> Scores:
-    mask = optim.decay_mask(optim.find_boxes(model), optim.find_positions(model))
-    schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
-    decay = optax.add_decayed_weights(settings.weight_decay, mask=mask)
-    optimizer = optim.for_model(model, optax.chain(decay, optax.adam(schedule)))
-    weights = class_weights(class_frequencies(dataset.train, _LABELS_READ_FOR_WEIGHTS))
-    trainer = Trainer(model, optimizer, weights)
-    state = trainer.initial
-    read = read_ahead(training_batches(dataset.train, settings.batch_size, settings.seed))
-    batches = trainer.on_devices(read)
-    for _ in tqdm(range(settings.steps), desc=name, unit="batch", disable=None):
-        state = trainer.step(state, next(batches))
-    held_out = read_ahead(evaluation_batches(dataset.val, settings.batch_size))
-    return trainer.evaluate(state, trainer.on_devices(held_out))
 
 
 if __name__ == "__main__":

@@ -1,31 +1,45 @@
-"""The comparison of context blocks: its table, and one run of it."""
+"""The comparison of context blocks: its table, what it refuses, and one run of it."""
 
 import pytest
 
 import compare_layers
 from compare_layers import Row
 from jaxbox.models.cost import Cost
+from segmentation.comparison import FinishedRun
+
+
+def _run(name, seed, score):
+    return FinishedRun(name, seed, [{"mean_iou": 0.9}, {"mean_iou": score}])
 
 
 def test_figures_of_the_table():
+    runs = [_run("box", seed, score) for seed, score in enumerate((0.5, 0.52))]
     rows = {
-        "dilated": Row(Cost(1000, 4_000_000, 3_000_000), 10.0, 0.5),
-        "box": Row(Cost(900, 4_000_000, 2_000_000), 5.0, None),
+        "dilated": Row(Cost(1000, 4_000_000, 3_000_000), 10.0, [_run("dilated", 0, 0.5)]),
+        "box": Row(Cost(900, 4_000_000, 2_000_000), 5.0, runs),
     }
     lines = compare_layers.table(rows).split("\n")
-    assert lines[2] == "| dilated | 1,000 | 3.0 | 10.0 | 1.00 | 0.500 |"
-    assert lines[3] == "| box | 900 | 2.0 | 5.0 | 0.50 |  |"
+    assert lines[2] == "| dilated | 1,000 | 3.0 | 10.0 | 1.00 | 1 | 50.0 |"
+    assert lines[3] == "| box | 900 | 2.0 | 5.0 | 0.50 | 2 | 51.0 ± 1.4 |"
 
 
-def test_bad_settings(capsys):
-    assert compare_layers.main(["--size", "12", "16"]) == 2
-    assert "multiples of 8" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "12x16"], "multiple of 8"),
+        (["--rounds", "-1"], "--rounds must be 0 or greater; got -1"),
+        (["--model", "enet-minus", "--contexts", "dcls"], "--context must be dilated for enet-m"),
+    ],
+)
+def test_what_is_not_allowed_is_refused(tmp_path, capsys, arguments, message):
+    assert compare_layers.main(["--out", str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_it_runs(tmp_path, capsys):
-    out = tmp_path / "table.md"
-    arguments = ["--size", "32", "48", "--steps", "2", "--batch-size", "2", "--rounds", "1"]
-    assert compare_layers.main([*arguments, "--out", str(out)]) == 0
-    assert out.read_text() in capsys.readouterr().out
-    assert len(out.read_text().strip().split("\n")) == 7
+    arguments = ["--size", "32x48", "--steps", "2", "--batch-size", "2", "--rounds", "1"]
+    assert compare_layers.main([*arguments, "--out", str(tmp_path)]) == 0
+    table = (tmp_path / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert len(table.strip().split("\n")) == 7

@@ -39,7 +39,7 @@ def test_tabulates_all_runs_of_one_budget(runs, capsys):
     # What was trained is not trained again.
     assert before == {file: file.read_bytes() for file in out.glob("*/*") if file.is_file()}
     results = json.loads((out / "runs.json").read_text())
-    assert [(run["network"], run["seed"]) for run in results] == [
+    assert [(run["name"], run["seed"]) for run in results] == [
         ("enet-minus", 0),
         ("enet-minus", 1),
     ]

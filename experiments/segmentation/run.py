@@ -4,14 +4,12 @@ import dataclasses
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
-import jaxbox
 from segmentation.datasets import DataSet, open_dataset
 from segmentation.devices import data_mesh
 from segmentation.errors import DataError
 from segmentation.inspection import describe_left_out, without_bad_samples
+from segmentation.network import build_network
 from segmentation.pipeline import class_frequencies
 from segmentation.recipe import optimizer
 from segmentation.settings import Settings, UsageError, image_size
@@ -51,7 +49,7 @@ def prepare(settings: Settings) -> Run:
 
     Raises:
       DataError: the data set is missing or damaged.
-      UsageError: the settings do not fit the devices.
+      UsageError: the settings do not fit the devices, or the network.
     """
     dataset = open_dataset(settings.data, image_size(settings), settings.seed)
     dataset, left_out = _readable(settings, dataset)
@@ -65,7 +63,7 @@ def prepare(settings: Settings) -> Run:
         )
     height, width = dataset.size
     settings = dataclasses.replace(settings, size=f"{height}x{width}", steps=steps)
-    model = _network(settings, dataset)
+    model = build_network(settings, len(dataset.train.classes), dataset.size)
     weights = class_weights(class_frequencies(dataset.train, _LABELS_READ_FOR_WEIGHTS))
     trainer = Trainer(
         model, optimizer(recipe, model, steps, steps_per_epoch), weights, mesh=data_mesh()
@@ -83,18 +81,3 @@ def _readable(settings: Settings, dataset: DataSet) -> tuple[DataSet, tuple[Exce
     if left_out and settings.on_bad == "stop":
         raise DataError(describe_left_out(left_out, len(train) + len(val)))
     return DataSet(train, val, dataset.size), left_out
-
-
-def _network(settings: Settings, dataset: DataSet) -> nnx.Module:
-    model = jaxbox.models.create(
-        settings.model,
-        num_classes=len(dataset.train.classes),
-        image_size=dataset.size,
-        dtype={"float32": jnp.float32, "bf16": jnp.bfloat16}[settings.precision],
-        # XLA compiles this generator many times faster than JAX's default one.
-        rngs=nnx.Rngs(jax.random.key(settings.seed, impl="rbg")),
-    )
-    for _, layer in nnx.iter_modules(model):
-        if isinstance(layer, nnx.Dropout):
-            layer.rate *= settings.training.dropout
-    return model

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import tyro
 
+from jaxbox import surgery
 from jaxbox.models import NETWORKS
 from segmentation.augmentation import Augmentation
 from segmentation.inspection import OnBad
@@ -20,6 +21,10 @@ class UsageError(Exception):
     """An argument is not allowed; the message says what is."""
 
 
+Context = Literal["dilated", surgery.Variant]
+CONTEXTS: Final[tuple[Context, ...]] = get_args(Context)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Trains a network to segment images and shows what its boxes learn."""
@@ -28,6 +33,9 @@ class Settings:
     """synthetic (generated, no download), camvid:DIR, cityscapes:DIR (DIR holds leftImg8bit/ and
     gtFine/), sunrgbd:DIR, or folder:DIR (see the README)."""
     model: Annotated[str, tyro.conf.arg(help=f"Network: one of {', '.join(NETWORKS)}.")] = "boxenet"
+    context: Context = "dilated"
+    """The context blocks of ENet and ERFNet: their dilated convolutions, or what jaxbox.surgery
+    puts in place of them."""
     size: str | None = None
     """Size of the images, HEIGHTxWIDTH in pixels, divisible by 8, such as 176x240. Default: the
     data set's usual size."""

@@ -1,0 +1,43 @@
+"""The network that a run trains."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxbox import models, surgery
+from segmentation.settings import Settings, UsageError
+
+
+def build_network(
+    settings: Settings, num_classes: int, size: tuple[int, int]
+) -> models.SegmentationNetwork:
+    """Builds the network with its initial parameters.
+
+    Args:
+      settings: of the run; the model, its context blocks, dropout, precision and seed are used.
+      num_classes: of logits of a pixel.
+      size: `(H, W)` of the images in pixels.
+
+    Raises:
+      UsageError: the network has no dilated convolutions to replace.
+    """
+    # XLA compiles this generator many times faster than JAX's default one.
+    rngs = nnx.Rngs(jax.random.key(settings.seed, impl="rbg"))
+    dtype = {"float32": jnp.float32, "bf16": jnp.bfloat16}[settings.precision]
+    model = models.create(settings.model, num_classes, size, dtype=dtype, rngs=rngs)
+    if settings.context != "dilated":
+        if not _has_dilated(model):
+            raise UsageError(
+                f"--context must be dilated for {settings.model}, which has no dilated "
+                f"convolutions; got {settings.context}"
+            )
+        model = surgery.replace_convs(model, settings.context, rngs=rngs)
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, nnx.Dropout):
+            layer.rate *= settings.training.dropout
+    return model
+
+
+def _has_dilated(model: nnx.Module) -> bool:
+    layers = (layer for _, layer in nnx.iter_modules(model))
+    return any(isinstance(layer, nnx.Conv) and surgery.is_dilated(layer) for layer in layers)
