@@ -9,9 +9,7 @@ mean much. Forward is the layer compiled, with its parameters as arguments; back
 by input and parameters, the forward pass included.
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +21,7 @@ import tyro
 from flax import nnx
 
 from jaxbox.layers import DclsConv, DOConv, OctConv
+from timing import median_milliseconds
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 layer: compile_pass(module, case.inputs.get(layer, case.inputs[""]))
                 for layer, module in case.layers.items()
             }
-            _print(case.name, name, _time(runs, settings.rounds))
+            _print(case.name, name, median_milliseconds(runs, settings.rounds))
     return 0
 
 
@@ -107,22 +106,10 @@ def _backward(layer: nnx.Module, x: Any) -> Callable[[], Any]:
     return partial(jax.jit(jax.grad(loss, (0, 1))), params, x)
 
 
-def _time(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    for run in runs.values():
-        jax.block_until_ready(run())
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(own) for name, own in seconds.items()}
-
-
-def _print(case: str, pass_name: str, seconds: dict[str, float]) -> None:
-    base = next(iter(seconds.values()))
-    for layer, own in seconds.items():
-        print(f"{case:34}{pass_name:10}{1000 * own:>9.2f}{own / base:>8.3f}  {layer}")
+def _print(case: str, pass_name: str, milliseconds: dict[str, float]) -> None:
+    base = next(iter(milliseconds.values()))
+    for layer, own in milliseconds.items():
+        print(f"{case:34}{pass_name:10}{own:>9.2f}{own / base:>8.3f}  {layer}")
 
 
 if __name__ == "__main__":

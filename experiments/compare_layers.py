@@ -14,19 +14,14 @@ inference, medians of rounds in which each network runs once; only their ratios 
 """
 
 import dataclasses
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import tyro
-from flax import nnx
 
 from jaxbox import models
 from jaxbox.models.cost import Cost, cost
@@ -38,6 +33,7 @@ from segmentation.errors import DataError
 from segmentation.memory import keep_freed_memory
 from segmentation.network import build_network
 from segmentation.settings import CONTEXTS, Context, Settings, UsageError, image_size, parse
+from timing import median_milliseconds, predictor
 
 
 @dataclass(frozen=True)
@@ -130,25 +126,8 @@ def _time(
     if not rounds:
         return {}
     image = jax.random.normal(jax.random.key(1, impl="rbg"), (1, *size, 3))
-    predictors = {name: _predictor(network, image) for name, network in networks.items()}
-    milliseconds: dict[Context, list[float]] = {name: [] for name in networks}
-    for _ in range(rounds):
-        for name, predict in predictors.items():
-            start = time.perf_counter()
-            jax.block_until_ready(predict())
-            milliseconds[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(own) for name, own in milliseconds.items()}
-
-
-def _predictor(model: models.SegmentationNetwork, image: jax.Array) -> Callable[[], jax.Array]:
-    graph, state = nnx.split(for_inference(model))
-
-    @jax.jit
-    def predict(state: Any, image: jax.Array) -> jax.Array:
-        return jnp.argmax(nnx.merge(graph, state)(image), axis=-1)
-
-    jax.block_until_ready(predict(state, image))
-    return partial(predict, state, image)
+    runs = {name: predictor(for_inference(network), image) for name, network in networks.items()}
+    return median_milliseconds(runs, rounds)
 
 
 if __name__ == "__main__":

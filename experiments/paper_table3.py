@@ -7,17 +7,13 @@ their ratios to the base network mean much. Prints two tables and writes JSON.
 """
 
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import tyro
 from flax import nnx
 
@@ -25,6 +21,7 @@ from jaxbox import models
 from jaxbox.layers import BoxConv
 from jaxbox.models.cost import Cost, cost
 from jaxbox.models.inference import for_inference, round_boxes
+from timing import median_milliseconds, predictor
 
 _CLASSES = 19
 _SIZE = (512, 1024)
@@ -122,34 +119,17 @@ def _time(device: jax.Device, rounds: int) -> Milliseconds:
     with jax.default_device(device):
         images = jax.random.normal(jax.random.key(1, impl="rbg"), (1, *_SIZE, 3))
         runs = {timed: run for name in PUBLISHED for timed, run in _compile(name, images)}
-        milliseconds: dict[Timed, list[float]] = {timed: [] for timed in runs}
-        for _ in range(rounds):
-            for timed, run in runs.items():
-                start = time.perf_counter()
-                jax.block_until_ready(run())
-                milliseconds[timed].append(1000 * (time.perf_counter() - start))
-    return {timed: statistics.median(times) for timed, times in milliseconds.items()}
+        return median_milliseconds(runs, rounds)
 
 
 def _compile(name: str, images: jax.Array) -> Iterator[tuple[Timed, Callable[[], jax.Array]]]:
-    """Every form of a network, ready to run."""
+    """Every form of a network."""
     model = for_inference(_create(name))
     if not any(isinstance(module, BoxConv) for _, module in nnx.iter_modules(model)):
-        yield Timed(name, "no boxes"), _predictor(model, images)
+        yield Timed(name, "no boxes"), predictor(model, images)
         return
-    yield Timed(name, "rounded"), _predictor(round_boxes(model), images)
-    yield Timed(name, "exact"), _predictor(model, images)
-
-
-def _predictor(model: models.SegmentationNetwork, images: jax.Array) -> Callable[[], jax.Array]:
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def predict(state: nnx.State, images: jax.Array) -> jax.Array:
-        return jnp.argmax(nnx.merge(graph, state)(images), axis=-1)
-
-    jax.block_until_ready(predict(state, images))
-    return partial(predict, state, images)
+    yield Timed(name, "rounded"), predictor(round_boxes(model), images)
+    yield Timed(name, "exact"), predictor(model, images)
 
 
 def _count_table(costs: dict[str, Cost]) -> str:

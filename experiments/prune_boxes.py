@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
-from flax import nnx
 from numpy.typing import NDArray
 
 from jaxbox import analysis, models
@@ -24,11 +23,12 @@ from jaxbox.models.cost import cost
 from jaxbox.models.pruning import contributions, prune
 from segmentation.checkpoints import RunError
 from segmentation.errors import DataError
-from segmentation.iou import ConfusionMatrix, Scores
+from segmentation.iou import Scores
 from segmentation.memory import keep_freed_memory
 from segmentation.pipeline import evaluation_batches, read_ahead
 from segmentation.saved_run import open_run
 from segmentation.source import Source
+from segmentation.training import Trainer
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,10 @@ def choices(
 
 
 def evaluate(model: models.SegmentationNetwork, val: Source, batch_size: int) -> Scores:
-    """Scores of a network in evaluation mode."""
-    metric = ConfusionMatrix(len(val.classes))
-
-    @nnx.jit
-    def score(model: models.SegmentationNetwork, metric: ConfusionMatrix, batch: Any) -> None:
-        metric.update(predictions=model(batch["image"]), labels=batch["label"])
-
-    for batch in read_ahead(evaluation_batches(val, batch_size)):
-        score(model, metric, {name: jnp.asarray(array) for name, array in batch.items()})
-    return metric.compute()
+    """Scores of a network on held-out images."""
+    trainer = Trainer(model, optax.identity(), np.ones(len(val.classes)))
+    batches = read_ahead(evaluation_batches(val, batch_size))
+    return trainer.evaluate(trainer.initial, trainer.on_devices(batches))
 
 
 def describe(

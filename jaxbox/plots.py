@@ -358,12 +358,10 @@ class _Panel(NamedTuple):
 
 def _draw_panels(panels: Sequence[_Panel | None], columns: int, most: int) -> Figure:
     """Panels row by row; where there is `None`, none."""
-    rows = -(-len(panels) // columns)
-    # Of the highest panel, beside its numbers and below its title.
-    aspect = max(panel.limits[1] / panel.limits[0] for panel in panels if panel is not None)
-    height = (_WIDTH / columns - 0.5) * aspect + 0.6
-    figure = Figure((_WIDTH, height * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    heights = [_row_height(row, columns) for row in rows]
+    figure = Figure((_WIDTH, sum(heights) + 0.5), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, panel in zip(grid.flat, panels, strict=False):
@@ -372,6 +370,12 @@ def _draw_panels(panels: Sequence[_Panel | None], columns: int, most: int) -> Fi
             axes.set_title(panel.title, fontsize=9)
     figure.supxlabel(_EXPLANATION, fontsize=9)
     return figure
+
+
+def _row_height(row: Sequence[_Panel | None], columns: int) -> float:
+    """Inches for the highest panel, beside its numbers and below its title."""
+    aspect = max(panel.limits[1] / panel.limits[0] for panel in row if panel is not None)
+    return (_WIDTH / columns - 0.5) * aspect + 0.6
 
 
 def _measure(layers: Sequence[BoxLayer]) -> dict[str, NDArray[np.floating]]:

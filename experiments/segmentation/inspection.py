@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,8 +11,6 @@ from tqdm import tqdm
 from segmentation.classes import ClassSet
 from segmentation.errors import DataError
 from segmentation.source import Sample, Source
-
-type OnBad = Literal["stop", "skip"]
 
 
 class GoodSamples:
@@ -86,26 +83,21 @@ def find_bad_samples(source: Source) -> dict[int, DataError]:
         return {index: error for index, error in enumerate(errors) if error is not None}
 
 
-def without_bad_samples(source: Source, on_bad: OnBad = "stop") -> GoodSamples:
+def without_bad_samples(source: Source) -> GoodSamples:
     """Reads every sample, and leaves out those that cannot be read.
 
     Args:
       source: the samples.
-      on_bad: what to do where there is one: `"stop"` raises, `"skip"` leaves it out.
 
     Returns:
       The others; what was left out, and why, is in its `left_out`.
 
     Raises:
-      DataError: there are bad samples, and `on_bad` is `"stop"` or no other is left; names each,
-        one a line.
-      ValueError: `on_bad` is neither.
+      DataError: no sample can be read; names each, one a line.
     """
-    if on_bad not in ("stop", "skip"):
-        raise ValueError(f"on_bad must be 'stop' or 'skip', got {on_bad!r}")
     good = GoodSamples(source, find_bad_samples(source))
-    if good.left_out and (on_bad == "stop" or not len(good)):
-        raise DataError(describe_left_out(good.left_out, len(good)))
+    if good.left_out and not len(good):
+        raise DataError(describe_left_out(good.left_out, 0))
     return good
 
 

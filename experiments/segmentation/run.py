@@ -75,8 +75,7 @@ def _readable(settings: Settings, dataset: DataSet) -> tuple[DataSet, tuple[Exce
     """The data set without samples that cannot be read, and what is wrong with those."""
     if settings.data == "synthetic":
         return dataset, ()
-    # Not "stop", which would name those of one split only.
-    train, val = (without_bad_samples(source, "skip") for source in (dataset.train, dataset.val))
+    train, val = without_bad_samples(dataset.train), without_bad_samples(dataset.val)
     left_out = (*train.left_out, *val.left_out)
     if left_out and settings.on_bad == "stop":
         raise DataError(describe_left_out(left_out, len(train) + len(val)))

@@ -13,7 +13,6 @@ import tyro
 from jaxbox import surgery
 from jaxbox.models import NETWORKS
 from segmentation.augmentation import Augmentation
-from segmentation.inspection import OnBad
 from segmentation.recipe import RECIPES, Recipe
 
 
@@ -49,7 +48,7 @@ class Settings:
     """Of the network's arithmetic. Parameters, boxes, statistics and the loss are float32."""
     seed: int = 0
     """Of the initial parameters, the order of the images, dropout and generated scenes."""
-    on_bad: OnBad = "stop"
+    on_bad: Literal["stop", "skip"] = "stop"
     """What to do about images and labels that cannot be read: stop and name them, or skip them."""
     workers: int = 0
     """Processes that prepare images; 0: threads."""
