@@ -4,7 +4,7 @@ The dilated convolutions of ENet's eight dilated bottlenecks are as they are, or
 `jaxbox.surgery.replace_convs`: boxes (the paper's box block), DCLS, octave convolution or DO-Conv.
 Everything else is the same, and so is the budget. Each run is a directory CONTEXT-SEED in --out;
 the same command again goes on where it was stopped, leaves finished runs as they are, and prints
-and writes the table of all runs (table.md).
+and writes the table of all runs of --contexts (table.md).
 
 All arguments but --contexts, --seeds, --rounds and --out are those of cityscapes_boxenet.py and
 hold for every run.

@@ -105,7 +105,7 @@ def _train(settings: Settings) -> bool:
     """Trains a network unless that was done before; returns whether it came to its end."""
     if settings.resume and _is_finished(settings.out):
         return True
-    print(f"{settings.out.name}")
+    print(settings.out.name)
     run = prepare(settings)
     state = train(run)
     done = int(state.step) == run.steps

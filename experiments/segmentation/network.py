@@ -19,25 +19,20 @@ def build_network(
       size: `(H, W)` of the images in pixels.
 
     Raises:
-      UsageError: the network has no dilated convolutions to replace.
+      UsageError: the network has no dilated convolutions, or none that the layer can replace.
     """
     # XLA compiles this generator many times faster than JAX's default one.
     rngs = nnx.Rngs(jax.random.key(settings.seed, impl="rbg"))
     dtype = {"float32": jnp.float32, "bf16": jnp.bfloat16}[settings.precision]
     model = models.create(settings.model, num_classes, size, dtype=dtype, rngs=rngs)
     if settings.context != "dilated":
-        if not _has_dilated(model):
+        try:
+            model = surgery.replace_convs(model, settings.context, rngs=rngs)
+        except ValueError as error:
             raise UsageError(
-                f"--context must be dilated for {settings.model}, which has no dilated "
-                f"convolutions; got {settings.context}"
-            )
-        model = surgery.replace_convs(model, settings.context, rngs=rngs)
+                f"--context must be dilated for {settings.model}; got {settings.context}: {error}"
+            ) from error
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, nnx.Dropout):
             layer.rate *= settings.training.dropout
     return model
-
-
-def _has_dilated(model: nnx.Module) -> bool:
-    layers = (layer for _, layer in nnx.iter_modules(model))
-    return any(isinstance(layer, nnx.Conv) and surgery.is_dilated(layer) for layer in layers)
