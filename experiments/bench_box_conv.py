@@ -24,7 +24,6 @@ of the images that do not fit into the cache together (box_conv_benchmark/rotati
 Prints a table for each shape and dtype, and writes JSON.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,13 +33,15 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
+import report
 from box_conv_benchmark import contestants
 from box_conv_benchmark.contestants import Platform
 from box_conv_benchmark.measurements import measure, summarize
-from box_conv_benchmark.methods import Method, cores, method_of
+from box_conv_benchmark.methods import Method, method_of
 from box_conv_benchmark.plots import plot
 from box_conv_benchmark.shapes import FULL, Direction, Shape, UsageError
 from box_conv_benchmark.tables import summary_text, table
+from report import ReportError
 
 _DTYPES = ("float32", "bfloat16")
 _DEFAULT_SHAPES: dict[Platform, tuple[str, ...]] = {
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         plan = _plan(settings)
-    except UsageError as error:
+    except (UsageError, ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     with method_of(plan.platform) as method:
@@ -121,11 +122,7 @@ def _plan(settings: Settings) -> _Plan:
             raise UsageError(f"--dtypes must be of {', '.join(_DTYPES)}; got {dtype!r}")
     if settings.rounds < 1:
         raise UsageError(f"--rounds must be 1 or more; got {settings.rounds}")
-    try:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        settings.out.open("a").close()
-    except OSError as error:
-        raise UsageError(f"--out must be a file that can be written; got {error}") from error
+    report.make_writable(settings.out)
     return plan
 
 
@@ -140,18 +137,14 @@ def _run(settings: Settings, plan: _Plan, method: Method) -> None:
             print(table(blocks[-1], settings.rounds), end="\n\n", flush=True)
     summaries = [summarize([b for b in blocks if b.dtype == dtype]) for dtype in plan.dtypes]
     print("\n".join(map(summary_text, summaries)))
-    report: dict[str, object] = {
-        "jax": jax.__version__,
-        "device": jax.devices(plan.platform)[0].device_kind,
-        "cores": cores(),
+    figures: dict[str, object] = {
         "shapes_are": Shape._fields,
         "blocks": [asdict(block) for block in blocks],
         "summaries": [asdict(summary) for summary in summaries],
     }
     if settings.plots:
-        report |= plot(plan.shapes[0], plan.dtypes[0], settings.rounds, method, settings.out)
-    settings.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"figures are in {settings.out}")
+        figures |= plot(plan.shapes[0], plan.dtypes[0], settings.rounds, method, settings.out)
+    report.write(settings.out, figures, jax.devices(plan.platform)[0])
 
 
 if __name__ == "__main__":

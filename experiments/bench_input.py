@@ -15,8 +15,6 @@ faster than it, the device does not wait.
 Prints a table, and writes JSON.
 """
 
-import json
-import os
 import random
 import statistics
 import sys
@@ -38,7 +36,9 @@ import tyro
 from flax import nnx
 
 import jaxbox
+import report
 from jaxbox.models import NETWORKS
+from report import ReportError, cores
 from segmentation.augmentation import Augmentation
 from segmentation.classes import CITYSCAPES, VOID, ClassSet
 from segmentation.paired_images import PairedImages, files_by_name
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         size = _parse_size(settings.size)
         _check(settings, size)
-    except UsageError as error:
+    except (UsageError, ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as directory:
@@ -148,11 +148,7 @@ def _check(settings: Settings, size: tuple[int, int]) -> None:
             )
         if size[0] % 8 or size[1] % 8:
             raise UsageError(f"--size must be multiples of 8 for --model; got {settings.size!r}")
-    try:
-        settings.out.parent.mkdir(parents=True, exist_ok=True)
-        settings.out.open("a").close()
-    except OSError as error:
-        raise UsageError(f"--out must be a file that can be written; got {error}") from error
+    report.make_writable(settings.out)
 
 
 def _run(settings: Settings, size: tuple[int, int], directory: Path) -> None:
@@ -175,23 +171,12 @@ def _run(settings: Settings, size: tuple[int, int], directory: Path) -> None:
         rates[f"training {settings.model}"] = _training_rate(settings, sources["synthetic"])
     measurements = _interleave(rates, settings.rounds)
     print(_table(measurements, settings))
-    report = {
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "cores": _cores(),
+    figures = {
         "size": size,
         "batch_size": settings.batch_size,
         "measurements": [asdict(measurement) for measurement in measurements],
     }
-    settings.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"figures are in {settings.out}")
-
-
-def _cores() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    report.write(settings.out, figures)
 
 
 def _draw_files(directory: Path, size: tuple[int, int], count: int) -> None:
@@ -204,7 +189,7 @@ def _draw_files(directory: Path, size: tuple[int, int], count: int) -> None:
 
     for folder in ("images", "labels"):
         (directory / folder).mkdir()
-    with ThreadPoolExecutor(_cores()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         list(threads.map(draw, range(count)))
 
 
@@ -268,7 +253,7 @@ def _interleave(rates: dict[str, Rate], rounds: int) -> list[Measurement]:
 def _table(measurements: Sequence[Measurement], settings: Settings) -> str:
     width = max(len(measurement.name) for measurement in measurements)
     rows = [
-        f"images a second at {settings.size}, batches of {settings.batch_size}, {_cores()} cores; "
+        f"images a second at {settings.size}, batches of {settings.batch_size}, {cores()} cores; "
         f"medians of {settings.rounds} rounds",
         f"{'':{width}}{'median':>10}{'slowest':>10}{'fastest':>10}",
     ]

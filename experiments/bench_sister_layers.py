@@ -6,13 +6,14 @@
 
 Times are medians of rounds in which each takes its turn; only the ratios to the plain convolution
 mean much. Forward is the layer compiled, with its parameters as arguments; backward is the gradient
-by input and parameters, the forward pass included.
+by input and parameters, the forward pass included. Prints a table and writes JSON.
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -20,7 +21,9 @@ import jax.numpy as jnp
 import tyro
 from flax import nnx
 
+import report
 from jaxbox.layers import DclsConv, DOConv, OctConv
+from report import ReportError
 from timing import median_milliseconds
 
 
@@ -32,6 +35,8 @@ class Settings:
     """How often each is timed."""
     backward: bool = True
     """Time gradients too."""
+    out: Path = Path("runs/bench_sister_layers.json")
+    """Where the figures go."""
 
 
 class Case(NamedTuple):
@@ -42,6 +47,17 @@ class Case(NamedTuple):
     inputs: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A line of the table; the ratio is to the plain convolution of its case and direction."""
+
+    case: str
+    direction: str
+    layer: str
+    milliseconds: float
+    ratio: float
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns the exit code."""
     settings = tyro.cli(
@@ -50,16 +66,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.rounds < 1:
         print(f"error: --rounds must be 1 or more; got {settings.rounds}", file=sys.stderr)
         return 2
-    passes = {"forward": _forward} | ({"backward": _backward} if settings.backward else {})
-    print(f"{'':34}{'pass':10}{'ms':>9}{'ratio':>8}")
+    try:
+        report.make_writable(settings.out)
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{'':34}{'':10}{'ms':>9}{'ratio':>8}")
+    measurements = []
+    for m in _measure(settings):
+        print(f"{m.case:34}{m.direction:10}{m.milliseconds:>9.2f}{m.ratio:>8.3f}  {m.layer}")
+        measurements.append(asdict(m))
+    report.write(settings.out, {"measurements": measurements})
+    return 0
+
+
+def _measure(settings: Settings) -> Iterator[Measurement]:
+    directions = {"forward": _forward} | ({"backward": _backward} if settings.backward else {})
     for case in _cases():
-        for name, compile_pass in passes.items():
+        for direction, compiled in directions.items():
             runs = {
-                layer: compile_pass(module, case.inputs.get(layer, case.inputs[""]))
+                layer: compiled(module, case.inputs.get(layer, case.inputs[""]))
                 for layer, module in case.layers.items()
             }
-            _print(case.name, name, median_milliseconds(runs, settings.rounds))
-    return 0
+            times = median_milliseconds(runs, settings.rounds)
+            base = next(iter(times.values()))
+            for layer, own in times.items():
+                yield Measurement(case.name, direction, layer, own, own / base)
 
 
 def _cases() -> list[Case]:
@@ -104,12 +136,6 @@ def _backward(layer: nnx.Module, x: Any) -> Callable[[], Any]:
         return jnp.stack([jnp.square(y).sum() for y in outputs]).sum()
 
     return partial(jax.jit(jax.grad(loss, (0, 1))), params, x)
-
-
-def _print(case: str, pass_name: str, milliseconds: dict[str, float]) -> None:
-    base = next(iter(milliseconds.values()))
-    for layer, own in milliseconds.items():
-        print(f"{case:34}{pass_name:10}{own:>9.2f}{own / base:>8.3f}  {layer}")
 
 
 if __name__ == "__main__":

@@ -21,10 +21,9 @@ import optax
 import tyro
 from flax import nnx
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 import jaxbox
+from digits import Digits, load
 from jaxbox import plots
 from jaxbox.analysis import BoxLayer, importance
 
@@ -34,6 +33,7 @@ _BATCH = 128
 _LEARNING_RATE = 2e-2
 _STEP_SCALE = 0.5
 _FRAMES = 32
+_SPLIT = 0
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,6 @@ class Settings:
     """Of the first boxes and the order of the digits."""
     out: Path = Path("runs/digits")
     """Directory for the pictures."""
-
-
-class Digits(NamedTuple):
-    """Images `(N, 8, 8, 1)` from 0 to 1, and the digits that they show, `(N,)`."""
-
-    images: jax.Array
-    labels: jax.Array
 
 
 class Classifier(nnx.Module):
@@ -92,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.boxes < 1 or settings.steps < 1 or settings.seed < 0:
         print("error: --boxes and --steps must be at least 1, --seed at least 0", file=sys.stderr)
         return 2
-    train_digits, test_digits = load()
+    train_digits, test_digits = load(_SPLIT)
     frozen = Classifier(settings.boxes, trainable=False, rngs=nnx.Rngs(settings.seed))
     *_, end = train(frozen, train_digits, test_digits, settings.steps, settings.seed)
     print(f"{end.accuracy:.1%} of test digits right with boxes as they were drawn")
@@ -110,19 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw(model, moments, np.asarray(train_digits.images).mean(0)[..., 0], settings.out)
     print(f"digits_boxes.gif and digits_boxes.png are in {settings.out}")
     return 0
-
-
-def load() -> tuple[Digits, Digits]:
-    """The digits to train on and a quarter of them to test on, always the same."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype(np.float32).reshape(-1, *_SIZE, 1)
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, labels, test_size=0.25, stratify=labels, random_state=0
-    )
-    return (
-        Digits(jnp.asarray(train_images), jnp.asarray(train_labels, jnp.int32)),
-        Digits(jnp.asarray(test_images), jnp.asarray(test_labels, jnp.int32)),
-    )
 
 
 def train(

@@ -20,9 +20,8 @@ import numpy as np
 import optax
 import tyro
 from flax import nnx
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
+from digits import load
 from jaxbox.layers import DOConv
 
 LAYERS: dict[str, type[nnx.Module]] = {"Baseline": nnx.Conv, "DO-Conv": DOConv}
@@ -89,11 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(layer: type[nnx.Module], settings: Settings, seed: int) -> float:
     """Trains a network; returns its accuracy on the test images in percent."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype(np.float32).reshape(-1, 8, 8, 1)
-    train_x, test_x, train_y, test_y = train_test_split(
-        images, labels.astype(np.int32), test_size=0.25, random_state=seed, stratify=labels
-    )
+    (train_x, train_y), (test_x, test_y) = load(seed)
     graph, params = nnx.split(Network(layer, rngs=nnx.Rngs(seed)))
     optimizer = _optimizer(settings.learning_rate)
     state = optimizer.init(params)

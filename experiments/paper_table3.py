@@ -6,7 +6,6 @@ rounded to whole pixels or exact. They are medians of rounds in which each netwo
 their ratios to the base network mean much. Prints two tables and writes JSON.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +16,12 @@ import jax
 import tyro
 from flax import nnx
 
+import report
 from jaxbox import models
 from jaxbox.layers import BoxConv
 from jaxbox.models.cost import Cost, cost
 from jaxbox.models.inference import for_inference, round_boxes
+from report import ReportError
 from timing import median_milliseconds, predictor
 
 _CLASSES = 19
@@ -85,6 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.rounds < 0:
         print(f"error: --rounds must be 0 or more; got {settings.rounds}", file=sys.stderr)
         return 2
+    try:
+        report.make_writable(settings.out)
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     costs = {name: _count(name) for name in PUBLISHED}
     print(_count_table(costs))
     times = {}
@@ -92,9 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for platform, device in _devices().items():
             times[platform] = _time(device, settings.rounds)
             print(f"\n{_time_table(platform, device, times[platform])}")
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps(_report(costs, times), indent=2) + "\n")
-    print(f"\nfigures are in {settings.out}")
+    print()
+    report.write(settings.out, _figures(costs, times))
     return 0
 
 
@@ -166,7 +171,7 @@ def _time_table(platform: str, device: jax.Device, times: Milliseconds) -> str:
     return "\n".join(lines)
 
 
-def _report(costs: dict[str, Cost], times: dict[str, Milliseconds]) -> dict[str, object]:
+def _figures(costs: dict[str, Cost], times: dict[str, Milliseconds]) -> dict[str, object]:
     return {
         "image_size": _SIZE,
         "classes": _CLASSES,

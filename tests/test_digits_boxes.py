@@ -8,10 +8,11 @@ from flax import nnx
 from PIL import Image
 
 import digits_boxes
+from digits import load
 
 
 def test_boxes_learn_digits(tmp_path: Path):
-    train, test = digits_boxes.load()
+    train, test = load(0)
     assert len(test.labels) == 450
     model = digits_boxes.Classifier(24, trainable=True, rngs=nnx.Rngs(0))
     # Flax's and optax's own arithmetic relies on promotion.

@@ -1,6 +1,5 @@
 """How calls are timed on each platform, and how fast its memory is."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from box_conv_benchmark.contestants import Platform
 from box_conv_benchmark.interleaving import Copying, Timed
 from box_conv_benchmark.programs import Arguments, Compiled, Function
 from box_conv_benchmark.rotation import rotate
+from report import cores
 
 # Several times what caches hold.
 _COPIED_BYTES: dict[Platform, int] = {"cpu": 2**27, "gpu": 2**29}
@@ -32,13 +32,6 @@ class Method:
 
     prepare: Callable[[Function, Arguments, Compiled], Timed]
     copying: Copying
-
-
-def cores() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
