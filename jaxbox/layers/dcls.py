@@ -13,6 +13,7 @@ from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 
 from jaxbox.convolution import check_groups, conv_with, positive_sizes
 from jaxbox.dcls_kernel import Version, dcls_kernel, repulsion
+from jaxbox.large_kernel import conv_general_dilated
 
 # The `tag` in the metadata of a Param that holds positions; its limits stand beside it.
 POSITIONS_TAG: Final = "positions"
@@ -217,6 +218,7 @@ class DclsConv(nnx.Module):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             precision=self.precision,
+            conv_general_dilated=conv_general_dilated,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
