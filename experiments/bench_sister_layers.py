@@ -1,6 +1,7 @@
 """How long the sister layers take, beside the plain convolution of the same kernel size.
 
-- DCLS with 34 taps in 17x17 cells, its kernel built anew each time, and once folded
+- DCLS with 34 taps in 17x17 cells, its kernel built anew each time, and once folded; on an image
+  of 14x14 pixels too, smaller than the kernel
 - octave convolution with alpha 0.5, 3x3, on 64 channels of 128x256 pixels
 - DO-Conv, 3x3, while it trains and once folded
 
@@ -100,10 +101,13 @@ def _cases() -> list[Case]:
     for channels, groups, size in (
         (64, 1, (4, 64, 64)),
         (64, 1, (1, 32, 32)),
+        (64, 1, (8, 14, 14)),
         (96, 96, (4, 56, 56)),
     ):
-        dcls = DclsConv(channels, channels, (17, 17), 34, feature_group_count=groups, rngs=rngs)
-        layers = {"plain": dcls.fold(), "DCLS": dcls, "folded": dcls.fold()}
+        task = (channels, channels, (17, 17))
+        plain = nnx.Conv(*task, feature_group_count=groups, rngs=rngs)
+        dcls = DclsConv(*task, 34, feature_group_count=groups, rngs=rngs)
+        layers = {"plain": plain, "DCLS": dcls, "folded": dcls.fold()}
         shape = "x".join(map(str, (*size, channels)))
         name = f"17x17, {shape}{', depthwise' if groups > 1 else ''}"
         cases.append(Case(name, layers, {"": _normal((*size, channels))}))
