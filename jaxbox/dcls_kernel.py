@@ -18,6 +18,9 @@ Version = Literal["v0", "v1", "max", "gauss"]
 _LEAST_WIDTH: Final = 0.27
 _EPSILON: Final = 1e-7
 
+# How many cells times taps, along one axis, are in memory together.
+_CELLS_AT_ONCE: Final = 2**19
+
 
 def dcls_kernel(
     weight: ArrayLike,
@@ -77,20 +80,26 @@ def dcls_kernel(
     sigma = None if sigma is None or version in ("v0", "v1") else jnp.asarray(sigma)
     _check(weight, positions, sigma, kernel_size, version)
     dtype = sum_dtype(weight)
-    # Channels first: the sum over the taps is a product of matrices for each pair of channels.
-    taps = jnp.moveaxis(weight.astype(dtype), 0, -1)
-    centres = jnp.moveaxis(positions.astype(dtype), 1, -1)
-    widths = None if sigma is None else jnp.moveaxis(sigma.astype(dtype), 1, -1)
-    spreads = [
-        _spread(size, centres[axis] + size // 2, None if widths is None else widths[axis], version)
-        for axis, size in enumerate(kernel_size)
+    count, inputs, outputs = weight.shape
+    # Channels that share positions go together: (groups, channels, K), (groups, d, K).
+    places = [array.astype(dtype) for array in (positions, sigma) if array is not None]
+    groups = inputs * max(array.shape[-1] for array in places)
+    shape = (len(kernel_size), count, inputs, groups // inputs)
+    places = [
+        jnp.broadcast_to(array, shape).reshape(*shape[:2], groups).transpose(2, 0, 1)
+        for array in places
     ]
-    if version != "v0":
-        total = math.prod((spread.sum(-2) for spread in spreads), start=jnp.ones((), dtype))
-        taps = taps / (total + _EPSILON)
-    kernel = _add_taps(
-        taps, [jnp.broadcast_to(s, (*taps.shape[:2], *s.shape[2:])) for s in spreads]
-    )
+    taps = weight.astype(dtype).reshape(count, groups, -1).transpose(1, 2, 0)
+
+    # What is between the taps and the kernel is computed again for the gradient, a few groups at a
+    # time: memory new to the process takes longer than the arithmetic.
+    @jax.checkpoint
+    def of_group(arrays: Sequence[Array]) -> Array:
+        return _kernel_of_group(*arrays, kernel_size=kernel_size, version=version)
+
+    at_once = _CELLS_AT_ONCE // (count * max(kernel_size) * taps.shape[1])
+    kernel = lax.map(of_group, [taps, *places], batch_size=min(max(at_once, 1), groups))
+    kernel = kernel.reshape(inputs, outputs, *kernel_size)
     return jnp.moveaxis(kernel, (0, 1), (-2, -1)).astype(weight.dtype)
 
 
@@ -149,8 +158,8 @@ def _check(
             raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
     if not 1 <= len(kernel_size) <= 3 or min(kernel_size) < 1:
         raise ValueError(f"kernel_size must be 1 to 3 positive sizes, got {tuple(kernel_size)}.")
-    if weight.ndim != 3 or weight.shape[0] < 1:
-        raise ValueError(f"weight must be (K, I, O), K at least 1, got shape {weight.shape}.")
+    if weight.ndim != 3 or min(weight.shape) < 1:
+        raise ValueError(f"weight must be (K, I, O), each at least 1, got shape {weight.shape}.")
     shape = (len(kernel_size), *weight.shape)
     for name, array in (("positions", positions), ("sigma", sigma)):
         if array is not None and array.shape not in (shape, (*shape[:-1], 1)):
@@ -159,10 +168,28 @@ def _check(
             )
 
 
+def _kernel_of_group(
+    taps: Array,
+    positions: Array,
+    sigma: Array | None = None,
+    *,
+    kernel_size: Sequence[int],
+    version: Version,
+) -> Array:
+    """The kernels, `(M, *kernel_size)`, of taps `(M, K)` with the same positions, `(d, K)`."""
+    spreads = [
+        _spread(size, positions[axis] + size // 2, None if sigma is None else sigma[axis], version)
+        for axis, size in enumerate(kernel_size)
+    ]
+    if version != "v0":
+        taps = taps / (math.prod(spread.sum(0, keepdims=True) for spread in spreads) + _EPSILON)
+    return _add_taps(taps, spreads)
+
+
 def _spread(size: int, centre: Array, width: Array | None, version: Version) -> Array:
-    """What each cell along an axis gets of each tap: `(I, O, size, K)`."""
-    centre = centre[..., None, :]
-    cell = jnp.arange(size, dtype=centre.dtype).reshape(1, 1, size, 1)
+    """What each cell along an axis gets of each tap: `(size, K)`."""
+    cell = jnp.arange(size, dtype=centre.dtype)[:, None]
+    centre = centre[None]
     if version == "v0":
         low = jnp.floor(centre)
         rest = centre - low
@@ -170,22 +197,22 @@ def _spread(size: int, centre: Array, width: Array | None, version: Version) -> 
         return jnp.where(cell == low, 1 - rest, zero) + jnp.where(cell == low + 1, rest, zero)
     if width is None:
         return jax.nn.relu(1 - jnp.abs(cell - centre))
-    width = jnp.abs(width)[..., None, :]
+    width = jnp.abs(width)[None]
     if version == "max":
         return jax.nn.relu(1 + width - jnp.abs(cell - centre))
     return jnp.exp(-0.5 * jnp.square((cell - centre) / (_LEAST_WIDTH + width)))
 
 
 def _add_taps(taps: Array, spreads: Sequence[Array]) -> Array:
-    """The sum over taps, `(I, O, K)`, each spread along every axis: `(I, O, *kernel_size)`."""
+    """The sum over taps, `(M, K)`, each spread along every axis: `(M, *kernel_size)`."""
     first, *others = spreads
-    weighted = taps[..., None, :] * first
+    weighted = taps[:, None] * first[None]
     if not others:
         return weighted.sum(-1)
     if len(others) == 1:
-        pairs = (((3,), (3,)), ((0, 1), (0, 1)))
+        pairs = (((2,), (1,)), ((), ()))
         return lax.dot_general(weighted, others[0], pairs, precision=lax.Precision.HIGHEST)
     # One plane at a time, and again for the gradient: all at once, two axes of cells would stand
     # beside the taps.
     plane = jax.checkpoint(lambda weighted: _add_taps(weighted, others))
-    return jnp.moveaxis(lax.map(plane, jnp.moveaxis(weighted, 2, 0)), 0, 2)
+    return jnp.moveaxis(lax.map(plane, jnp.moveaxis(weighted, 1, 0)), 0, 1)

@@ -1,5 +1,7 @@
 """DCLS: kernels and gradients against the oracle, identities, and the layer."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,6 +234,25 @@ def test_shared_positions():
     full = [jnp.broadcast_to(a, (2, 3, 4, 6)) for a in arrays[1:]]
     expected = np.asarray(dcls_kernel(arrays[0], *full, (5, 5)), np.float64)
     assert relative_error(layer.kernel, expected) <= 1e-5
+    # One of the two may be shared alone.
+    for some in ((full[0], arrays[2]), (arrays[1], full[1])):
+        assert relative_error(dcls_kernel(arrays[0], *some, (5, 5)), expected) <= 1e-5
+
+
+def test_many_channels_are_made_a_few_at_a_time(monkeypatch):
+    rng = np.random.default_rng()
+    weight, positions, sigma = _draw(rng, (5, 4), (3, 5, 7))
+    g = rng.normal(size=(5, 4, 5, 7)).astype(np.float32)
+
+    def results():
+        kernel, pull_back = jax.vjp(lambda *a: dcls_kernel(*a, (5, 4)), weight, positions, sigma)
+        return kernel, *pull_back(jnp.asarray(g))
+
+    at_once = results()
+    # 4 of 35 pairs of channels, and 3 in the end.
+    monkeypatch.setattr(sys.modules["jaxbox.dcls_kernel"], "_CELLS_AT_ONCE", 4 * 3 * 5)
+    for found, expected in zip(results(), at_once, strict=True):
+        assert relative_error(found, np.asarray(expected, np.float64)) <= 1e-5
 
 
 def test_whole_positions_for_inference():
