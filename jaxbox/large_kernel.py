@@ -53,7 +53,8 @@ def conv_general_dilated(
     pads = padding
     if isinstance(pads, str):
         pads = lax.padtype_to_pads(image, size, window_strides, pads)
-    blocks = _blocks(image, size, window_strides, pads)
+    too_large = math.prod(size) > math.prod(image)
+    blocks = _blocks(image, size, window_strides, pads) if too_large else []
 
     def whole(lhs: jax.Array, rhs: jax.Array, pads: Pads = pads) -> jax.Array:
         return lax.conv_general_dilated(lhs, rhs, window_strides, pads, **options)
@@ -65,16 +66,18 @@ def conv_general_dilated(
         )
         return sum(parts, next(parts)).astype(lhs.dtype)
 
-    if math.prod(size) <= math.prod(image) or not blocks:
+    if not blocks:
         return whole(lhs, rhs)
-
     return lax.platform_dependent(lhs, rhs, cpu=in_blocks, default=whole)
 
 
 def _blocks(
     image: Sequence[int], size: Sequence[int], strides: Sequence[int], pads: Pads
 ) -> list[Block]:
-    """Blocks of a kernel, no larger than the image, with all cells that meet a pixel."""
+    """Blocks of a kernel, no larger than the image, with all cells that meet a pixel.
+
+    There are none where no cell does.
+    """
     ranges = map(_ranges, image, size, strides, pads)
     return list(itertools.product(*ranges))
 
@@ -85,7 +88,7 @@ def _ranges(image: int, size: int, stride: int, pad: tuple[int, int]) -> list[sl
     last_window = (image + before + after - size) // stride * stride
     # Cell `c` of the window that starts at `s` meets pixel `s + c - before`.
     start, stop = max(0, before - last_window), min(size, image + before)
-    if last_window < 0 or start >= stop:
+    if image == 0 or last_window < 0 or start >= stop:
         return []
     count = math.ceil((stop - start) / image)
     edges = [start + (stop - start) * number // count for number in range(count + 1)]

@@ -72,9 +72,11 @@ def test_output_and_gradients(image, size, stride, padding, groups):
     np.testing.assert_allclose(found, slopes, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize(("after", "outputs"), [(-9, 0), (-7, 2)])
-def test_windows_that_never_meet_the_image(after, outputs):
-    x, kernel = jnp.ones((1, 2, 1)), jnp.ones((3, 1, 1))
+@pytest.mark.parametrize(
+    ("pixels", "after", "outputs"), [(2, -9, 0), (2, -7, 2), (0, -6, 1), (0, 0, 7)]
+)
+def test_windows_that_never_meet_the_image(pixels, after, outputs):
+    x, kernel = jnp.ones((1, pixels, 1)), jnp.ones((3, 1, 1))
     names = ("NWC", "WIO", "NWC")
     y = conv_general_dilated(x, kernel, (1,), [(9, after)], dimension_numbers=names)
     np.testing.assert_array_equal(y, np.zeros((1, outputs, 1)))
