@@ -41,7 +41,6 @@ from box_conv_benchmark.methods import Method, method_of
 from box_conv_benchmark.plots import plot
 from box_conv_benchmark.shapes import FULL, Direction, Shape, UsageError
 from box_conv_benchmark.tables import summary_text, table
-from report import ReportError
 
 _DTYPES = ("float32", "bfloat16")
 _DEFAULT_SHAPES: dict[Platform, tuple[str, ...]] = {
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         plan = _plan(settings)
-    except (UsageError, ReportError) as error:
+    except (UsageError, report.ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     with method_of(plan.platform) as method:

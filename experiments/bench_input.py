@@ -38,7 +38,6 @@ from flax import nnx
 import jaxbox
 import report
 from jaxbox.models import NETWORKS
-from report import ReportError, cores
 from segmentation.augmentation import Augmentation
 from segmentation.classes import CITYSCAPES, VOID, ClassSet
 from segmentation.paired_images import PairedImages, files_by_name
@@ -120,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         size = _parse_size(settings.size)
         _check(settings, size)
-    except (UsageError, ReportError) as error:
+    except (UsageError, report.ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as directory:
@@ -189,7 +188,7 @@ def _draw_files(directory: Path, size: tuple[int, int], count: int) -> None:
 
     for folder in ("images", "labels"):
         (directory / folder).mkdir()
-    with ThreadPoolExecutor(cores()) as threads:
+    with ThreadPoolExecutor(report.cores()) as threads:
         list(threads.map(draw, range(count)))
 
 
@@ -253,8 +252,8 @@ def _interleave(rates: dict[str, Rate], rounds: int) -> list[Measurement]:
 def _table(measurements: Sequence[Measurement], settings: Settings) -> str:
     width = max(len(measurement.name) for measurement in measurements)
     rows = [
-        f"images a second at {settings.size}, batches of {settings.batch_size}, {cores()} cores; "
-        f"medians of {settings.rounds} rounds",
+        f"images a second at {settings.size}, batches of {settings.batch_size}, "
+        f"{report.cores()} cores; medians of {settings.rounds} rounds",
         f"{'':{width}}{'median':>10}{'slowest':>10}{'fastest':>10}",
     ]
     for m in measurements:

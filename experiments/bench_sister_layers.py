@@ -24,7 +24,6 @@ from flax import nnx
 
 import report
 from jaxbox.layers import DclsConv, DOConv, OctConv
-from report import ReportError
 from timing import median_milliseconds
 
 
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         report.make_writable(settings.out)
-    except ReportError as error:
+    except report.ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{'':34}{'':10}{'ms':>9}{'ratio':>8}")

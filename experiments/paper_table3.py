@@ -21,7 +21,6 @@ from jaxbox import models
 from jaxbox.layers import BoxConv
 from jaxbox.models.cost import Cost, cost
 from jaxbox.models.inference import for_inference, round_boxes
-from report import ReportError
 from timing import median_milliseconds, predictor
 
 _CLASSES = 19
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         report.make_writable(settings.out)
-    except ReportError as error:
+    except report.ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     costs = {name: _count(name) for name in PUBLISHED}

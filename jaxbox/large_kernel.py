@@ -56,19 +56,19 @@ def conv_general_dilated(
     too_large = math.prod(size) > math.prod(image)
     blocks = _blocks(image, size, window_strides, pads) if too_large else []
 
-    def whole(lhs: jax.Array, rhs: jax.Array, pads: Pads = pads) -> jax.Array:
+    def convolve(lhs: jax.Array, rhs: jax.Array, pads: Pads = pads) -> jax.Array:
         return lax.conv_general_dilated(lhs, rhs, window_strides, pads, **options)
 
     def in_blocks(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         parts = (
-            whole(lhs, rhs[block], _pads_of(block, size, pads)).astype(sum_dtype(lhs))
+            convolve(lhs, rhs[block], _pads_of(block, size, pads)).astype(sum_dtype(lhs))
             for block in blocks
         )
         return sum(parts, next(parts)).astype(lhs.dtype)
 
     if not blocks:
-        return whole(lhs, rhs)
-    return lax.platform_dependent(lhs, rhs, cpu=in_blocks, default=whole)
+        return convolve(lhs, rhs)
+    return lax.platform_dependent(lhs, rhs, cpu=in_blocks, default=convolve)
 
 
 def _blocks(

@@ -29,9 +29,9 @@ def test_boxes_learn_digits(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("relaxed_promotion")
 def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        assert digits_boxes.main(["--out", str(tmp_path)]) == 0
+    assert digits_boxes.main(["--out", str(tmp_path)]) == 0
     learnt = capsys.readouterr().out.splitlines()[1]
     assert float(learnt.split("%")[0]) >= 90
     assert (tmp_path / "digits_boxes.gif").stat().st_size < 400_000

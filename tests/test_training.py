@@ -62,13 +62,6 @@ class _Tiny(nnx.Module):
         return self.outer(self.dropout(self.boxes(self.norm(self.inner(x)))))
 
 
-@pytest.fixture
-def relaxed_promotion():
-    # Flax's BatchNorm and optax's Adam mix ranks and dtypes.
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.mark.usefixtures("relaxed_promotion")
 def test_a_step_changes_everything_and_leaves_its_argument_alone():
     model = _Tiny(nnx.Rngs(0))
