@@ -10,9 +10,12 @@ each has a --help of its own.
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from segmentation import program
-from segmentation.settings import Settings
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
+
+from experiments.segmentation import train as program
+from experiments.segmentation.training.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,14 +12,14 @@ in numbers and in pictures), `interop` (weights from and for PyTorch).
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxbox.box_conv import box_conv
-from jaxbox.dcls_kernel import dcls_kernel
-from jaxbox.doconv_kernel import doconv_kernel
+from jaxbox.ops.box_conv import box_conv
+from jaxbox.ops.dcls import dcls_kernel
+from jaxbox.ops.doconv import doconv_kernel
 
 if TYPE_CHECKING:
     from jaxbox import analysis, boxes, interop, layers, linen, models, optim, plots, surgery
     from jaxbox.layers import BoxConv, DclsConv, DOConv, OctConv, OctConvTranspose
-    from jaxbox.octaves import octave_conv, octave_conv_transpose
+    from jaxbox.ops.octave import octave_conv, octave_conv_transpose
 
 __all__ = [
     "BoxConv",
@@ -53,6 +53,6 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"jaxbox.{name}")
     if name in __all__:
-        home = "jaxbox.octaves" if name.startswith("octave") else "jaxbox.layers"
+        home = "jaxbox.ops.octave" if name.startswith("octave") else "jaxbox.layers"
         return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module 'jaxbox' has no attribute {name!r}")

@@ -15,7 +15,9 @@ import jax
 from flax import linen as nn
 from flax import nnx
 
-from jaxbox import layers, layout, octaves
+from jaxbox import layers
+from jaxbox.ops import octave as octaves
+from jaxbox_kernels.common import layout
 
 __all__ = ["BoxConv", "DOConv", "DclsConv", "OctConv", "OctConvTranspose"]
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxbox.convolution import positive_sizes
 from jaxbox.layers.box import BoxConv
 from jaxbox.layers.dcls import DclsConv, regular_positions
 from jaxbox.layers.doconv import DOConv
 from jaxbox.layers.octave import DropInOctConv, split_channels
+from jaxbox.layers.plain_conv import positive_sizes
 from jaxbox.models.blocks import Bottleneck, BoxBlock
 
 __all__ = ["Variant", "is_dilated", "replace_convs"]

@@ -8,7 +8,8 @@ from typing import Any
 
 from jax import Array, lax
 
-from jaxbox_kernels import mosaic_gpu, xla
+from jaxbox_kernels.mosaic_gpu import backend as mosaic_gpu
+from jaxbox_kernels.xla import backend as xla
 
 
 def forward(x: Array, theta: Array, *, normalize: bool, whole_pixels: bool = False) -> Array:

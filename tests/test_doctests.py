@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-PACKAGES = ("jaxbox", "jaxbox_kernels", "segmentation")
+PACKAGES = ("jaxbox", "jaxbox_kernels", "experiments.segmentation")
 
 
 def _modules():

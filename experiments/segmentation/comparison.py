@@ -9,12 +9,12 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from segmentation.checkpoints import read_settings
-from segmentation.loop import train
-from segmentation.run import prepare
-from segmentation.run_log import read_records
-from segmentation.run_pictures import write_pictures
-from segmentation.settings import Settings, UsageError, to_record
+from experiments.segmentation.run_pictures import write_pictures
+from experiments.segmentation.training.checkpoints import read_settings
+from experiments.segmentation.training.loop import train
+from experiments.segmentation.training.run import prepare
+from experiments.segmentation.training.run_log import read_records
+from experiments.segmentation.training.settings import Settings, UsageError, to_record
 
 
 @dataclass(frozen=True)

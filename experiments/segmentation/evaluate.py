@@ -13,11 +13,11 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segmentation.classes import ClassSet
-from segmentation.iou import Scores, count_pixels, merge_classes, scores_of
-from segmentation.pictures import draw_confusion
-from segmentation.pipeline import evaluation_batches, read_ahead
-from segmentation.saved_run import SavedRun, open_run
+from experiments.segmentation.data.classes import ClassSet
+from experiments.segmentation.input.pipeline import evaluation_batches, read_ahead
+from experiments.segmentation.pictures import draw_confusion
+from experiments.segmentation.saved_run import SavedRun, open_run
+from experiments.segmentation.training.iou import Scores, count_pixels, merge_classes, scores_of
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from segmentation.classes import VOID, ClassSet
-from segmentation.source import Sample
+from experiments.segmentation.data.classes import VOID, ClassSet
+from experiments.segmentation.data.source import Sample
 
 
 def draw_predictions(

@@ -10,13 +10,13 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from segmentation.classes import ClassSet
-from segmentation.errors import DataError
-from segmentation.evaluate import most_likely
-from segmentation.paired_images import files_by_name, read_image
-from segmentation.pipeline import normalize
-from segmentation.saved_run import SavedRun, open_run
-from segmentation.source import Sample
+from experiments.segmentation.data.classes import ClassSet
+from experiments.segmentation.data.errors import DataError
+from experiments.segmentation.data.paired_images import files_by_name, read_image
+from experiments.segmentation.data.source import Sample
+from experiments.segmentation.evaluate import most_likely
+from experiments.segmentation.input.pipeline import normalize
+from experiments.segmentation.saved_run import SavedRun, open_run
 
 
 @dataclass(frozen=True)

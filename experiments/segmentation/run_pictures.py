@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.segmentation.input.pipeline import normalize
+from experiments.segmentation.pictures import draw_curves, draw_predictions
+from experiments.segmentation.training.run import Run
+from experiments.segmentation.training.run_log import read_records
+from experiments.segmentation.training.trainer import TrainState
 from jaxbox.analysis import box_layers
 from jaxbox.plots import draw_before_and_after
-from segmentation.pictures import draw_curves, draw_predictions
-from segmentation.pipeline import normalize
-from segmentation.run import Run
-from segmentation.run_log import read_records
-from segmentation.training import TrainState
 
 _SAMPLES_DRAWN = 4
 

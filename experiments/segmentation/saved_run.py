@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.segmentation.data.source import Source
+from experiments.segmentation.training.checkpoints import Checkpoints, RunError, read_settings
+from experiments.segmentation.training.run import Run, prepare
+from experiments.segmentation.training.settings import from_record
+from experiments.segmentation.training.trainer import TrainState
 from jaxbox.models import SegmentationNetwork
-from segmentation.checkpoints import Checkpoints, RunError, read_settings
-from segmentation.run import Run, prepare
-from segmentation.settings import from_record
-from segmentation.source import Source
-from segmentation.training import TrainState
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from jaxbox.dcls_kernel import Version
-from jaxbox.interop.entries import assign, check_names, check_shape
+from jaxbox.interop.state_dict import assign, check_names, check_shape
 from jaxbox.layers.dcls import DclsConv
+from jaxbox.ops.dcls import Version
 
 __all__ = ["dcls_from_pytorch"]
 

@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from jaxbox.convolution import positive_sizes
-from jaxbox.doconv_kernel import identity
-from jaxbox.interop.entries import assign, check_names, check_shape
+from jaxbox.interop.state_dict import assign, check_names, check_shape
 from jaxbox.layers.doconv import DOConv
+from jaxbox.layers.plain_conv import positive_sizes
+from jaxbox.ops.doconv import identity
 
 __all__ = ["doconv_from_pytorch"]
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from jaxbox.interop.entries import assign, check_names, check_shape
+from jaxbox.interop.state_dict import assign, check_names, check_shape
 from jaxbox.layers.octave import OctConv
 
 __all__ = ["octave_from_pytorch"]

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype, Initializer
 
-from jaxbox import boxes, layout
-from jaxbox.box_conv import Implementation, box_conv
+from jaxbox import boxes
+from jaxbox.ops.box_conv import Implementation, box_conv
+from jaxbox_kernels.common import layout
 
 # The `tag` in the metadata of a Param that holds boxes; its window stands beside it.
 BOX_TAG: Final = "box"

@@ -11,9 +11,9 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 
-from jaxbox.convolution import check_groups, conv_with, positive_sizes
-from jaxbox.dcls_kernel import Version, dcls_kernel, repulsion
-from jaxbox.large_kernel import conv_general_dilated
+from jaxbox.layers.plain_conv import check_groups, conv_with, positive_sizes
+from jaxbox.ops.dcls import Version, dcls_kernel, repulsion
+from jaxbox_kernels.common.large_kernel import conv_general_dilated
 
 # The `tag` in the metadata of a Param that holds positions; its limits stand beside it.
 POSITIONS_TAG: Final = "positions"
@@ -262,7 +262,7 @@ def repulsive_loss(model: nnx.Module) -> jax.Array:
       model: An NNX model.
 
     Returns:
-      The mean of :func:`jaxbox.dcls_kernel.repulsion`, a scalar; 0 for a model without such layers.
+      The mean of :func:`jaxbox.ops.dcls.repulsion`, a scalar; 0 for a model without such layers.
 
     Example:
       >>> from flax import nnx

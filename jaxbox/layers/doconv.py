@@ -10,8 +10,8 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox.convolution import check_groups, conv_with, positive_sizes
-from jaxbox.doconv_kernel import doconv_kernel
+from jaxbox.layers.plain_conv import check_groups, conv_with, positive_sizes
+from jaxbox.ops.doconv import doconv_kernel
 
 _WEIGHT_INIT: Final = nnx.initializers.lecun_normal()
 

@@ -11,8 +11,8 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox.convolution import positive_sizes
-from jaxbox.octaves import (
+from jaxbox.layers.plain_conv import positive_sizes
+from jaxbox.ops.octave import (
     Features,
     OctaveBias,
     OctaveKernels,

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox import layout
 from jaxbox.layers.box import BoxConv
 from jaxbox.models.convolution import PatchConv, PointwiseConv, UpsamplingConv, convolve
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_pool, max_unpool
+from jaxbox_kernels.common import layout
 
 __all__ = [
     "Block",

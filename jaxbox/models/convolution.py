@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxbox import layout
+from jaxbox_kernels.common import layout
 
 __all__ = ["PatchConv", "PatchConvTranspose", "PointwiseConv", "UpsamplingConv", "convolve"]
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox import layout
 from jaxbox.models.blocks import BlockFactory, BoxBlock, Downsampling, FeatureMap, Upsampling
+from jaxbox_kernels.common import layout
 
 __all__ = ["Architecture", "ClassifierFactory", "SegmentationNetwork"]
 

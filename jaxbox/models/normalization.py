@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox import layout
-from jaxbox_kernels.precision import sum_dtype
+from jaxbox_kernels.common import layout
+from jaxbox_kernels.common.dtypes import sum_dtype
 
 __all__ = ["Affine", "BatchNorm"]
 

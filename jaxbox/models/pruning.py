@@ -16,12 +16,12 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from numpy.typing import NDArray
 
-from jaxbox import layout
 from jaxbox.layers.box import BoxConv
 from jaxbox.models.blocks import BoxBlock
 from jaxbox.models.convolution import PointwiseConv
 from jaxbox.models.network import SegmentationNetwork
 from jaxbox.models.normalization import BatchNorm
+from jaxbox_kernels.common import layout
 
 __all__ = ["Constant", "PrunedBoxConv", "Spread", "contributions", "prune"]
 

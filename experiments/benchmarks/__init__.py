@@ -1,0 +1,1 @@
+"""Times of the library's operations and of the input pipeline."""

@@ -1,0 +1,1 @@
+"""The benchmark of box convolution against other ways to average over boxes."""

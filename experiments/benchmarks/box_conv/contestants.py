@@ -1,0 +1,175 @@
+"""The layers that are timed, what of each, and the images that they are given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+import jaxbox
+from experiments.benchmarks.box_conv.shapes import FULL, FULL_AND_PARTS, Direction, Shape
+from experiments.benchmarks.box_conv.textbook import textbook
+from jaxbox import boxes
+from jaxbox_kernels.xla import integral_image, overlap_matrices
+
+type Platform = Literal["cpu", "gpu"]
+type Layout = Literal["planes", "NHWC"]
+type Layer = Callable[[Array, Array], Array]  # Of images, and boxes or a kernel.
+
+PLANES, NHWC = "box_conv planes", "box_conv NHWC"
+# What the others are held against.
+BASELINES: dict[Platform, str] = {"cpu": "textbook", "gpu": "xla"}
+# With more rows and columns together, matrices are far behind integral images on CPU.
+_LARGEST_MATRIX_SIDES = 400
+
+box_conv_planes = partial(jaxbox.box_conv, channel_axis=-3)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A layer, and what of it is timed.
+
+    Attributes:
+      name: in tables.
+      layer: takes images and `parameters`.
+      layout: planes are `(B, C, H, W)` in and `(B, C * F, H, W)` out; NHWC has channels last.
+      parameters: boxes `(C, F, 4)` in pixels, or a convolution's kernel.
+      directions: what is timed.
+    """
+
+    name: str
+    layer: Layer
+    layout: Layout
+    parameters: Array
+    directions: tuple[Direction, ...] = FULL
+
+
+class Images(NamedTuple):
+    """Random ones: what a layer is given, and the gradient by its output."""
+
+    x: Array
+    g: Array
+
+
+def contestants(
+    shape: Shape, dtype: str, conv: tuple[Direction, ...], platform: Platform
+) -> list[Contestant]:
+    """All that are timed at a shape; `conv` says what of convolutions."""
+    listed = _on_gpu(shape) if platform == "gpu" else _on_cpu(shape)
+    if conv:
+        listed += [_convolution(shape, dtype, *form, conv) for form in ((3, 2), (15, 1))]
+    return listed
+
+
+def _on_cpu(shape: Shape) -> list[Contestant]:
+    theta = sample_boxes(shape)
+    integrals, matrices = map(_kernels_layer, (integral_image, overlap_matrices))
+    listed = [
+        Contestant(PLANES, box_conv_planes, "planes", theta, FULL_AND_PARTS),
+        _whole_pixels(theta, "forward", "forward+dx"),
+        Contestant(NHWC, jaxbox.box_conv, "NHWC", theta),
+        Contestant("integral images", integrals, "planes", theta),
+    ]
+    if shape.H + shape.W <= _LARGEST_MATRIX_SIDES:
+        listed.append(Contestant("overlap matrices", matrices, "planes", theta))
+    listed.append(Contestant(BASELINES["cpu"], textbook, "planes", theta, FULL_AND_PARTS))
+    return listed
+
+
+def _on_gpu(shape: Shape) -> list[Contestant]:
+    theta = sample_boxes(shape)
+    by_xla = partial(box_conv_planes, implementation="xla")
+    copy = partial(_copy, boxes=shape.F)
+    return [
+        Contestant(PLANES, box_conv_planes, "planes", theta),
+        _whole_pixels(theta, "forward"),
+        Contestant(NHWC, jaxbox.box_conv, "NHWC", theta),
+        Contestant(BASELINES["gpu"], by_xla, "planes", theta),
+        Contestant("overlap matrices", _kernels_layer(overlap_matrices), "planes", theta),
+        Contestant("copy of x for each box", copy, "planes", theta, ("forward",)),
+    ]
+
+
+def _whole_pixels(theta: Array, *directions: Direction) -> Contestant:
+    layer = partial(box_conv_planes, whole_pixels=True)
+    return Contestant(f"{PLANES}, whole pixels", layer, "planes", theta, directions)
+
+
+def _copy(x: Array, theta: Array, *, boxes: int) -> Array:
+    """Moves the bytes that the box convolution has to; XLA could leave out what changes nothing."""
+    del theta
+    return jnp.repeat(-x, boxes, axis=1)
+
+
+def _key(seed: int) -> Array:
+    # XLA compiles this generator many times faster on CPU than the default one.
+    return jax.random.key(seed, impl="rbg")
+
+
+def sample_boxes(shape: Shape) -> Array:
+    """Boxes `(C, F, 4)` as layers begin with."""
+    return boxes.sample(_key(0), (shape.C, shape.F), (shape.H, shape.W))
+
+
+def square_boxes(shape: Shape, side: int) -> Array:
+    """Their centres lie anywhere in the middle half of the image, the same for all sides."""
+    sizes = jnp.broadcast_to(jnp.array([shape.W, shape.H], jnp.float32), (shape.C, shape.F, 2))
+    centres = sizes * jax.random.uniform(_key(4), sizes.shape, minval=-0.25, maxval=0.25)
+    return jnp.stack([centres - side / 2, centres + side / 2], -1).reshape(shape.C, shape.F, 4)
+
+
+def _kernels_layer(kernels: ModuleType) -> Layer:
+    """An implementation's forward and backward as a layer on planes."""
+
+    @jax.custom_vjp
+    def box_conv(x: Array, theta: Array) -> Array:
+        return kernels.forward(x, theta, normalize=True)
+
+    def forward(x: Array, theta: Array) -> tuple[Array, tuple[Array, Array]]:
+        return box_conv(x, theta), (x, theta)
+
+    def backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+        return kernels.backward(*residuals, g, normalize=True)
+
+    box_conv.defvjp(forward, backward)
+
+    def layer(x: Array, theta: Array) -> Array:
+        return lax.collapse(box_conv(x.astype(jnp.float32), theta), 1, 3).astype(x.dtype)
+
+    return layer
+
+
+def _convolution(
+    shape: Shape, dtype: str, size: int, dilation: int, directions: tuple[Direction, ...]
+) -> Contestant:
+    """A depthwise one with as many outputs as there are boxes."""
+
+    def convolve(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(1, 1),
+            padding="SAME",
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=shape.C,
+        )
+
+    name = f"depthwise {size}x{size}" + (f", dilation {dilation}" if dilation > 1 else "")
+    kernel = jax.random.normal(_key(1), (size, size, 1, shape.C * shape.F), dtype)
+    return Contestant(name, convolve, "NHWC", kernel, directions)
+
+
+def images(shape: Shape, dtype: str) -> dict[Layout, Images]:
+    """The same images in both layouts."""
+    B, C, H, W, F = shape
+    x = jax.random.normal(_key(2), (B, C, H, W), dtype)
+    g = jax.random.normal(_key(3), (B, C * F, H, W), dtype)
+    return {
+        "planes": Images(x, g),
+        "NHWC": Images(jnp.moveaxis(x, 1, -1), jnp.moveaxis(g, 1, -1)),
+    }

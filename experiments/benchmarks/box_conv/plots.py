@@ -1,0 +1,144 @@
+"""Times of the box convolution on planes against the sizes of boxes and of the image."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from jax import Array
+from matplotlib.figure import Figure
+
+from experiments.benchmarks.box_conv import programs
+from experiments.benchmarks.box_conv.contestants import (
+    PLANES,
+    box_conv_planes,
+    images,
+    sample_boxes,
+    square_boxes,
+)
+from experiments.benchmarks.box_conv.interleaving import Timed, interleave
+from experiments.benchmarks.box_conv.measurements import floor
+from experiments.benchmarks.box_conv.methods import Method
+from experiments.benchmarks.box_conv.shapes import FULL, Direction, Shape
+
+# Of rows and of columns, in the plot against the image's size.
+_IMAGE_SCALES = (0.25, 0.5, 1, 2, 4, 8)
+_IMAGE_CHANNELS = 8  # With more the largest image would take gigabytes.
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a point of a plot is timed on."""
+
+    size: int
+    shape: Shape
+    theta: Array
+
+
+class Point(NamedTuple):
+    """A point of a plot; `size` is a box's side in pixels, or an image's area."""
+
+    size: int
+    direction: Direction
+    milliseconds: float
+    floor_milliseconds: float
+
+
+def plot(shape: Shape, dtype: str, rounds: int, method: Method, out: Path) -> dict[str, object]:
+    """Times planes against both sizes, draws plots beside `out`, and returns points for JSON."""
+    by_box = _time_cases(cases_by_box_size(shape), dtype, rounds, method)
+    by_image = _time_cases(_cases_by_image_size(shape), dtype, rounds, method)
+    figures = {
+        "by_box_size": _draw(
+            by_box,
+            title=f"{PLANES}, {dtype}, B,C,H,W,F = {shape}",
+            xlabel="side of every box, pixels",
+            yscale="linear",
+        ),
+        "by_image_size": _draw(
+            by_image,
+            title=f"{PLANES}, {dtype}, B,C,F = {shape.B},{_IMAGE_CHANNELS},{shape.F}",
+            xlabel="pixels of an image",
+            yscale="log",
+        ),
+    }
+    for name, figure in figures.items():
+        file = out.with_name(f"{out.stem}_{name}.png")
+        figure.savefig(file, dpi=150)
+        print(f"plot {name.replace('_', ' ')} is in {file}")
+    print(_box_size_text(by_box))
+    return {
+        "by_box_size": [point._asdict() for point in by_box],
+        "by_image_size": [point._asdict() for point in by_image],
+    }
+
+
+def cases_by_box_size(shape: Shape) -> list[Case]:
+    """Square boxes, all of one size, from 2 pixels up to the image's width."""
+    sides = {2**power for power in range(1, shape.W.bit_length())} | {shape.W}
+    return [Case(side, shape, square_boxes(shape, side)) for side in sorted(sides)]
+
+
+def _cases_by_image_size(shape: Shape) -> list[Case]:
+    """Images from a quarter to 8 times as high and wide, with boxes as layers begin with."""
+    cases = []
+    for scale in _IMAGE_SCALES:
+        height, width = math.ceil(scale * shape.H), math.ceil(scale * shape.W)
+        sized = shape._replace(C=_IMAGE_CHANNELS, H=height, W=width)
+        cases.append(Case(sized.H * sized.W, sized, sample_boxes(sized)))
+    return cases
+
+
+def _time_cases(cases: Sequence[Case], dtype: str, rounds: int, method: Method) -> list[Point]:
+    """Times planes; cases of one shape share a program."""
+    given = {shape: images(shape, dtype)["planes"] for shape in {case.shape for case in cases}}
+    functions = {direction: programs.function(box_conv_planes, direction) for direction in FULL}
+    compiled: dict[tuple[Shape, Direction], programs.Compiled] = {}
+    timed: dict[tuple[Case, Direction], Timed] = {}
+    for case, direction in itertools.product(cases, FULL):
+        function = functions[direction]
+        arguments = programs.arguments(direction, given[case.shape], case.theta)
+        key = case.shape, direction
+        if key not in compiled:
+            compiled[key] = programs.compile_once(function, arguments)
+        timed[case, direction] = method.prepare(function, arguments, compiled[key])
+    timings, bytes_per_second = interleave(timed, method.copying, rounds)
+    return [
+        Point(
+            case.size,
+            direction,
+            timing.milliseconds,
+            floor(case.shape, dtype, direction, bytes_per_second),
+        )
+        for (case, direction), timing in timings.items()
+    ]
+
+
+def _draw(points: Sequence[Point], *, title: str, xlabel: str, yscale: str) -> Figure:
+    """Times over sizes; dashed: the memory floor."""
+    figure = Figure((6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for direction, color in zip(FULL, ("C0", "C1"), strict=True):
+        line = [point for point in points if point.direction == direction]
+        sizes = [point.size for point in line]
+        axes.plot(sizes, [p.milliseconds for p in line], color=color, marker=".", label=direction)
+        floors = [point.floor_milliseconds for point in line]
+        axes.plot(sizes, floors, color=color, linestyle="--", label=f"{direction}, memory floor")
+    axes.set(title=title, xlabel=xlabel, ylabel="ms", xscale="log", yscale=yscale)
+    if yscale == "linear":
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _box_size_text(points: Sequence[Point]) -> str:
+    """How the time of the largest boxes compares to that of the smallest."""
+    ratios = []
+    for direction in FULL:
+        smallest, *_, largest = (point for point in points if point.direction == direction)
+        ratio = largest.milliseconds / smallest.milliseconds
+        ratios.append(f"{ratio:.2f} times as long ({direction})")
+    return f"boxes as wide as the image take {' and '.join(ratios)} as boxes of 2 pixels"

@@ -1,0 +1,262 @@
+"""Times the input pipeline alone: how many images a second it loads, augments and batches.
+
+Contestants: files, which are PNGs twice as high and wide as the images (as Cityscapes' are), drawn
+into a temporary directory; and synthetic scenes, drawn when they are asked for. Each is read
+
+- "at once": in the loop that asks for it;
+- with 1 thread and with 2 that read ahead;
+- with 1 worker process and with 2.
+
+In each round every one of them runs once, from the start; figures are medians over the rounds of
+the images between the first batch and the last. With --model the training step of that network
+runs on the default device in the same rounds, on a batch that is there already: where loading is
+faster than it, the device does not wait.
+
+Prints a table, and writes JSON.
+"""
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import jax
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+
+import jaxbox
+from experiments.common import report
+from experiments.segmentation.data.classes import CITYSCAPES, VOID, ClassSet
+from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.source import Source
+from experiments.segmentation.data.synthetic import SyntheticStreets
+from experiments.segmentation.input.augmentation import Augmentation
+from experiments.segmentation.input.pipeline import Batch, read_ahead, training_batches
+from experiments.segmentation.training.trainer import Trainer
+from jaxbox.models import NETWORKS
+
+_PAPER = Augmentation(flip=0.5, rotation=7.5, scale=0.12)
+# Label files hold classes, not Cityscapes' values.
+_COUNT = len(CITYSCAPES)
+_CLASSES = ClassSet(
+    CITYSCAPES.names,
+    CITYSCAPES.colors,
+    codes=(*range(_COUNT), *(None,) * (VOID - _COUNT), VOID),
+)
+
+type Rate = Callable[[], float]  # Runs once; images a second.
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times the input pipeline alone."""
+
+    size: str = "512x1024"
+    """Size of the images, HEIGHTxWIDTH in pixels; files are twice as high and wide."""
+    batch_size: int = 4
+    """Images in a batch."""
+    batches: int = 8
+    """How many batches a run takes after its first."""
+    files: int = 8
+    """How many files to draw; they are read again and again."""
+    rounds: int = 3
+    """How often each contestant runs."""
+    model: Annotated[
+        str | None, tyro.conf.arg(help=f"Also time training one of {', '.join(NETWORKS)}.")
+    ] = None
+    out: Path = Path("runs/bench_input.json")
+    """Where the figures go."""
+
+
+class UsageError(Exception):
+    """An argument is not allowed; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A way to read batches; `threads` of 0 is no reading ahead."""
+
+    name: str
+    workers: int
+    threads: int
+
+
+_READERS = (
+    Reader("at once", workers=0, threads=0),
+    Reader("1 thread", workers=0, threads=1),
+    Reader("2 threads", workers=0, threads=2),
+    Reader("1 worker", workers=1, threads=0),
+    Reader("2 workers", workers=2, threads=0),
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A line of the table."""
+
+    name: str
+    images_per_second: float
+    slowest: float
+    fastest: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program; returns the exit code: 0 done, 2 a user's error."""
+    settings = tyro.cli(
+        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
+    )
+    try:
+        size = _parse_size(settings.size)
+        _check(settings, size)
+    except (UsageError, report.ReportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as directory:
+        _run(settings, size, Path(directory))
+    return 0
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--size must be HEIGHTxWIDTH such as 512x1024; got {text!r}")
+    height, width = map(int, parts)
+    return height, width
+
+
+def _check(settings: Settings, size: tuple[int, int]) -> None:
+    for name in ("batch_size", "batches", "files", "rounds"):
+        value = getattr(settings, name)
+        if value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be 1 or more; got {value}")
+    if settings.model is not None:
+        if settings.model not in NETWORKS:
+            raise UsageError(
+                f"--model must be one of {', '.join(NETWORKS)}; got {settings.model!r}"
+            )
+        if size[0] % 8 or size[1] % 8:
+            raise UsageError(f"--size must be multiples of 8 for --model; got {settings.size!r}")
+    report.make_writable(settings.out)
+
+
+def _run(settings: Settings, size: tuple[int, int], directory: Path) -> None:
+    _draw_files(directory, size, settings.files)
+    sources: dict[str, Source] = {
+        "files": PairedImages(
+            files_by_name(directory / "images", "*.png"),
+            files_by_name(directory / "labels", "*.png"),
+            _CLASSES,
+            size,
+        ),
+        "synthetic": SyntheticStreets("train", size),
+    }
+    rates: dict[str, Rate] = {
+        f"{name}, {reader.name}": partial(_loading_rate, source, reader, settings)
+        for name, source in sources.items()
+        for reader in _READERS
+    }
+    if settings.model is not None:
+        rates[f"training {settings.model}"] = _training_rate(settings, sources["synthetic"])
+    measurements = _interleave(rates, settings.rounds)
+    print(_table(measurements, settings))
+    figures = {
+        "size": size,
+        "batch_size": settings.batch_size,
+        "measurements": [asdict(measurement) for measurement in measurements],
+    }
+    report.write(settings.out, figures)
+
+
+def _draw_files(directory: Path, size: tuple[int, int], count: int) -> None:
+    scenes = SyntheticStreets("train", (2 * size[0], 2 * size[1]), length=count)
+
+    def draw(index: int) -> None:
+        scene = scenes[index]
+        for folder, pixels in (("images", scene["image"][..., ::-1]), ("labels", scene["label"])):
+            cv2.imwrite(str(directory / folder / f"{index}.png"), pixels)
+
+    for folder in ("images", "labels"):
+        (directory / folder).mkdir()
+    with ThreadPoolExecutor(report.cores()) as threads:
+        list(threads.map(draw, range(count)))
+
+
+def _loading_rate(source: Source, reader: Reader, settings: Settings) -> float:
+    dataset = training_batches(source, settings.batch_size, 0, _PAPER)
+    batches: Iterator[Batch]
+    if reader.workers == reader.threads == 0:
+        return _rate((dataset[step] for step in range(settings.batches + 1)), settings)
+    with closing(read_ahead(dataset, 0, reader.workers, max(reader.threads, 1))) as batches:
+        return _rate(batches, settings)
+
+
+def _rate(batches: Iterator[Batch], settings: Settings) -> float:
+    next(batches)
+    start = time.perf_counter()
+    for _ in range(settings.batches):
+        next(batches)
+    return settings.batches * settings.batch_size / (time.perf_counter() - start)
+
+
+def _training_rate(settings: Settings, source: Source) -> Rate:
+    assert settings.model is not None
+    model = jaxbox.models.create(
+        settings.model,
+        num_classes=len(source.classes),
+        image_size=source.size,
+        # XLA compiles this generator many times faster than JAX's default one.
+        rngs=nnx.Rngs(jax.random.key(0, impl="rbg")),
+    )
+    optimizer = jaxbox.optim.for_model(model, optax.adam(1e-3))
+    trainer = Trainer(model, optimizer, np.ones(len(source.classes)))
+    batch = jax.device_put(training_batches(source, settings.batch_size, 0, _PAPER)[0])
+    state = jax.block_until_ready(trainer.step(trainer.initial, batch))
+
+    def rate() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        for _ in range(settings.batches):
+            state = trainer.step(state, batch)
+        jax.block_until_ready(state)
+        return settings.batches * settings.batch_size / (time.perf_counter() - start)
+
+    return rate
+
+
+def _interleave(rates: dict[str, Rate], rounds: int) -> list[Measurement]:
+    """Runs every one once a round."""
+    seen: dict[str, list[float]] = {name: [] for name in rates}
+    order = list(rates)
+    generator = random.Random(0)
+    for _ in range(rounds):
+        generator.shuffle(order)
+        for name in order:
+            seen[name].append(rates[name]())
+    return [
+        Measurement(name, statistics.median(values), min(values), max(values))
+        for name, values in seen.items()
+    ]
+
+
+def _table(measurements: Sequence[Measurement], settings: Settings) -> str:
+    width = max(len(measurement.name) for measurement in measurements)
+    rows = [
+        f"images a second at {settings.size}, batches of {settings.batch_size}, "
+        f"{report.cores()} cores; medians of {settings.rounds} rounds",
+        f"{'':{width}}{'median':>10}{'slowest':>10}{'fastest':>10}",
+    ]
+    for m in measurements:
+        figures = (m.images_per_second, m.slowest, m.fastest)
+        rows.append(f"{m.name:{width}}" + "".join(f"{figure:>10.1f}" for figure in figures))
+    return "\n".join(rows)

@@ -1,0 +1,1 @@
+"""Small demonstrations on scikit-learn's handwritten digits."""

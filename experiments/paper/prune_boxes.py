@@ -1,0 +1,124 @@
+"""What a trained network loses, and saves, without some of its boxes.
+
+Opens a run of cityscapes_boxenet.py, removes the boxes that shrank to the minimum size, then those
+that contribute least to their blocks as well, and prints for each: the boxes left, parameters and
+multiply-adds, and the scores on the held-out images. No network is trained again. Writes the same
+to pruning.json in the run's directory.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import optax
+import tyro
+from numpy.typing import NDArray
+
+from experiments.segmentation.data.errors import DataError
+from experiments.segmentation.data.source import Source
+from experiments.segmentation.input.pipeline import evaluation_batches, read_ahead
+from experiments.segmentation.saved_run import open_run
+from experiments.segmentation.training.checkpoints import RunError
+from experiments.segmentation.training.iou import Scores
+from experiments.segmentation.training.memory import keep_freed_memory
+from experiments.segmentation.training.trainer import Trainer
+from jaxbox import analysis, models
+from jaxbox.models.cost import cost
+from jaxbox.models.pruning import contributions, prune
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Removes boxes from a trained network."""
+
+    run: tyro.conf.Positional[Path]
+    """Directory of the run, the --out of cityscapes_boxenet.py."""
+    shares: tuple[float, ...] = (0.1, 0.25, 0.5)
+    """Shares of all boxes to remove, those that contribute least."""
+    batch_size: int = 8
+    """Images in a batch."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program; returns the exit code: 0 done, 2 a user's error."""
+    settings = tyro.cli(
+        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
+    )
+    keep_freed_memory()
+    if settings.batch_size < 1 or not all(0 <= share <= 1 for share in settings.shares):
+        print("error: --batch-size is 1 or more, --shares are from 0 to 1", file=sys.stderr)
+        return 2
+    try:
+        run = open_run(settings.run)
+        layers = analysis.box_layers(run.trained)
+        if not layers:
+            raise RunError(f"the network in {settings.run} has no boxes")
+    except (DataError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = []
+    print("| removed | boxes | parameters | multiply-adds | pixel accuracy | mean IoU |")
+    print("|---|---|---|---|---|---|")
+    for removed, keep in choices(run.trained, settings.shares).items():
+        pruned = prune(run.trained, keep)
+        scores = evaluate(pruned, run.val, settings.batch_size)
+        row = describe(pruned, run.size, keep, scores)
+        rows.append({"removed": removed, **row})
+        print(
+            f"| {removed} | {row['boxes']} | {row['parameters']:,} | {row['multiply_adds']:,} | "
+            f"{row['pixel_accuracy']:.4f} | {row['mean_iou']:.4f} |",
+            flush=True,
+        )
+    (settings.run / "pruning.json").write_text(json.dumps(rows, indent=2) + "\n")
+    return 0
+
+
+def choices(
+    model: models.SegmentationNetwork, shares: Sequence[float]
+) -> dict[str, list[NDArray[np.bool_]]]:
+    """Which boxes to keep, layer by layer, by what is removed."""
+    layers = analysis.box_layers(model)
+    measured = [np.asarray(contribution) for contribution in contributions(model)]
+    small = [np.asarray(analysis.at_minimum(layer.theta)) for layer in layers]
+    order = np.argsort(np.concatenate([np.ravel(each) for each in measured]), stable=True)
+    starts = np.cumsum([each.size for each in measured])[:-1]
+    chosen = {
+        "nothing": [np.ones_like(each) for each in small],
+        "minimum size": [~each for each in small],
+    }
+    for share in shares:
+        keep = np.ones(order.size, bool)
+        keep[order[: round(share * order.size)]] = False
+        chosen[f"least {share:.0%}"] = [
+            mask.reshape(each.shape)
+            for mask, each in zip(np.split(keep, starts), measured, strict=True)
+        ]
+    return chosen
+
+
+def evaluate(model: models.SegmentationNetwork, val: Source, batch_size: int) -> Scores:
+    """Scores of a network on held-out images."""
+    trainer = Trainer(model, optax.identity(), np.ones(len(val.classes)))
+    batches = read_ahead(evaluation_batches(val, batch_size))
+    return trainer.evaluate(trainer.initial, trainer.on_devices(batches))
+
+
+def describe(
+    model: models.SegmentationNetwork,
+    size: tuple[int, int],
+    keep: Sequence[NDArray[np.bool_]],
+    scores: Scores,
+) -> dict[str, Any]:
+    """A row of the table."""
+    counted = cost(model, size)
+    return {
+        "boxes": int(sum(mask.sum() for mask in keep)),
+        "parameters": counted.parameters,
+        "multiply_adds": counted.multiply_adds,
+        "pixel_accuracy": float(scores.pixel_accuracy),
+        "mean_iou": float(scores.mean_iou),
+    }

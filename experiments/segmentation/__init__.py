@@ -1,0 +1,1 @@
+"""Training networks to segment images, and looking at what they learnt."""

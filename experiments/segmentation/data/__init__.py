@@ -1,0 +1,1 @@
+"""Data sets: labelled images on disk, or generated."""

@@ -1,0 +1,37 @@
+"""CamVid with SegNet's eleven classes."""
+
+from pathlib import Path
+
+from experiments.segmentation.data.classes import CAMVID
+from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.source import Split, check_split
+
+_IMAGE_FILES = "*.[jp][pn]g"
+
+
+class CamVid(PairedImages):
+    """CamVid as SegNet lays it out: `train/`, `trainannot/`, `val/`, `valannot/`.
+
+    A label file `trainannot/NAME.png` belongs to `train/NAME.jpg` (or `.png`); its values 0 to 10
+    are the classes, 11 is void.
+
+    Args:
+      root: the directory with those folders.
+      split: `"train"` or `"val"`.
+      size: `(H, W)` in pixels; the files are 360 x 480.
+
+    Raises:
+      DataError: see `PairedImages`; also when a folder is missing or empty.
+      ValueError: `split` or `size` is not allowed.
+
+    Source: Brostow et al. 2009; Badrinarayanan et al. 2017 (SegNet) for the classes.
+    """
+
+    def __init__(self, root: str | Path, split: Split, size: tuple[int, int] = (360, 480)):
+        check_split(split)
+        super().__init__(
+            files_by_name(Path(root, split), _IMAGE_FILES),
+            files_by_name(Path(root, f"{split}annot"), "*.png"),
+            CAMVID,
+            size,
+        )

@@ -1,0 +1,33 @@
+"""Any folder of pictures and label pictures, with a palette that names the classes."""
+
+from pathlib import Path
+
+from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.palette import read_palette
+from experiments.segmentation.data.source import Split, check_split
+
+
+class ImageFolder(PairedImages):
+    """A folder with `palette.json`, `train/images/`, `train/labels/` and the same for `val`.
+
+    The label file `train/labels/NAME.png` belongs to `train/images/NAME.jpg` (or `.png`); what its
+    pixels mean is in `palette.json`, see `read_palette`.
+
+    Args:
+      root: the folder.
+      split: `"train"` or `"val"`.
+      size: `(H, W)` in pixels; the files may have any sizes.
+
+    Raises:
+      DataError: see `PairedImages` and `read_palette`; also when a folder is missing or empty.
+      ValueError: `split` or `size` is not allowed.
+    """
+
+    def __init__(self, root: str | Path, split: Split, size: tuple[int, int]):
+        check_split(split)
+        super().__init__(
+            files_by_name(Path(root, split, "images"), "*.[jp][pn]g"),
+            files_by_name(Path(root, split, "labels"), "*.png"),
+            read_palette(Path(root, "palette.json")),
+            size,
+        )

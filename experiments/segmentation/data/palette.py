@@ -1,0 +1,112 @@
+"""The file in which a folder of pictures names its classes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.segmentation.data.classes import VOID, ClassSet, Color
+from experiments.segmentation.data.errors import DataError
+
+_MOST_CLASSES = 254
+
+
+def read_palette(path: Path) -> ClassSet:
+    """Reads the classes of label files.
+
+    The file is JSON, for label files whose pixels are values (8-bit grey):
+
+        {
+          "classes": [
+            {"name": "road", "color": [128, 64, 128], "value": 7},
+            {"name": "car", "color": [0, 0, 142], "value": 26}
+          ],
+          "void": [0, 255]
+        }
+
+    `color` is RGB, `void` lists the values of void. Without `value` in any class label files are
+    pictures in the colours of the classes, and `void` lists colours: `[[0, 0, 0]]`. Values and
+    colours that are not listed must not occur; `void` may be left out.
+
+    Args:
+      path: the file.
+
+    Raises:
+      DataError: the file cannot be read or is not as above.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); see the README") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON ({error}); mend it") from error
+    try:
+        return _classes(content)
+    except _PaletteError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+class _PaletteError(Exception):
+    """What is wrong with the content, without the path."""
+
+
+def _classes(content: Any) -> ClassSet:
+    classes = _fields(content, "the palette", {"classes"}, {"void"})["classes"]
+    void = content.get("void", [])
+    if not isinstance(classes, list) or not 1 <= len(classes) <= _MOST_CLASSES:
+        raise _PaletteError(f"classes must be a list of 1 to {_MOST_CLASSES}")
+    if not isinstance(void, list):
+        raise _PaletteError(f"void must be a list, got {void!r}")
+    for entry in classes:
+        _fields(entry, "a class", {"name", "color"}, {"value"})
+        if not isinstance(entry["name"], str) or not entry["name"]:
+            raise _PaletteError(f"name must be a text, got {entry['name']!r}")
+    names = tuple(entry["name"] for entry in classes)
+    colors = tuple(_color(entry["color"]) for entry in classes)
+    _check_distinct("name", names)
+    with_value = [entry["name"] for entry in classes if "value" in entry]
+    if not with_value:
+        void_colors = tuple(map(_color, void))
+        _check_distinct("color", (*colors, *void_colors))
+        return ClassSet(names, colors, codes=(), void_colors=void_colors)
+    if len(with_value) < len(classes):
+        lacking = sorted(set(names) - set(with_value))
+        raise _PaletteError(f"give every class a value or none; {', '.join(lacking)} lacks one")
+    _check_distinct("color", colors)
+    values = [*(_byte("value", entry["value"]) for entry in classes)]
+    void_values = [_byte("void", value) for value in void]
+    _check_distinct("value", (*values, *void_values))
+    codes: list[int | None] = [None] * (1 + max(values + void_values))
+    for label, value in enumerate(values):
+        codes[value] = label
+    for value in void_values:
+        codes[value] = VOID
+    return ClassSet(names, colors, tuple(codes))
+
+
+def _fields(entry: Any, what: str, required: set[str], optional: set[str]) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise _PaletteError(f"{what} must be an object, got {entry!r}")
+    if missing := required - entry.keys():
+        raise _PaletteError(f"{what} has no {', '.join(sorted(missing))}: {entry!r}")
+    if unknown := entry.keys() - required - optional:
+        raise _PaletteError(f"{what} has the unknown field {', '.join(sorted(unknown))}")
+    return entry
+
+
+def _byte(name: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= 255:
+        raise _PaletteError(f"{name} must be a whole number from 0 to 255, got {value!r}")
+    return value
+
+
+def _color(value: Any) -> Color:
+    if not isinstance(value, list) or len(value) != 3:
+        raise _PaletteError(f"a color must be [red, green, blue], got {value!r}")
+    red, green, blue = (_byte("a color", part) for part in value)
+    return red, green, blue
+
+
+def _check_distinct(what: str, entries: tuple[object, ...]) -> None:
+    for index, entry in enumerate(entries):
+        if entry in entries[:index]:
+            raise _PaletteError(f"{what} {entry!r} is given twice")

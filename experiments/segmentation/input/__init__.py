@@ -1,0 +1,1 @@
+"""From samples of a data set to batches on the device."""

@@ -1,0 +1,114 @@
+"""How to train: ready-made recipes by name, and what they make of an optimizer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
+
+import optax
+import tyro
+from flax import nnx
+
+from experiments.segmentation.input.augmentation import Augmentation
+from jaxbox import optim
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train."""
+
+    epochs: int = 100
+    """How often to go through the training images."""
+    batch_size: int = 8
+    """Images in a batch, over all devices."""
+    learning_rate: float = 2e-3
+    """Adam's at the start."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """cosine: the learning rate falls to zero along a cosine; steps: at each of --decay-epochs."""
+    decay_epochs: tuple[int, ...] = ()
+    """Epochs after which the learning rate is multiplied by --decay-factor."""
+    decay_factor: float = 0.45
+    """What the learning rate is multiplied by."""
+    weight_decay: float = 2e-4
+    """Strength of the L2 penalty on everything but the boxes."""
+    box_l2: float = 1e-7
+    """Strength of the L2 penalty on the boxes' coordinates in pixels; it shrinks idle boxes."""
+    box_step_scale: float = 1.0
+    """How far boxes move: an optimizer step of 1 becomes this many feature maps' widths."""
+    dropout: float = 1.0
+    """How much of the network's dropout to use, from 0 to 1."""
+    augmentation: Annotated[Augmentation, tyro.conf.arg(name="")] = Augmentation()
+    """Random changes to each training image and its label."""
+
+
+_PAPER_AUGMENTATION = Augmentation(flip=0.5, rotation=7.5, scale=0.12)
+
+RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
+    {
+        # Many small steps, and nothing that slows learning down: for scenes enough that so short
+        # a training cannot learn them by heart.
+        "quick": Recipe(epochs=3, batch_size=4, learning_rate=8e-3, dropout=0.0),
+        "plain": Recipe(),
+        # The authors keep boxes as theta / (0.86 * the map's size), with the weights' penalty on
+        # that: at 1/8 of 512 x 1024 a penalty of 2e-4 / 110**2 on a box's sides in pixels.
+        "paper-enet": Recipe(
+            epochs=1300,
+            batch_size=12,
+            learning_rate=1e-3,
+            schedule="steps",
+            decay_epochs=(600, 780, 880, 960, 1040, 1120, 1200, 1260),
+            decay_factor=0.45,
+            box_l2=2e-8,
+            box_step_scale=0.86,
+            augmentation=_PAPER_AUGMENTATION,
+        ),
+        "paper-erfnet": Recipe(
+            epochs=800,
+            batch_size=12,
+            learning_rate=1e-3,
+            schedule="steps",
+            decay_epochs=(300, 390, 480, 550, 620, 670, 700),
+            decay_factor=0.4,
+            box_l2=5e-9,
+            box_step_scale=1.5625,
+            augmentation=_PAPER_AUGMENTATION,
+        ),
+    }
+)
+"""`quick`: generated scenes in minutes. `plain`: one cosine, flips only. `paper-enet` and
+`paper-erfnet`: those of the authors' code for the networks of each family."""
+
+
+def learning_rate(recipe: Recipe, steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate as a function of the step.
+
+    Args:
+      recipe: says how it falls.
+      steps: the whole training's.
+      steps_per_epoch: turns the recipe's epochs into steps.
+
+    Example:
+      >>> schedule = learning_rate(RECIPES["paper-enet"], 13000, steps_per_epoch=10)
+      >>> round(float(schedule(5999)), 6), round(float(schedule(6001)), 6)
+      (0.001, 0.00045)
+    """
+    if recipe.schedule == "cosine":
+        return optax.cosine_decay_schedule(recipe.learning_rate, steps)
+    factors = {epoch * steps_per_epoch: recipe.decay_factor for epoch in recipe.decay_epochs}
+    return optax.piecewise_constant_schedule(recipe.learning_rate, factors)
+
+
+def optimizer(
+    recipe: Recipe, model: nnx.Module, steps: int, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Adam with the recipe's penalties, fit for the model's boxes and positions."""
+    decayed = optim.decay_mask(optim.find_boxes(model), optim.find_positions(model))
+    return optim.for_model(
+        model,
+        optax.chain(
+            optax.add_decayed_weights(recipe.weight_decay, mask=decayed),
+            optax.adam(learning_rate(recipe, steps, steps_per_epoch)),
+        ),
+        box_l2=recipe.box_l2,
+        step_scale=recipe.box_step_scale,
+    )

@@ -1,0 +1,204 @@
+"""The box convolution: checks its arguments and owns the gradients."""
+
+import functools
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import CustomVJPPrimal
+from jax.typing import ArrayLike
+
+from jaxbox import boxes
+from jaxbox_kernels import backend as implementations
+from jaxbox_kernels.backend import Implementation
+from jaxbox_kernels.common import layout
+from jaxbox_kernels.xla import backend as xla
+
+# Outputs, by XLA. glibc gives blocks of more than 32 MB back at once, and the page faults at the
+# next call cost more than the arithmetic. A GPU has no such trouble, and is to be kept busy.
+_TRANSPOSED_AT_ONCE = 2**21
+
+
+def box_conv(
+    x: ArrayLike,
+    theta: ArrayLike,
+    *,
+    normalize: bool = True,
+    whole_pixels: bool = False,
+    channel_axis: layout.ChannelAxis = -1,
+    implementation: Implementation | None = None,
+) -> Array:
+    """Averages every channel of a feature map over learnable boxes at every position.
+
+    Output `(i, j)` of a box is the mean of `x` over the rectangle
+    `[i + y_min, i + y_max] x [j + x_min, j + x_max]`, where pixel `k` covers
+    `[k - 1/2, k + 1/2]` and everything outside the image is zero (Burkov & Lempitsky 2018,
+    equations 2 and 4). The time does not depend on the sizes of the boxes.
+
+    In the following, `H` and `W` are the image's rows and columns, `C` its channels and `F` the
+    boxes of each channel.
+
+    Args:
+      x: The feature map, `(..., H, W, C)` or, with `channel_axis=-3`, `(..., C, H, W)`, of a real
+        floating dtype. Sums are computed in float32 or wider.
+      theta: The boxes `(C, F, 4)`, in pixels: `(x_min, x_max, y_min, y_max)` with `x` along the
+        width and `y` along the height. Sides need not be whole numbers; `x_min < x_max` and
+        `y_min < y_max` is required but not checked, because `theta` may be traced
+        (:func:`jaxbox.boxes.project` makes boxes valid). Keep it float32 in bfloat16 models: a
+        bfloat16 coordinate is off by up to a quarter of a pixel at 64 pixels.
+      normalize: Divide by each box's full area, including what lies outside the image. Without it
+        the result is the integral over the box.
+      whole_pixels: Round the boxes by :func:`jaxbox.boxes.round_to_pixels` first (section 4), which
+        makes the operation cheaper. Rounding has the gradient zero: `theta` then gets none.
+      channel_axis: Which axis of `x` and of the result has the channels: -1, or -3, which saves
+        transpositions, for the computation works on planes.
+      implementation: `"xla"`, for any platform; `"mosaic_gpu"`, for NVIDIA's Hopper and Blackwell
+        GPUs with float32 and bfloat16; or `None` to pick the second where the default device is
+        such a GPU, else the first. Name the second when exporting for such a GPU from a machine
+        without one.
+
+    Returns:
+      `(..., H, W, C * F)` or `(..., C * F, H, W)`, of `x`'s dtype; box `f` of channel `c` is output
+      channel `c * F + f`. Differentiable by `x` and `theta` in reverse mode, any number of times.
+      Where a side lies exactly on a pixel edge, the derivative is the one in the direction in which
+      the box grows. On a mesh with explicit axes it is sharded as `x` is.
+
+    Raises:
+      TypeError: `x` or `theta` is not of a real floating dtype.
+      ValueError: a shape does not fit, `channel_axis` or `implementation` is unknown, or the named
+        implementation cannot serve the dtype, the shape or the device; or, when compiled, the
+        platform.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbox
+      >>> x = jnp.arange(5.0).reshape(1, 5, 1)  # One row of five pixels.
+      >>> theta = jnp.array([[[-1.5, 1.5, -0.5, 0.5]]])  # Three pixels wide, one high.
+      >>> [f"{mean:.2f}" for mean in jaxbox.box_conv(x, theta)[0, :, 0].tolist()]
+      ['0.33', '1.00', '2.00', '3.00', '2.33']
+    """
+    x, theta = jnp.asarray(x), jnp.asarray(theta)
+    _check(x, theta, channel_axis)
+    batch = x.shape[:-3]
+    size, channels = layout.split_shape(x.shape, channel_axis)
+    planes = (math.prod(batch), channels, *size)
+    kernels = implementations.pick(implementation, planes, x.dtype, theta.shape[1])
+    if whole_pixels:
+        theta = lax.stop_gradient(boxes.round_to_pixels(theta))
+    options = _Options(normalize, whole_pixels, channel_axis, kernels)
+
+    def convolve(x: Array, theta: Array) -> Array:
+        output = _box_conv(x.reshape(planes[0], *x.shape[-3:]), theta, options)
+        return output.reshape(*batch, *output.shape[-3:])
+
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh.explicit_axes:
+        # XLA divides the work, and the result lies where x does.
+        convolve = jax.sharding.auto_axes(convolve, out_sharding=sharding)
+    return convolve(x, theta)
+
+
+def _check(x: Array, theta: Array, channel_axis: int) -> None:
+    axes = layout.describe(channel_axis)
+    for name, array in (("x", x), ("theta", theta)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name} must be of a real floating dtype; got {array.dtype}.")
+    if x.ndim < 3:
+        raise ValueError(
+            f"x must be {axes} with channel_axis={channel_axis}; got the shape {x.shape}."
+        )
+    if 0 in x.shape[-3:]:
+        raise ValueError(f"H, W and C of x must be at least 1; got the shape {x.shape}.")
+    if theta.ndim != 3 or theta.shape[-1] != 4 or theta.shape[1] == 0:
+        raise ValueError(
+            "theta must be (C, F, 4), F at least 1, the last axis (x_min, x_max, y_min, y_max); "
+            f"got the shape {theta.shape}."
+        )
+    if theta.shape[0] != x.shape[channel_axis]:
+        raise ValueError(
+            f"theta must have boxes for each of x's {x.shape[channel_axis]} channels (x is "
+            f"{axes} with channel_axis={channel_axis}); got boxes for {theta.shape[0]}: x is "
+            f"{x.shape}, theta is {theta.shape}."
+        )
+
+
+class _Options(NamedTuple):
+    normalize: bool
+    whole_pixels: bool
+    channel_axis: layout.ChannelAxis
+    kernels: ModuleType
+
+
+class _Residuals(NamedTuple):
+    """What the gradients need; `None` and `()` are known when JAX traces, unlike a boolean."""
+
+    x: Array | None  # only if theta's gradient is asked for
+    theta: Array
+    skips_x: tuple[()] | None  # `None` if x's gradient is asked for
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _box_conv(x: Array, theta: Array, options: _Options) -> Array:
+    def forward(x: Array) -> Array:
+        output = options.kernels.forward(
+            layout.move(x, options.channel_axis, -3),
+            theta,
+            normalize=options.normalize,
+            whole_pixels=options.whole_pixels,
+        )
+        return layout.move(lax.collapse(output, 1, 3), -3, options.channel_axis)
+
+    return _map_images(forward, x.size * theta.shape[1], options, x)
+
+
+def _box_conv_fwd(
+    x: CustomVJPPrimal, theta: CustomVJPPrimal, options: _Options
+) -> tuple[Array, _Residuals]:
+    kept = x.value if theta.perturbed else None
+    residuals = _Residuals(kept, theta.value, None if x.perturbed else ())
+    return _box_conv(x.value, theta.value, options), residuals
+
+
+def _box_conv_bwd(
+    options: _Options, residuals: _Residuals, g: Array
+) -> tuple[Array | None, Array | None]:
+    x, theta, skips_x = residuals
+
+    def backward(g: Array, x: Array | None = None) -> tuple[Array | None, Array | None]:
+        planes = layout.move(g, options.channel_axis, -3)
+        batch, _, height, width = planes.shape
+        dx, dtheta = options.kernels.backward(
+            None if x is None else layout.move(x, options.channel_axis, -3),
+            theta,
+            planes.reshape(batch, *theta.shape[:2], height, width),
+            normalize=options.normalize,
+            whole_pixels=options.whole_pixels,
+            by_x=skips_x is None,
+        )
+        if dx is not None:
+            dx = layout.move(dx, -3, options.channel_axis)
+        return dx, None if dtheta is None else dtheta[None]
+
+    images = (g,) if x is None else (g, x)
+    dx, dtheta = _map_images(backward, g.size, options, *images)
+    return dx, None if dtheta is None else jnp.sum(dtheta, 0).astype(theta.dtype)
+
+
+_box_conv.defvjp(_box_conv_fwd, _box_conv_bwd, symbolic_zeros=True)
+
+
+def _map_images[Result](
+    function: Callable[..., Result], outputs: int, options: _Options, *images: Array
+) -> Result:
+    """Applies a function to all images or, where transposing all takes much memory, to each."""
+    number = images[0].shape[0]
+    at_once = options.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE
+    if at_once or options.kernels is not xla:
+        return function(*images)
+    each = [image[:, None] for image in images]
+    results = lax.map(lambda image: lax.optimization_barrier(function(*image)), each)
+    return jax.tree.map(lambda result: result.reshape(number, *result.shape[2:]), results)

@@ -1,0 +1,218 @@
+"""The kernel of a dilated convolution with learnable spacings (DCLS), built from its taps."""
+
+import math
+from collections.abc import Sequence
+from typing import Final, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxbox_kernels.common.dtypes import sum_dtype
+
+Version = Literal["v0", "v1", "max", "gauss"]
+
+# Of the original code: the least width of a Gaussian, in cells, and what keeps a tap without any
+# cell from a division by zero.
+_LEAST_WIDTH: Final = 0.27
+_EPSILON: Final = 1e-7
+
+# How many cells times taps, along one axis, are in memory together.
+_CELLS_AT_ONCE: Final = 2**19
+
+
+def dcls_kernel(
+    weight: ArrayLike,
+    positions: ArrayLike,
+    sigma: ArrayLike | None,
+    kernel_size: Sequence[int],
+    version: Version = "gauss",
+) -> Array:
+    """Builds a convolution's kernel from taps with learnable positions.
+
+    Tap `k` lies at `p = positions[:, k] + floor(kernel_size / 2)`, in cells, and is spread over the
+    cells `c` of the kernel as the product over the axes `a` of
+
+    - `"v0"`, `"v1"`: `max(0, 1 - |c_a - p_a|)`, bilinear interpolation,
+    - `"max"`: `max(0, 1 + |sigma_a| - |c_a - p_a|)`, a triangle,
+    - `"gauss"`: `exp(-((c_a - p_a) / (0.27 + |sigma_a|))^2 / 2)`,
+
+    which all but `"v0"` divide by its sum over the kernel's cells plus 1e-7. The kernel is the sum
+    of the spread taps, each times its weight; what falls outside is dropped.
+
+    At whole positions `"v0"` has the derivative to the right; that of `"v1"`, and of `"max"` with
+    whole `sigma`, is 0 there, and `sigma` itself has the derivative 0 at 0: all as in the original.
+
+    Never more than one axis of cells stands beside the taps in memory.
+
+    Source: Khalfaoui-Hassani et al. 2023, "Dilated convolution with learnable spacings" and "...
+    beyond bilinear interpolation". Unlike the original code, position `a` belongs to spatial axis
+    `a` in every version, and rectangular kernels work.
+
+    Args:
+      weight: `(K, I, O)`: taps, input channels (of a group), output channels.
+      positions: `(d, K, I, O)`, or `(d, K, I, 1)` for positions that all output channels share; in
+        cells, which are pixels of the input, along `d` = 1, 2 or 3 spatial axes in their order. 0
+        is the cell `floor(kernel_size / 2)`, the middle one of an odd size.
+      sigma: The width of each tap, in cells, of the shape of `positions`. `"v0"` and `"v1"` have
+        none and ignore it: `None` will do.
+      kernel_size: The cells along each spatial axis.
+      version: How a tap is spread.
+
+    Returns:
+      `(*kernel_size, I, O)`, a kernel for `flax.nnx.Conv`, of the dtype of `weight`. The arithmetic
+      is float32 or wider.
+
+    Raises:
+      TypeError: An array is not of a real floating dtype.
+      ValueError: A shape does not fit, `version` is unknown or lacks its `sigma`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.ops.dcls import dcls_kernel
+      >>> weight = jnp.array([8.0]).reshape(1, 1, 1)  # One tap,
+      >>> positions = jnp.array([0.25]).reshape(1, 1, 1, 1)  # a quarter of a cell off the middle.
+      >>> dcls_kernel(weight, positions, None, (5,), "v0")[:, 0, 0].tolist()
+      [0.0, 0.0, 6.0, 2.0, 0.0]
+    """
+    weight, positions = jnp.asarray(weight), jnp.asarray(positions)
+    sigma = None if sigma is None or version in ("v0", "v1") else jnp.asarray(sigma)
+    _check(weight, positions, sigma, kernel_size, version)
+    dtype = sum_dtype(weight)
+    count, inputs, outputs = weight.shape
+    # Channels that share positions go together: (groups, channels, K), (groups, d, K).
+    places = [array.astype(dtype) for array in (positions, sigma) if array is not None]
+    groups = inputs * max(array.shape[-1] for array in places)
+    shape = (len(kernel_size), count, inputs, groups // inputs)
+    places = [
+        jnp.broadcast_to(array, shape).reshape(*shape[:2], groups).transpose(2, 0, 1)
+        for array in places
+    ]
+    taps = weight.astype(dtype).reshape(count, groups, -1).transpose(1, 2, 0)
+
+    # What is between the taps and the kernel is computed again for the gradient, a few groups at a
+    # time: memory new to the process takes longer than the arithmetic.
+    @jax.checkpoint
+    def of_group(arrays: Sequence[Array]) -> Array:
+        return _kernel_of_group(*arrays, kernel_size=kernel_size, version=version)
+
+    at_once = _CELLS_AT_ONCE // (count * max(kernel_size) * taps.shape[1])
+    kernel = lax.map(of_group, [taps, *places], batch_size=min(max(at_once, 1), groups))
+    kernel = kernel.reshape(inputs, outputs, *kernel_size)
+    return jnp.moveaxis(kernel, (0, 1), (-2, -1)).astype(weight.dtype)
+
+
+def repulsion(positions: ArrayLike) -> Array:
+    """Measures how much taps lie on top of each other: the repulsive loss of one layer.
+
+    The mean over pairs of taps, and over channels, of `max(0, 1 - distance)`: 1 where all taps
+    coincide, 0 where they are a cell apart. Its derivative is 0 for taps that coincide exactly. The
+    authors add the square of its mean over the layers to the loss
+    (:func:`jaxbox.layers.dcls.repulsive_loss` is that mean).
+
+    Source: the training code of Khalfaoui-Hassani et al. 2023 for ConvNeXt.
+
+    Args:
+      positions: `(d, K, I, O)`, in cells.
+
+    Returns:
+      A scalar. A single tap repels nothing: 0.
+
+    Raises:
+      ValueError: `positions` has another number of axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.ops.dcls import repulsion
+      >>> repulsion(jnp.array([0.0, 0.25, 4.0]).reshape(1, 3, 1, 1)).item()
+      0.25
+    """
+    positions = jnp.asarray(positions)
+    if positions.ndim != 4:
+        raise ValueError(f"positions must be (d, K, I, O), got shape {positions.shape}.")
+    count = positions.shape[1]
+    if count < 2:
+        return jnp.zeros((), positions.dtype)
+    first, second = jnp.triu_indices(count, 1)
+    squared = jnp.square(positions[:, first] - positions[:, second]).sum(0)
+    coincide = squared == 0
+    # The root of 0 has no derivative; `where` alone would still multiply by its infinity.
+    distance = jnp.where(coincide, 0, jnp.sqrt(jnp.where(coincide, 1, squared)))
+    return jax.nn.relu(1 - distance).mean()
+
+
+def _check(
+    weight: Array,
+    positions: Array,
+    sigma: Array | None,
+    kernel_size: Sequence[int],
+    version: Version,
+) -> None:
+    if version not in get_args(Version):
+        raise ValueError(f"version must be one of {', '.join(get_args(Version))}, got {version!r}.")
+    if version in ("max", "gauss") and sigma is None:
+        raise ValueError(f"version {version!r} needs sigma, got None.")
+    for name, array in (("weight", weight), ("positions", positions), ("sigma", sigma)):
+        if array is not None and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
+    if not 1 <= len(kernel_size) <= 3 or min(kernel_size) < 1:
+        raise ValueError(f"kernel_size must be 1 to 3 positive sizes, got {tuple(kernel_size)}.")
+    if weight.ndim != 3 or min(weight.shape) < 1:
+        raise ValueError(f"weight must be (K, I, O), each at least 1, got shape {weight.shape}.")
+    shape = (len(kernel_size), *weight.shape)
+    for name, array in (("positions", positions), ("sigma", sigma)):
+        if array is not None and array.shape not in (shape, (*shape[:-1], 1)):
+            raise ValueError(
+                f"{name} must be (d, K, I, O) = {shape} or (d, K, I, 1), got shape {array.shape}."
+            )
+
+
+def _kernel_of_group(
+    taps: Array,
+    positions: Array,
+    sigma: Array | None = None,
+    *,
+    kernel_size: Sequence[int],
+    version: Version,
+) -> Array:
+    """The kernels, `(M, *kernel_size)`, of taps `(M, K)` with the same positions, `(d, K)`."""
+    spreads = [
+        _spread(size, positions[axis] + size // 2, None if sigma is None else sigma[axis], version)
+        for axis, size in enumerate(kernel_size)
+    ]
+    if version != "v0":
+        taps = taps / (math.prod(spread.sum(0, keepdims=True) for spread in spreads) + _EPSILON)
+    return _add_taps(taps, spreads)
+
+
+def _spread(size: int, centre: Array, width: Array | None, version: Version) -> Array:
+    """What each cell along an axis gets of each tap: `(size, K)`."""
+    cell = jnp.arange(size, dtype=centre.dtype)[:, None]
+    centre = centre[None]
+    if version == "v0":
+        low = jnp.floor(centre)
+        rest = centre - low
+        zero = jnp.zeros_like(rest)
+        return jnp.where(cell == low, 1 - rest, zero) + jnp.where(cell == low + 1, rest, zero)
+    if width is None:
+        return jax.nn.relu(1 - jnp.abs(cell - centre))
+    width = jnp.abs(width)[None]
+    if version == "max":
+        return jax.nn.relu(1 + width - jnp.abs(cell - centre))
+    return jnp.exp(-0.5 * jnp.square((cell - centre) / (_LEAST_WIDTH + width)))
+
+
+def _add_taps(taps: Array, spreads: Sequence[Array]) -> Array:
+    """The sum over taps, `(M, K)`, each spread along every axis: `(M, *kernel_size)`."""
+    first, *others = spreads
+    weighted = taps[:, None] * first[None]
+    if not others:
+        return weighted.sum(-1)
+    if len(others) == 1:
+        pairs = (((2,), (1,)), ((), ()))
+        return lax.dot_general(weighted, others[0], pairs, precision=lax.Precision.HIGHEST)
+    # One plane at a time, and again for the gradient: all at once, two axes of cells would stand
+    # beside the taps.
+    plane = jax.checkpoint(lambda weighted: _add_taps(weighted, others))
+    return jnp.moveaxis(lax.map(plane, jnp.moveaxis(weighted, 1, 0)), 0, 1)

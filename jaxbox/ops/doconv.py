@@ -1,0 +1,109 @@
+"""The kernel of a depthwise over-parameterized convolution (DO-Conv), composed of its factors."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxbox_kernels.common.dtypes import sum_dtype
+
+
+def doconv_kernel(
+    weight: ArrayLike,
+    deviation: ArrayLike,
+    *,
+    feature_group_count: int = 1,
+    legacy_torch_grouping: bool = False,
+) -> Array:
+    """Composes a convolution's kernel of an ordinary factor and a depthwise one.
+
+    With `D' = deviation + identity`, `m` the taps of the kernel and `c` the input channel that is
+    the `j`-th of output channel `o`'s group,
+
+        kernel[m, j, o] = sum over s of D'[m, s, c] * weight[s, j, o]
+
+    The identity has `eye(taps)` side by side as often as it fits into the depth multiplier `S`, and
+    zeros after it: with `deviation` 0 and `S` equal to the number of taps the kernel is `weight`.
+    A convolution with the kernel is the depthwise convolution with `D'` followed by the one with
+    `weight` of its outputs ("feature composition"), at the cost of the plain convolution.
+
+    Source: Cao et al. 2020, "DO-Conv", equations 2 to 4 (kernel composition).
+
+    Args:
+      weight: `(S, I / groups, O)`.
+      deviation: `(*kernel_size, S, I)`, what is learned of the depthwise factor: how far it is from
+        the identity.
+      feature_group_count: The number of groups.
+      legacy_torch_grouping: For checkpoints of the authors' PyTorch code, which reshapes where it
+        should permute: output channel `o` takes the depthwise factor of group `o % groups`, not of
+        its own, `o // (O / groups)`.
+
+    Returns:
+      `(*kernel_size, I / groups, O)`, a kernel for `flax.nnx.Conv`, of the dtype of `weight`. The
+      arithmetic is float32 or wider.
+
+    Raises:
+      TypeError: An array is not of a real floating dtype.
+      ValueError: A shape does not fit, or `S` is less than the number of taps: the kernel could
+        not be any.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.ops.doconv import doconv_kernel
+      >>> weight = jnp.arange(3.0).reshape(3, 1, 1)
+      >>> doconv_kernel(weight, jnp.zeros((3, 3, 1)))[:, 0, 0].tolist()
+      [0.0, 1.0, 2.0]
+    """
+    weight, deviation = jnp.asarray(weight), jnp.asarray(deviation)
+    groups = feature_group_count
+    _check(weight, deviation, groups)
+    *kernel_size, multiplier, inputs = deviation.shape
+    taps, outputs = math.prod(kernel_size), weight.shape[-1]
+    dtype = sum_dtype(weight)
+    start = jnp.asarray(identity(taps, multiplier), dtype)
+    depthwise = deviation.astype(dtype).reshape(taps, multiplier, inputs) + start[..., None]
+    depthwise = depthwise.reshape(taps, multiplier, groups, inputs // groups)
+    # o = (g, r) means output r of group g.
+    order = (outputs // groups, groups) if legacy_torch_grouping else (groups, outputs // groups)
+    factor = weight.astype(dtype).reshape(*weight.shape[:2], *order)
+    sums = "msgj,sjrg->mjrg" if legacy_torch_grouping else "msgj,sjgr->mjgr"
+    kernel = jnp.einsum(sums, depthwise, factor, precision=lax.Precision.HIGHEST)
+    return kernel.reshape(*kernel_size, inputs // groups, outputs).astype(weight.dtype)
+
+
+def identity(taps: int, multiplier: int) -> np.ndarray:
+    """Returns as many identity matrices as fit, then zeros: `(taps, multiplier)`.
+
+    Example:
+      >>> from jaxbox.ops.doconv import identity
+      >>> identity(2, 5).astype(int).tolist()
+      [[1, 0, 1, 0, 0], [0, 1, 0, 1, 0]]
+    """
+    repeated = np.tile(np.eye(taps), multiplier // taps)
+    return np.pad(repeated, [(0, 0), (0, multiplier % taps)])
+
+
+def _check(weight: Array, deviation: Array, groups: int) -> None:
+    for name, array in (("weight", weight), ("deviation", deviation)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
+    if weight.ndim != 3 or groups < 1 or weight.shape[-1] % groups:
+        raise ValueError(
+            f"weight must be (S, I / groups, O), O a multiple of {groups} groups; got shape "
+            f"{weight.shape}."
+        )
+    multiplier, inputs, _ = weight.shape
+    expected = (multiplier, inputs * groups)
+    if deviation.ndim < 3 or deviation.shape[-2:] != expected:
+        raise ValueError(
+            f"deviation must be (*kernel_size, S, I), (S, I) = {expected}, got shape "
+            f"{deviation.shape}."
+        )
+    taps = math.prod(deviation.shape[:-2])
+    if multiplier < taps:
+        raise ValueError(
+            f"the depth multiplier must be at least the {taps} taps of the kernel, got "
+            f"{multiplier}."
+        )

@@ -1,0 +1,1 @@
+"""What all backends share: dtypes, layouts, the boxes' bounds and areas, convolutions."""

@@ -1,0 +1,1 @@
+"""Box convolution by Pallas Mosaic kernels, for Hopper and Blackwell GPUs."""

@@ -1,0 +1,92 @@
+"""The box filter: every box of every plane walks down each strip of columns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.typing import DTypeLike
+
+from jaxbox_kernels.mosaic_gpu import grid, lanes, row_cache, sliding_window
+from jaxbox_kernels.mosaic_gpu.box_params import Tables
+from jaxbox_kernels.mosaic_gpu.lanes import LANES
+from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
+
+# Output rows whose reads are all under way before the first is written.
+_ROWS = 4
+
+
+def filter_planes(
+    source: RowSums,
+    boxes: Tables,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    *,
+    whole: bool,
+) -> Array:
+    """Integrals over the boxes times their scales: `(N * C * F, H, padded(W))`.
+
+    `shape` is `(N, C, F, H, W)`.
+    """
+    planes, strips, number = grid.size(shape)
+    height = shape[-2]
+    kernel = plgpu.kernel(
+        functools.partial(_filter, shape=shape, whole=whole),
+        out_type=jax.ShapeDtypeStruct((planes * number, height, strips * LANES), jnp.dtype(dtype)),
+        scratch_types=[row_cache.scratch(height)],
+        grid=(planes, strips, number),
+        grid_names=grid.NAMES,
+        compiler_params=lanes.COMPILER_PARAMS,
+    )
+    return kernel(source, boxes)
+
+
+def _filter(
+    source: RowSums,
+    boxes: Tables,
+    out: Array,
+    kept: Array,
+    *,
+    shape: tuple[int, ...],
+    whole: bool,
+) -> None:
+    height = shape[-2]
+    box, _, strip, target = program = grid.program(boxes, shape)
+    columns = sliding_window.columns_reader(source, program, shape, whole=whole)
+    rows = lanes.largest_divisor(height, _ROWS)
+
+    def read(row: Array) -> Array:
+        return columns(row).integral
+
+    def walk_down(enter: sliding_window.Reader[Array], leave: sliding_window.Reader[Array]) -> None:
+        enter, leave = (
+            sliding_window.only_inside(enter, height),
+            sliding_window.only_inside(leave, height),
+        )
+
+        def take_steps(group: Array, total: Array) -> Array:
+            integrals = []
+            for row in range(rows):
+                seen, total = sliding_window.step(
+                    enter, leave, total, box, group * rows + row, whole=whole
+                )
+                integrals.append(seen.integral)
+            for row, integral in enumerate(integrals):
+                values = (integral * box.scale).astype(out.dtype)
+                out[target, group * rows + row, pl.ds(strip * LANES, LANES)] = values
+            return total
+
+        total = sliding_window.begin(enter, lanes.zeros(), box, jnp.int32(0), height)
+        lax.fori_loop(0, height // rows, take_steps, total)
+
+    fits = row_cache.are_enough(kept, box, height)
+
+    @pl.when(fits)
+    def _read_once() -> None:
+        walk_down(*row_cache.readers(read, kept, height))
+
+    @pl.when(jnp.logical_not(fits))
+    def _read_twice() -> None:
+        walk_down(read, read)

@@ -1,0 +1,105 @@
+"""Functions of planes and their boxes under `vmap` and on several devices.
+
+What such a function computes for a plane depends on that plane and the boxes of its channel only.
+So a mapped axis is more planes, and devices that hold different planes need nothing of each other.
+"""
+
+import string
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def planewise(function: Callable[..., Array], theta: Array, *planes: Array) -> Array:
+    """Applies a function of boxes `(C, F, 4)` and planes `(N, C, ...)`; it returns planes as well.
+
+    Under `vmap` the mapped axis joins `N` or, if boxes are mapped too, `C`. Under `jit` each device
+    works on the planes that it holds.
+    """
+    # Pallas interprets kernels by callbacks in order, which cannot be divided.
+    jaxpr, result = jax.make_jaxpr(function, return_shape=True)(theta, *planes)
+    rule = _sharding_rule([theta, *planes], result)
+    mapped = custom_vmap(function if jaxpr.effects else _partitioned(function, rule))
+
+    @mapped.def_vmap
+    def _map(size: int, is_mapped: list[bool], theta: Array, *planes: Array) -> tuple[Array, bool]:
+        def with_axis(array: Array, has_axis: bool) -> Array:
+            return array if has_axis else jnp.broadcast_to(array, (size, *array.shape))
+
+        planes = tuple(
+            with_axis(array, has_axis)
+            for array, has_axis in zip(planes, is_mapped[1:], strict=True)
+        )
+        if not is_mapped[0]:
+            merged = [array.reshape(-1, *array.shape[2:]) for array in planes]
+            result = planewise(function, theta, *merged)
+            return result.reshape(size, -1, *result.shape[1:]), True
+        # `(V, N, C, ...)` to `(N, V * C, ...)`.
+        moved = [jnp.moveaxis(array, 0, 1) for array in planes]
+        merged = [array.reshape(array.shape[0], -1, *array.shape[3:]) for array in moved]
+        result = planewise(function, theta.reshape(-1, *theta.shape[2:]), *merged)
+        result = result.reshape(result.shape[0], size, -1, *result.shape[2:])
+        return jnp.moveaxis(result, 1, 0), True
+
+    return mapped(theta, *planes)
+
+
+def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Callable[..., Array]:
+    def shardings(mesh: Mesh, arguments: tuple[Any, ...]) -> list[NamedSharding]:
+        """Of boxes, planes and the result: by images and channels alone."""
+        images, channels = (*tuple(arguments[1].sharding.spec), None, None)[:2]
+        of_planes = NamedSharding(mesh, PartitionSpec(images, channels))
+        return [NamedSharding(mesh, PartitionSpec(channels)), of_planes, of_planes]
+
+    def partition(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> tuple[Any, ...]:
+        del result
+        of_boxes, of_planes, of_result = shardings(mesh, arguments)
+
+        def on_device(*arrays: Array) -> Array:
+            # Not the caller's mesh: with explicit axes, types would ask for shardings here too.
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*arrays)
+
+        return mesh, on_device, of_result, (of_boxes, *[of_planes] * len(arguments[1:]))
+
+    def infer(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> NamedSharding:
+        del result
+        return shardings(mesh, arguments)[-1]
+
+    def positional(*arrays: Array) -> Array:  # JAX cannot tell the arguments of a partial apart.
+        return function(*arrays)
+
+    partitioned = custom_partitioning(positional)
+    partitioned.def_partition(
+        infer_sharding_from_operands=infer,
+        partition=partition,
+        sharding_rule=rule,
+    )
+    return partitioned
+
+
+def _sharding_rule(arguments: list[Any], result: Any) -> SdyShardingRule:
+    """Images `n` and channels `c` may be divided; all other axes are whole on each device."""
+    letters = iter(string.ascii_lowercase.replace("n", "").replace("c", ""))
+    others: list[str] = []
+
+    def axes(shape: tuple[int, ...], *leading: str) -> ArrayMapping:
+        rest = [next(letters) for _ in shape[len(leading) :]]
+        others.extend(rest)
+        return ArrayMapping(*leading, *rest)
+
+    boxes, *planes = arguments
+    return SdyShardingRule(
+        operand_mappings=(
+            axes(boxes.shape, "c"),
+            *(axes(array.shape, "n", "c") for array in planes),
+        ),
+        result_mappings=(axes(result.shape, "n", "c"),),
+        need_replication_factors=tuple(others),
+    )

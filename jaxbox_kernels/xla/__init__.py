@@ -1,0 +1,1 @@
+"""Box convolution in plain XLA: overlap matrices for small images, integral images for others."""

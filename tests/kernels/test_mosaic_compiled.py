@@ -1,0 +1,105 @@
+"""The Mosaic GPU kernels as machine code, for GPUs that are not there."""
+
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+# What the compiler asks of a device; the rest of what XLA wants to know has no part in it.
+_GPUS = {
+    "H100": {"major": 9, "minor": 0, "cores": 132},
+    "B200": {"major": 10, "minor": 0, "cores": 148},
+}
+_DESCRIPTION = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448 core_count: {cores} fpus_per_core: 128 clock_rate_ghz: 1.9
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  memory_bandwidth: 3350000000000 l2_cache_size: 50000000 device_memory_size: 80000000000
+  cuda_compute_capability {{
+    major: {major} minor: {minor} feature_extension: ACCELERATED_FEATURES
+  }}
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  device_vendor: "NVIDIA Corporation" name: "{name}"
+  driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0"
+  dnn_version: "9.10.0"
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+device_description_str: "{name}"
+"""
+
+# The last of them with an odd height, a width that is no whole strip, and more boxes than a program
+# adds up.
+_SHAPES = [(8, 32, 64, 128, 4), (8, 16, 128, 256, 4), (8, 8, 256, 512, 2), (2, 3, 45, 60, 5)]
+
+_PROGRAM = """
+import functools, sys
+import jax, jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxbox_kernels.mosaic_gpu import backend as mosaic_gpu
+
+topology = topologies.get_topology_desc(
+    platform="cuda", topology_name="gpu", target_config=sys.argv[1], topology="1x1x1"
+)
+sharding = NamedSharding(topologies.make_mesh(topology, (1,), ("device",)), PartitionSpec())
+
+def compile_all(function, *arguments):
+    placed = [jax.ShapeDtypeStruct(*argument, sharding=sharding) for argument in arguments]
+    jax.jit(functools.partial(function, normalize=True)).lower(*placed).compile()
+
+for N, C, H, W, F in eval(sys.argv[2]):
+    x, theta, g = (N, C, H, W), (C, F, 4), (N, C, F, H, W)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        boxes = (theta, jnp.float32)
+        compile_all(mosaic_gpu.forward, (x, dtype), boxes)
+        whole = functools.partial(mosaic_gpu.forward, whole_pixels=True)
+        compile_all(whole, (x, dtype), boxes)
+        compile_all(mosaic_gpu.backward, (x, dtype), boxes, (g, dtype))
+"""
+
+
+def describe(gpu):
+    """What XLA has to know of a GPU that is not there."""
+    return _DESCRIPTION.format(name=gpu, **_GPUS[gpu])
+
+
+def environment():
+    """That in which a process can compile for GPUs."""
+    # NVIDIA's assembler comes with the group.
+    folders = importlib.import_module("nvidia.cu13").__path__
+    path = os.pathsep.join([*(f"{folder}/bin" for folder in folders), os.environ["PATH"]])
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "PATH": path,
+    }
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="needs the dependency group `cuda-compiler`",
+)
+@pytest.mark.parametrize("gpu", _GPUS)
+def test_nothing_spills(gpu):
+    run = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, describe(gpu), repr(_SHAPES)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment() | {"MOSAIC_GPU_DUMP_PTXAS": "1"},
+    )
+    spills = re.findall(
+        r"(\d+) bytes spill stores, (\d+) bytes spill loads", run.stdout + run.stderr
+    )
+    # Row sums, the filter, what enters pixels and its sums, and inner products.
+    assert len(spills) >= 5 * len(_SHAPES)
+    assert set(spills) == {("0", "0")}

@@ -1,0 +1,176 @@
+"""The op's interface: shapes, dtypes, the order of channels, and what it says to bad arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbox
+from tests.cases.box_conv import IMAGE_SIZES, boxes_of_all_kinds, images, to_channels_last
+from tests.oracles import box_conv as reference
+
+both_forms = pytest.mark.parametrize("form", IMAGE_SIZES)
+
+
+def _case(size, batch=(2,), channels=3, boxes=2):
+    rng = np.random.default_rng()
+    x = images(rng, (*batch, *size, channels))
+    return x, boxes_of_all_kinds(rng, (channels, boxes), size)
+
+
+def _oracle(x, theta, **kwargs):
+    """The oracle in the layout of the op."""
+    planes = np.moveaxis(np.reshape(np.asarray(x, np.float64), (-1, *x.shape[-3:])), -1, 1)
+    output = to_channels_last(reference.forward(planes, theta, **kwargs))
+    return output.reshape(*x.shape[:-1], -1)
+
+
+def _assert_close(actual, expected, tolerance=2e-6):
+    assert actual.shape == expected.shape
+    atol = tolerance * np.abs(expected).max()
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=0, atol=atol)
+
+
+@both_forms
+@pytest.mark.parametrize("batch", [(), (2,), (2, 1, 3), (0,)])
+def test_any_number_of_batch_axes(form, batch):
+    x, theta = _case(IMAGE_SIZES[form], batch)
+    output = jaxbox.box_conv(x, theta)
+    assert output.shape == (*batch, *IMAGE_SIZES[form], 6)
+    if 0 not in batch:
+        _assert_close(output, _oracle(x, theta))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (1, 200), (200, 1)])
+def test_single_rows_columns_and_channels(size):
+    x, theta = _case(size, (), channels=1, boxes=1)
+    assert jaxbox.box_conv(x, theta).shape == (*size, 1)
+    _assert_close(jaxbox.box_conv(x, theta), _oracle(x, theta))
+
+
+@both_forms
+def test_box_f_of_channel_c_is_output_channel_c_times_boxes_plus_f(form):
+    x, theta = _case(IMAGE_SIZES[form], channels=3, boxes=4)
+    output = jaxbox.box_conv(x, theta)
+    for c, f in np.ndindex(3, 4):
+        alone = _oracle(x[..., c : c + 1], theta[c : c + 1, f : f + 1])
+        np.testing.assert_allclose(output[..., c * 4 + f], alone[..., 0], rtol=1e-4, atol=1e-5)
+
+
+@both_forms
+def test_without_normalize_it_integrates(form):
+    x, theta = _case(IMAGE_SIZES[form])
+    _assert_close(jaxbox.box_conv(x, theta, normalize=False), _oracle(x, theta, normalize=False))
+
+
+@both_forms
+def test_a_box_over_everything(form):
+    height, width = IMAGE_SIZES[form]
+    x, _ = _case((height, width), channels=1)
+    theta = jnp.array([[[-500.0, 1000.0, -300.0, 300.0]]])
+    totals = np.sum(x, axis=(1, 2), dtype=np.float64)[:, None, None]
+    for normalize, area in ((False, 1), (True, 1500 * 600)):
+        expected = np.broadcast_to(totals / area, x.shape)
+        _assert_close(jaxbox.box_conv(x, theta, normalize=normalize), expected, 1e-5)
+
+
+@both_forms
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_only_in_the_input_and_the_result(form, dtype):
+    x, theta = _case(IMAGE_SIZES[form])
+    x = jnp.asarray(x, dtype)
+    output = jaxbox.box_conv(x, theta)
+    assert output.dtype == dtype
+    # Half a unit in the last place is what rounding the result costs.
+    _assert_close(output, _oracle(x, theta), 0.51 * float(jnp.finfo(dtype).eps))
+
+    def loss(x, theta):
+        return jnp.sum(jaxbox.box_conv(x, theta).astype(jnp.float32))
+
+    dx, dtheta = jax.grad(loss, (0, 1))(x, jnp.asarray(theta))
+    assert (dx.dtype, dtheta.dtype) == (dtype, jnp.float32)
+
+
+@both_forms
+def test_half_precision_boxes(form):
+    x, theta = _case(IMAGE_SIZES[form])
+    theta = jnp.asarray(theta, jnp.bfloat16)
+    output = jaxbox.box_conv(x, theta)
+    assert output.dtype == jnp.float32
+    np.testing.assert_array_equal(output, jaxbox.box_conv(x, theta.astype(jnp.float32)))
+
+
+@both_forms
+def test_double_precision(form):
+    x, theta = _case(IMAGE_SIZES[form])
+    with jax.enable_x64(True):
+        output = jaxbox.box_conv(x.astype(np.float64), theta)
+        assert output.dtype == jnp.float64
+        _assert_close(output, _oracle(x, theta), 1e-14)
+
+
+def test_anything_that_becomes_an_array():
+    output = jaxbox.box_conv([[[1.0], [3.0]]], [[[-0.5, 1.5, -0.5, 0.5]]])
+    np.testing.assert_allclose(output, [[[2.0], [1.5]]], rtol=1e-6)
+
+
+def test_the_implementation_by_name():
+    x, theta = _case((5, 7))
+    np.testing.assert_array_equal(
+        jaxbox.box_conv(x, theta, implementation="xla"),
+        jaxbox.box_conv(x, theta, implementation=None),
+    )
+
+
+@both_forms
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_gradient_by_x_is_the_adjoint(form, normalize):
+    x, theta = _case(IMAGE_SIZES[form])
+    output, pull_back = jax.vjp(lambda x: jaxbox.box_conv(x, theta, normalize=normalize), x)
+    g = np.random.default_rng().normal(size=output.shape).astype(np.float32)
+    (dx,) = pull_back(g)
+    terms = np.asarray(output, np.float64) * g
+    expected = np.sum(np.asarray(dx, np.float64) * x)
+    np.testing.assert_allclose(terms.sum(), expected, atol=1e-5 * np.abs(terms).sum())
+
+
+_X = np.zeros((2, 5, 7, 3), np.float32)
+_THETA = np.zeros((3, 2, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("x", "theta", "message"),
+    [
+        (_X.astype(np.int32), _THETA, "x must be of a real floating dtype; got int32"),
+        (_X.astype(np.complex64), _THETA, "x must be of a real floating dtype; got complex64"),
+        (_X, _THETA.astype(np.int32), "theta must be of a real floating dtype; got int32"),
+    ],
+)
+def test_bad_dtypes(x, theta, message):
+    with pytest.raises(TypeError, match=message):
+        jaxbox.box_conv(x, theta)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "theta_shape", "message"),
+    [
+        ((5, 7), (3, 2, 4), r"x must be \(\.\.\., H, W, C\) .*; got the shape \(5, 7\)"),
+        ((2, 0, 7, 3), (3, 2, 4), r"H, W and C of x must be at least 1; .*\(2, 0, 7, 3\)"),
+        ((2, 5, 0, 3), (3, 2, 4), r"H, W and C of x must be at least 1; .*\(2, 5, 0, 3\)"),
+        ((2, 5, 7, 0), (0, 2, 4), r"H, W and C of x must be at least 1; .*\(2, 5, 7, 0\)"),
+        ((5, 7, 3), (3, 4), r"theta must be \(C, F, 4\).*got the shape \(3, 4\)"),
+        ((5, 7, 3), (3, 2, 1, 4), r"theta must be \(C, F, 4\).*got the shape \(3, 2, 1, 4\)"),
+        ((5, 7, 3), (3, 4, 2), r"theta must be \(C, F, 4\).*got the shape \(3, 4, 2\)"),
+        ((5, 7, 3), (3, 0, 4), r"theta must be .*F at least 1.*got the shape \(3, 0, 4\)"),
+        ((5, 7, 3), (2, 2, 4), r"each of x's 3 channels .*; got boxes for 2"),
+        ((5, 7, 3), (1, 2, 4), r"each of x's 3 channels .*; got boxes for 1"),
+    ],
+)
+def test_bad_shapes(x_shape, theta_shape, message):
+    with pytest.raises(ValueError, match=message):
+        jaxbox.box_conv(np.zeros(x_shape, np.float32), np.zeros(theta_shape, np.float32))
+
+
+def test_unknown_implementation():
+    with pytest.raises(ValueError, match=r"implementation must be None or one of .*got 'abacus'"):
+        jaxbox.box_conv(_X, _THETA, implementation="abacus")
