@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from jaxbox.interop.state_dict import assign, check_names, check_shape
 from jaxbox.layers.doconv import DOConv
-from jaxbox.layers.plain_conv import positive_sizes
+from jaxbox.layers.arguments import sizes_per_axis
 from jaxbox.ops.doconv import identity
 
 __all__ = ["doconv_from_pytorch"]
@@ -51,7 +51,7 @@ def doconv_from_pytorch(
       >>> doconv_from_pytorch(state, (3, 3), padding=1).kernel.shape
       (3, 3, 4, 6)
     """
-    kernel_size = positive_sizes("kernel_size", kernel_size)
+    kernel_size = sizes_per_axis("kernel_size", kernel_size)
     taps = math.prod(kernel_size)
     arrays = check_names(state, ["W", *(["D"] if taps > 1 else [])], ["D_diag", "bias"])
     check_shape("W", arrays["W"], "(O, I / groups, D_mul)", 3)

@@ -48,7 +48,7 @@ def check_shape(name: str, array: NDArray[Any], axes: str, rank: int) -> None:
         raise ValueError(f"{name} must be {axes}, got shape {array.shape}.")
 
 
-def assign(parameter: nnx.Variable | None, name: str, array: NDArray[Any]) -> None:
+def assign(parameter: nnx.Variable[Any] | None, name: str, array: NDArray[Any]) -> None:
     """Sets a parameter.
 
     Raises:

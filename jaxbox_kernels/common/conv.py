@@ -10,19 +10,31 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-__all__ = ["ConvGeneralDilated", "ConvOptions", "Padding", "conv", "conv_transpose"]
+__all__ = [
+    "ConvGeneralDilated",
+    "ConvOptions",
+    "ConvTransposeOptions",
+    "Padding",
+    "conv",
+    "conv_transpose",
+]
 
 type Padding = str | int | Sequence[int | tuple[int, int]]
 type ConvGeneralDilated = Callable[..., Array]
 
 
-class ConvOptions(TypedDict, total=False):
-    """The keyword arguments of `conv` that an operation may pass through."""
+class ConvTransposeOptions(TypedDict, total=False):
+    """The keyword arguments of `conv_transpose` that an operation may pass through."""
 
     padding: Padding
     kernel_dilation: int | Sequence[int]
     dtype: DTypeLike | None
     precision: lax.PrecisionLike
+
+
+class ConvOptions(ConvTransposeOptions, total=False):
+    """The keyword arguments of `conv` that an operation may pass through."""
+
     conv_general_dilated: ConvGeneralDilated
 
 
@@ -197,7 +209,9 @@ def _pad(
 
 def _wrap(y: Array, periods: Sequence[int]) -> Array:
     """Adds up what lies a whole number of periods apart, along each spatial axis."""
-    missing = [-(n - period) % (2 * period) for n, period in zip(y.shape[1:-1], periods, strict=True)]
+    missing = [
+        -(n - period) % (2 * period) for n, period in zip(y.shape[1:-1], periods, strict=True)
+    ]
     y = jnp.pad(y, [(0, 0), *[((n + 1) // 2, n // 2) for n in missing], (0, 0)])
     for axis, period in enumerate(periods, start=1):
         y = y.reshape(*y.shape[:axis], -1, period, *y.shape[axis + 1 :]).sum(axis)
