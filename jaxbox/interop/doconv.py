@@ -9,8 +9,8 @@ from flax import nnx
 from numpy.typing import ArrayLike
 
 from jaxbox.interop.state_dict import assign, check_names, check_shape
-from jaxbox.layers.doconv import DOConv
 from jaxbox.layers.arguments import sizes_per_axis
+from jaxbox.layers.doconv import DOConv
 from jaxbox.ops.doconv import identity
 
 __all__ = ["doconv_from_pytorch"]

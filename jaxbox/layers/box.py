@@ -22,7 +22,7 @@ DEFAULT_WINDOW: Final[boxes.Window] = (32, 32)
 
 
 class FrozenBoxes(nnx.Variable[jax.Array]):
-    """Boxes that are not trained: not an `nnx.Param`, hence without gradient and optimizer state."""
+    """Boxes that are not trained: no `nnx.Param`, hence without gradient and optimizer state."""
 
 
 class BoxConv(nnx.Module):

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jaxbox.layers import ArrayOctConv
 from jaxbox.layers.box import BoxConv
 from jaxbox.layers.dcls import DclsConv
 from jaxbox.layers.doconv import DOConv
-from jaxbox.layers import ArrayOctConv
 from jaxbox.models.blocks import (
     Bottleneck,
     BoxBlock,

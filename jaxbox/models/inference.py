@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxbox import boxes
+from jaxbox.layers import ArrayOctConv
 from jaxbox.layers.box import BOX_TAG, BoxConv, FrozenBoxes
 from jaxbox.layers.dcls import DclsConv
 from jaxbox.layers.doconv import DOConv
-from jaxbox.layers import ArrayOctConv
 from jaxbox.models.blocks import InitialBlock
 from jaxbox.models.erf_blocks import TransposedUpsampling
 from jaxbox.models.network import SegmentationNetwork

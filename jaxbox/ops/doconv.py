@@ -9,7 +9,6 @@ from jax.typing import ArrayLike
 
 from jaxbox_kernels.common.dtypes import sum_dtype
 
-
 __all__ = ["doconv_kernel", "identity"]
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Final, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -90,8 +89,8 @@ def map_octaves(function: Callable[[Array], Array], x: Features) -> Features:
       >>> map_octaves(jax.nn.relu, (None, jnp.array([-1.0, 2.0])))
       (None, Array([0., 2.], dtype=float32))
     """
-    # `None` is no leaf of a tree.
-    return jax.tree.map(function, x)
+    high, low = (None if branch is None else function(branch) for branch in to_pair(x))
+    return from_pair(high, low)
 
 
 def split_channels(channels: int, alpha: float) -> tuple[int, int]:

@@ -7,7 +7,6 @@ positions among the parameters.
 """
 
 from jaxbox.optim.boxes import constrain_boxes, keep_boxes_valid, steps_in_pixels
-from jaxbox.optim.model import constrain
 from jaxbox.optim.marks import (
     BoxSpec,
     PositionSpec,
@@ -17,6 +16,7 @@ from jaxbox.optim.marks import (
     find_positions,
     find_positions_by_name,
 )
+from jaxbox.optim.model import constrain
 from jaxbox.optim.positions import keep_positions_inside
 
 __all__ = [

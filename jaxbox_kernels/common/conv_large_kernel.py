@@ -74,7 +74,8 @@ def conv_large_kernel(
 
     if not blocks:
         return convolve(lhs, rhs)
-    return lax.platform_dependent(lhs, rhs, cpu=convolve_blocks, default=convolve)
+    y: jax.Array = lax.platform_dependent(lhs, rhs, cpu=convolve_blocks, default=convolve)
+    return y
 
 
 def _blocks(

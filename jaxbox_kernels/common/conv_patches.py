@@ -50,13 +50,14 @@ def pointwise_conv(
     source, target = channel_axes
     # The images with fewer channels are the cheaper ones to transpose.
     inside = source if kernel.shape[-2] > kernel.shape[-1] else target
+    matrix = kernel[0, 0]
     x = layout.move(x, source, inside)
     if not MATRIX_PRODUCTS:
         y = _conv(x, kernel, channel_axis=inside)
     elif inside == -1:
-        y = _multiply(x, kernel[0, 0])
+        y = _multiply(x, matrix)
     else:
-        y = _multiply_planes(x, kernel[0, 0])
+        y = _multiply_planes(x, matrix)
     return layout.move(_add_bias(y, bias, inside), inside, target)
 
 

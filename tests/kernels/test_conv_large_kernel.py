@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-
 from jaxbox_kernels.common.large_kernel import conv_general_dilated
+
 from tests.cases.box_conv import relative_error
 from tests.oracles import conv as conv_oracle
 
