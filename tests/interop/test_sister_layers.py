@@ -30,8 +30,7 @@ def _dcls_state(rng, size, version):
 
 
 @pytest.mark.parametrize(("rank", "version"), AXES)
-def test_dcls_axes(rank, version):
-    rng = np.random.default_rng()
+def test_dcls_axes(rank, version, rng):
     size = (5, 5, 5)[:rank]
     state = _dcls_state(rng, size, version)
     layer = interop.dcls_from_pytorch(state, size, version, feature_group_count=2)
@@ -80,8 +79,7 @@ def _torch_doconv(state, kernel_size, groups):
 
 @pytest.mark.parametrize("multiplier", [6, 8, 12])
 @pytest.mark.parametrize(("inputs", "outputs", "groups"), [(4, 6, 1), (4, 4, 4), (6, 12, 3)])
-def test_doconv(inputs, outputs, groups, multiplier):
-    rng = np.random.default_rng()
+def test_doconv(inputs, outputs, groups, multiplier, rng):
     eye = np.pad(np.tile(np.eye(6), multiplier // 6), [(0, 0), (0, multiplier % 6)])
     state = {
         "W": rng.normal(size=(outputs, inputs // groups, multiplier)),
@@ -102,17 +100,16 @@ def test_doconv(inputs, outputs, groups, multiplier):
     assert agrees == (groups in (1, inputs))
 
 
-def test_doconv_of_one_tap():
-    state = {"W": np.random.default_rng().normal(size=(6, 2, 1))}
+def test_doconv_of_one_tap(rng):
+    state = {"W": rng.normal(size=(6, 2, 1))}
     layer = interop.doconv_from_pytorch(state, (1, 1), feature_group_count=2)
     np.testing.assert_allclose(layer.kernel[0, 0], state["W"][..., 0].T, rtol=1e-6)
     assert layer.bias is None
 
 
 @pytest.mark.parametrize("strides", [1, 2])
-def test_octave(strides):
+def test_octave(strides, rng):
     """3 and 17 channels: the original's rounding of alpha 0.8 of 20."""
-    rng = np.random.default_rng()
     channels, outputs = {"h": 3, "l": 5}, {"h": 3, "l": 17}
     state = {}
     for a in "hl":

@@ -31,8 +31,7 @@ CASES = (
 
 
 @pytest.mark.parametrize(("image", "size", "stride", "padding", "groups"), CASES)
-def test_output_and_gradients(image, size, stride, padding, groups):
-    rng = np.random.default_rng()
+def test_output_and_gradients(image, size, stride, padding, groups, rng):
     x = rng.normal(size=(2, *image, 4)).astype(np.float32)
     kernel = rng.normal(size=(*size, 4 // groups, 6)).astype(np.float32)
     conv = nnx.Conv(
@@ -81,8 +80,7 @@ def test_windows_that_never_meet_the_image(pixels, after, outputs):
     np.testing.assert_array_equal(y, np.zeros((1, outputs, 1)))
 
 
-def test_bfloat16():
-    rng = np.random.default_rng()
+def test_bfloat16(rng):
     x, kernel = (
         jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((1, 5, 4), (9, 4, 3))
     )

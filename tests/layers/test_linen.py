@@ -1,7 +1,5 @@
 """The Linen layer: the same numbers as the NNX layer's from the same boxes."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +115,3 @@ def test_frozen_boxes_are_no_parameters():
     assert "params" not in variables
     y = linen.BoxConv(2, trainable=False).apply(variables, _x())
     assert y.shape == (2, 6, 8, 6)
-
-
-def test_docstring_examples():
-    assert doctest.testmod(linen).failed == 0
