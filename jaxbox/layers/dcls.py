@@ -107,9 +107,6 @@ class DclsConv(FoldableConv):
       (12, 10, 16, 32)
     """
 
-    kernel_dilation = 1
-    conv_general_dilated = staticmethod(conv_large_kernel)
-
     def __init__(
         self,
         in_features: int,
@@ -148,6 +145,7 @@ class DclsConv(FoldableConv):
         self.kernel_count = grid.shape[1]
         self.strides = strides
         self.padding = padding
+        self.kernel_dilation = 1
         self.feature_group_count = feature_group_count
         self.version = version
         self.gain = gain
@@ -155,6 +153,7 @@ class DclsConv(FoldableConv):
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
+        self.conv_general_dilated = conv_large_kernel
 
         inputs = in_features // feature_group_count
         default_init = uniform(1 / math.sqrt(self.kernel_count * inputs))

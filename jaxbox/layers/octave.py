@@ -347,7 +347,7 @@ class ArrayOctConv(nnx.Module):
 
 
 class PerOctave(nnx.Module):
-    """Applies a layer of its own to each octave, such as BatchNorm or PReLU.
+    """Applies a layer of its own to each octave, such as BatchNorm.
 
     Args:
       layer: The layer's class or another function that builds it. It is called with the number of

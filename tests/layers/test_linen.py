@@ -1,4 +1,7 @@
-"""The Linen layer: the same numbers as the NNX layer's from the same boxes."""
+"""The Linen layers: the options of the NNX layers, and the same numbers."""
+
+import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +111,20 @@ def test_sister_layers_give_the_same_numbers_as_in_nnx(name):
     # Nothing else: no keys, no statistics, no metadata.
     names = {path[0] for path, _ in nnx.to_flat_state(nnx.state(twin))}
     assert {"params": names} == {group: set(own) for group, own in variables.items()}
+
+
+@pytest.mark.parametrize("name", linen.__all__)
+def test_options_and_defaults_are_those_of_nnx(name):
+    parameters = inspect.signature(getattr(layers, name).__init__).parameters
+    given = {"self", "in_features", "example", "rngs"}
+    expected = [
+        (key, dataclasses.MISSING if value.default is value.empty else value.default)
+        for key, value in parameters.items()
+        if key not in given
+    ]
+    fields = dataclasses.fields(getattr(linen, name))
+    found = [(field.name, field.default) for field in fields]
+    assert [pair for pair in found if pair[0] not in ("parent", "name")] == expected
 
 
 def test_frozen_boxes_are_no_parameters():
