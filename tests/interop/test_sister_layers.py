@@ -1,4 +1,4 @@
-"""Weights of the sister layers' PyTorch code: each formula as that code has it."""
+"""Weights of the sister layers' PyTorch code: each formula as in that code."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.oracles import conv as conv_oracle
 from tests.oracles import dcls as dcls_oracle
 from tests.oracles import octave as octave_oracle
 
-# What spatial axis `P[0]`, `P[1]`, ... move a tap along.
+# The spatial axes along which `P[0]`, `P[1]`, ... move a tap.
 AXES = {
     (1, "v0"): (0,), (1, "gauss"): (0,),
     (2, "v0"): (0, 1), (2, "v1"): (1, 0), (2, "max"): (1, 0), (2, "gauss"): (1, 0),
@@ -38,12 +38,12 @@ def test_dcls_axes(rank, version, rng):
     axes = AXES[rank, version]
     for index, axis in enumerate(axes):
         assert axes.index(axis) == index
-    places, widths = np.empty_like(state["P"]), np.empty_like(state["P"])
+    positions, widths = np.empty_like(state["P"]), np.empty_like(state["P"])
     for index, axis in enumerate(axes):
-        places[axis] = state["P"][index]
+        positions[axis] = state["P"][index]
         widths[axis] = state["SIG"][index] if "SIG" in state else 0
     kernel = dcls_oracle.kernel(
-        *(a.swapaxes(-1, -3) for a in (state["weight"], places, widths)), size, version
+        *(a.swapaxes(-1, -3) for a in (state["weight"], positions, widths)), size, version
     )
     assert relative_error(layer.kernel, kernel) <= 1e-5
     np.testing.assert_allclose(layer.bias[...], state["bias"], rtol=1e-6)
@@ -127,7 +127,7 @@ def test_octave(strides, rng):
         assert relative_error(actual, expected + biases) <= 1e-5
 
 
-def test_entries_that_do_not_fit_are_named():
+def test_arrays_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="missing: P, SIG; unknown: Q"):
         interop.dcls_from_pytorch({"weight": np.ones((1, 1, 1)), "Q": 0}, (3, 3), "gauss")
     with pytest.raises(ValueError, match="missing: D"):
