@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from types import ModuleType
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -13,10 +13,10 @@ from jax.custom_derivatives import CustomVJPPrimal
 from jax.typing import ArrayLike
 
 from jaxbox import boxes
-from jaxbox_kernels import backend as implementations
-from jaxbox_kernels.backend import Implementation
+from jaxbox_kernels import registry
+from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import layout
-from jaxbox_kernels.xla import backend as xla
+from jaxbox_kernels.registry import Implementation
 
 # Outputs, by XLA. glibc gives blocks of more than 32 MB back at once, and the page faults at the
 # next call cost more than the arithmetic. A GPU has no such trouble, and is to be kept busy.
@@ -85,14 +85,15 @@ def box_conv(
     _check(x, theta, channel_axis)
     batch = x.shape[:-3]
     size, channels = layout.split_shape(x.shape, channel_axis)
-    planes = (math.prod(batch), channels, *size)
-    kernels = implementations.pick(implementation, planes, x.dtype, theta.shape[1])
+    images = math.prod(batch)
+    planes = jax.ShapeDtypeStruct((images, channels, *size), x.dtype)
+    backend = registry.choose(implementation, planes, theta.shape[1])
     if whole_pixels:
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
-    options = _Options(normalize, whole_pixels, channel_axis, kernels)
+    static = _Static(backend, Options(normalize, whole_pixels), channel_axis)
 
     def convolve(x: Array, theta: Array) -> Array:
-        output = _box_conv(x.reshape(planes[0], *x.shape[-3:]), theta, options)
+        output = _box_conv(x.reshape(images, *x.shape[-3:]), theta, static)
         return output.reshape(*batch, *output.shape[-3:])
 
     sharding = jax.typeof(x).sharding
@@ -126,11 +127,12 @@ def _check(x: Array, theta: Array, channel_axis: int) -> None:
         )
 
 
-class _Options(NamedTuple):
-    normalize: bool
-    whole_pixels: bool
+class _Static(NamedTuple):
+    """What is known of a box convolution when JAX traces it."""
+
+    backend: Backend
+    options: Options
     channel_axis: layout.ChannelAxis
-    kernels: ModuleType
 
 
 class _Residuals(NamedTuple):
@@ -142,49 +144,42 @@ class _Residuals(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _box_conv(x: Array, theta: Array, options: _Options) -> Array:
+def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
     def forward(x: Array) -> Array:
-        output = options.kernels.forward(
-            layout.move(x, options.channel_axis, -3),
-            theta,
-            normalize=options.normalize,
-            whole_pixels=options.whole_pixels,
-        )
-        return layout.move(lax.collapse(output, 1, 3), -3, options.channel_axis)
+        planes = layout.move(x, static.channel_axis, -3)
+        output = static.backend.forward(planes, theta, static.options)
+        return layout.move(lax.collapse(output, 1, 3), -3, static.channel_axis)
 
-    return _map_images(forward, x.size * theta.shape[1], options, x)
+    return _map_images(forward, x.size * theta.shape[1], static, x)
 
 
 def _box_conv_fwd(
-    x: CustomVJPPrimal, theta: CustomVJPPrimal, options: _Options
+    x: CustomVJPPrimal, theta: CustomVJPPrimal, static: _Static
 ) -> tuple[Array, _Residuals]:
     kept = x.value if theta.perturbed else None
     residuals = _Residuals(kept, theta.value, None if x.perturbed else ())
-    return _box_conv(x.value, theta.value, options), residuals
+    return _box_conv(x.value, theta.value, static), residuals
 
 
-def _box_conv_bwd(
-    options: _Options, residuals: _Residuals, g: Array
-) -> tuple[Array | None, Array | None]:
+def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients:
     x, theta, skips_x = residuals
+    options = replace(static.options, needs_dx=skips_x is None)
 
-    def backward(g: Array, x: Array | None = None) -> tuple[Array | None, Array | None]:
-        planes = layout.move(g, options.channel_axis, -3)
+    def backward(g: Array, x: Array | None = None) -> Gradients:
+        planes = layout.move(g, static.channel_axis, -3)
         batch, _, height, width = planes.shape
-        dx, dtheta = options.kernels.backward(
-            None if x is None else layout.move(x, options.channel_axis, -3),
+        dx, dtheta = static.backend.backward(
+            None if x is None else layout.move(x, static.channel_axis, -3),
             theta,
             planes.reshape(batch, *theta.shape[:2], height, width),
-            normalize=options.normalize,
-            whole_pixels=options.whole_pixels,
-            by_x=skips_x is None,
+            options,
         )
         if dx is not None:
-            dx = layout.move(dx, -3, options.channel_axis)
+            dx = layout.move(dx, -3, static.channel_axis)
         return dx, None if dtheta is None else dtheta[None]
 
     images = (g,) if x is None else (g, x)
-    dx, dtheta = _map_images(backward, g.size, options, *images)
+    dx, dtheta = _map_images(backward, g.size, static, *images)
     return dx, None if dtheta is None else jnp.sum(dtheta, 0).astype(theta.dtype)
 
 
@@ -192,12 +187,12 @@ _box_conv.defvjp(_box_conv_fwd, _box_conv_bwd, symbolic_zeros=True)
 
 
 def _map_images[Result](
-    function: Callable[..., Result], outputs: int, options: _Options, *images: Array
+    function: Callable[..., Result], outputs: int, static: _Static, *images: Array
 ) -> Result:
     """Applies a function to all images or, where transposing all takes much memory, to each."""
     number = images[0].shape[0]
-    at_once = options.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE
-    if at_once or options.kernels is not xla:
+    at_once = static.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE
+    if at_once or not static.backend.maps_images:
         return function(*images)
     each = [image[:, None] for image in images]
     results = lax.map(lambda image: lax.optimization_barrier(function(*image)), each)

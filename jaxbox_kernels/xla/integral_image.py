@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxbox_kernels.backend import Gradients, Options
 from jaxbox_kernels.common import bounds as sides
-from jaxbox_kernels.common.area import gradient_through_area, scale
+from jaxbox_kernels.common.area import grad_through_area, scale
 from jaxbox_kernels.common.bounds import Interval, Side
 from jaxbox_kernels.xla import prefix_sums as running_sums
 
@@ -49,20 +50,22 @@ class _Image(NamedTuple):
     mean: Array  # (P, 1): the image's, not contained in `sums`
 
 
-def forward(x: Array, theta: Array, *, normalize: bool, whole_pixels: bool = False) -> Array:
-    """Box averages, or integrals without `normalize`."""
-    filter_planes = functools.partial(_filter, normalize=normalize, whole_pixels=whole_pixels)
+def forward(x: Array, theta: Array, options: Options) -> Array:
+    """Computes the output; see `jaxbox_kernels.backend.Forward`."""
+    filter_planes = functools.partial(_filter, options=options)
     planes, theta = _merge_batch(x, theta)
     output = _in_pieces(filter_planes, theta, planes)
     return output.reshape(*x.shape[:2], *output.shape[1:])
 
 
-def _filter(theta: Array, x: Array, *, normalize: bool, whole_pixels: bool) -> Array:
+def _filter(theta: Array, x: Array, *, options: Options) -> Array:
     height, width = x.shape[-2:]
-    along_y, along_x = sides.intervals(theta, height, width, whole_pixels=whole_pixels)
-    scales = scale(theta, normalize=normalize)
+    along_y, along_x = sides.intervals(theta, height, width, whole_pixels=options.whole_pixels)
+    scales = scale(theta, normalize=options.normalize)
     image = _integrate(x)
-    sums, of_means = (_whole_boxes if whole_pixels else _boxes)(image.sums, along_y, along_x)
+    sums, of_means = (_whole_boxes if options.whole_pixels else _boxes)(
+        image.sums, along_y, along_x
+    )
 
     means = of_means.astype(x.dtype) * (image.unit * (8 / width))
     means += image.mean[..., None] * sides.covered(along_y, height, x.dtype)
@@ -205,23 +208,12 @@ def _slices(table: Array, starts: Array, length: int) -> Array:
     )
 
 
-def backward(
-    x: Array | None,
-    theta: Array,
-    g: Array,
-    *,
-    normalize: bool,
-    whole_pixels: bool = False,
-    by_x: bool = True,
-) -> tuple[Array | None, Array | None]:
-    """Gradients by `x` and by `theta`, given `g`, the one by the output.
-
-    That by `theta` is left out where there is no `x`, the other without `by_x`.
-    """
+def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
+    """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
     batch, channels, boxes, height, width = g.shape
 
     def of_planes(theta: Array, g: Array, x: Array | None = None) -> tuple[Array | None, ...]:
-        return _back(x, theta, g, normalize=normalize, whole_pixels=whole_pixels, by_x=by_x)
+        return _back(x, theta, g, options)
 
     g, theta = _merge_batch(g, theta)
     images = () if x is None else (lax.collapse(x, 0, 2),)
@@ -233,18 +225,18 @@ def backward(
     return dx, dtheta
 
 
-def _back(
-    x: Array | None, theta: Array, g: Array, *, normalize: bool, whole_pixels: bool, by_x: bool
-) -> tuple[Array | None, Array | None]:
-    along_y, along_x = sides.intervals(theta, *g.shape[-2:], whole_pixels=whole_pixels)
-    scales = scale(theta, normalize=normalize)
-    back = _filter_back_along_y(g, theta, whole_pixels)
-    dx = _filter_back_along_x(back, along_x, scales) if by_x else None
+def _back(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
+    along_y, along_x = sides.intervals(theta, *g.shape[-2:], whole_pixels=options.whole_pixels)
+    scales = scale(theta, normalize=options.normalize)
+    back = _filter_back_along_y(g, theta, options.whole_pixels)
+    dx = _filter_back_along_x(back, along_x, scales) if options.needs_dx else None
     if x is None:
         return dx, None
     inner, by_sides = _inner_products(x, g, back, along_y, along_x)
     dtheta = scales[..., None] * by_sides
-    return dx, dtheta + gradient_through_area(theta, scales * inner) if normalize else dtheta
+    if options.normalize:
+        dtheta += grad_through_area(theta, scales * inner)
+    return dx, dtheta
 
 
 def _filter_back_along_y(g: Array, theta: Array, whole_pixels: bool) -> Array:

@@ -14,6 +14,7 @@ import jaxbox
 from experiments.benchmarks.box_conv.shapes import FULL, FULL_AND_PARTS, Direction, Shape
 from experiments.benchmarks.box_conv.textbook import textbook
 from jaxbox import boxes
+from jaxbox_kernels.backend import Options
 from jaxbox_kernels.xla import integral_image, overlap_matrices
 
 type Platform = Literal["cpu", "gpu"]
@@ -127,13 +128,13 @@ def _kernels_layer(kernels: ModuleType) -> Layer:
 
     @jax.custom_vjp
     def box_conv(x: Array, theta: Array) -> Array:
-        return kernels.forward(x, theta, normalize=True)
+        return kernels.forward(x, theta, Options())
 
     def forward(x: Array, theta: Array) -> tuple[Array, tuple[Array, Array]]:
         return box_conv(x, theta), (x, theta)
 
     def backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-        return kernels.backward(*residuals, g, normalize=True)
+        return kernels.backward(*residuals, g, Options())
 
     box_conv.defvjp(forward, backward)
 
