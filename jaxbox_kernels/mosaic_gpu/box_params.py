@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxbox_kernels.common import bounds as sides
-from jaxbox_kernels.common.bounds import Interval
+from jaxbox_kernels.common import bounds
+from jaxbox_kernels.common.bounds import Extent
 
 _SHIFTS, _NUMBERS = 4, 5
 
@@ -35,26 +35,26 @@ class Box(NamedTuple):
     scale: Array
 
 
-def make(along_y: Interval, along_x: Interval, scales: Array) -> Tables:
+def make(along_y: Extent, along_x: Extent, scales: Array) -> Tables:
     """Tables of the boxes `(C, F)`."""
     both = (*along_x, *along_y)
     fractions = [
         jnp.zeros_like(scales) if side.fraction is None else side.fraction for side in both
     ]
-    shifts = jnp.stack([side.shift for side in both], axis=-1)
+    shifts = jnp.stack([side.offset for side in both], axis=-1)
     numbers = jnp.stack([*fractions, scales], axis=-1)
     return Tables(shifts.reshape(-1), numbers.astype(jnp.float32).reshape(-1))
 
 
 def of_boxes(theta: Array, scales: Array, shape: tuple[int, ...], whole_pixels: bool) -> Tables:
     """Tables for the filter, of boxes `(C, F, 4)` on images of `(..., H, W)`."""
-    return make(*sides.intervals(theta, *shape[-2:], whole_pixels=whole_pixels), scales)
+    return make(*bounds.extents(theta, *shape[-2:], whole_pixels=whole_pixels), scales)
 
 
 def of_adjoint(theta: Array, scales: Array, shape: tuple[int, ...], whole_pixels: bool) -> Tables:
     """Tables for the adjoint filter: reflected along y, and not along x."""
-    _, along_x = sides.intervals(theta, *shape[-2:], whole_pixels=whole_pixels)
-    reflected_y, _ = sides.intervals(sides.mirrored(theta), *shape[-2:], whole_pixels=whole_pixels)
+    _, along_x = bounds.extents(theta, *shape[-2:], whole_pixels=whole_pixels)
+    reflected_y, _ = bounds.extents(bounds.mirrored(theta), *shape[-2:], whole_pixels=whole_pixels)
     return make(reflected_y, along_x, scales)
 
 

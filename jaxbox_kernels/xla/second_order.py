@@ -24,7 +24,8 @@ def differentiable(backward: Backward) -> Backward:
     ) -> Gradients:
         @jax.custom_vjp
         def gradients(*arrays: Any) -> Gradients:
-            return backward(*arrays, options=options)
+            x, theta, g = arrays
+            return backward(x, theta, g, options)
 
         def differentiate(arrays: tuple[Any, ...], cotangents: Gradients) -> Any:
             by_matrices = functools.partial(_by_matrices, options=options)
