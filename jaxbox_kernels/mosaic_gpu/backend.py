@@ -1,10 +1,9 @@
 """Box convolution by Pallas Mosaic kernels, for Hopper and Blackwell GPUs.
 
-Works on planes: `x` is `(N, C, H, W)`, `theta` `(C, F, 4)`, the output `(N, C, F, H, W)`, of
-float32 or bfloat16; sums are float32.
+Inputs and outputs are float32 or bfloat16; sums are float32 or in fixed point.
 
-All outputs of a box shift its sides alike, so that no kernel gathers: running sums along the rows
-are read at shifted columns, 128 at a time, and rows are added up on the way down.
+The bounds of a box have the same offsets at all outputs, so that no kernel needs a gather: prefix
+sums over columns are read at shifted columns, 128 at a time, and a window slides down the rows.
 """
 
 import functools
@@ -98,8 +97,8 @@ def _filter_back(theta: Array, g: Array, *, options: Options) -> Array:
     batch, channels, _, height, width = shape = g.shape
     scales, whole = scale(theta, normalize=options.normalize), options.whole_pixels
     boxes = box_params.of_adjoint(theta, scales, shape, whole)
-    entries = grad_x.entries(_rows(g), boxes, shape, whole=whole)
-    dx = row_prefix_sums.sum_rows_back(entries, lanes.padded(width), g.dtype)
+    differences = grad_x.differences(_rows(g), boxes, shape, whole=whole)
+    dx = row_prefix_sums.sum_rows_back(differences, lanes.padded(width), g.dtype)
     return dx[:, :width].reshape(batch, channels, height, width)
 
 
@@ -121,7 +120,7 @@ def _sums(x: Array) -> RowSums:
 
 
 def _rows(planes: Array) -> Array:
-    """The rows of all planes, `(rows, padded(W))`: with zeros up to a whole strip."""
+    """The rows of all planes, padded with zeros to whole strips: `(rows, padded(W))`."""
     width = planes.shape[-1]
     rows = planes.reshape(-1, width)
     return jnp.pad(rows, [(0, 0), (0, lanes.padded(width) - width)])
