@@ -16,7 +16,6 @@ from jaxbox_kernels.backend import Backend, Options, always_suitable
 from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES, OVERLAP_MATRICES
 from tests.cases import box_conv as cases
 
-
 EXACT = Options()
 _INTEGRAL, _WHOLE = Options(normalize=False), Options(whole_pixels=True)
 
