@@ -58,7 +58,7 @@ def main(steps, address=None):
     rngs = nnx.Rngs(jax.random.key(0, impl="rbg"))
     model = SegmentationNetwork(ARCHITECTURE, 19, SIZE, dtype=jnp.float64, rngs=rngs)
     trainer = Trainer(
-        model, jaxbox.optim.for_model(model, optax.adam(1e-3)), np.ones(19), mesh=data_mesh()
+        model, jaxbox.optim.constrain(optax.adam(1e-3), model), np.ones(19), mesh=data_mesh()
     )
     shard = Shard(jax.process_index(), jax.process_count())
     read = read_ahead(training_batches(source, 8, 0, shard=shard))
