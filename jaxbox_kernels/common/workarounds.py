@@ -20,8 +20,9 @@ class Workaround(enum.StrEnum):
     BLOCKED_PREFIX_SUMS = "blocked_prefix_sums"  # xla/prefix_sums.py
     CHUNKS = "chunks"  # xla/chunks.py
     NEIGHBOURING_ROWS = "neighbouring_rows"  # xla/reductions.py
-    LARGE_KERNEL_BLOCKS = "large_kernel_blocks"  # common/large_kernel.py
-    DILATION_BY_ZEROS = "dilation_by_zeros"  # common/conv.py
+    LARGE_KERNEL_BLOCKS = "large_kernel_blocks"  # common/conv_large_kernel.py
+    DILATION_BY_ZEROS = "dilation_by_zeros"  # common/conv_large_dilation.py
+    MATRIX_PRODUCTS = "matrix_products"  # common/conv_patches.py
 
 
 _disabled: frozenset[Workaround] = frozenset()
@@ -50,7 +51,7 @@ def disabled(*workarounds: Workaround) -> Iterator[None]:
       >>> from jaxbox_kernels.common import workarounds, xla_hints
       >>> def program():
       ...     lowered = jax.jit(xla_hints.compute_once).lower(jnp.ones(3))
-      ...     return "optimization_barrier" in lowered.as_text()
+      ...     return "barrier" in lowered.as_text()
       >>> with workarounds.disabled(workarounds.Workaround.COMPUTE_ONCE):
       ...     print(program())
       False
