@@ -19,7 +19,23 @@ from tests.oracles import box_conv as oracle
 _SIZE, _BOXES = (6, 9), 2
 
 
-@pytest.mark.parametrize("planes", [1, 2, 5, 1000])
+@pytest.mark.parametrize(("planes", "size"), [(1, 1), (2, 2), (3, None), (5, None), (1000, None)])
+def test_planes_are_computed_in_chunks_of_equal_size(planes, size, monkeypatch, rng):
+    """Of 6 planes, as many at a time as fit, or all if there are no more than twice as many."""
+    monkeypatch.setattr(chunks, "_CHUNK_OUTPUTS", planes * _BOXES * math.prod(_SIZE))
+    x, theta, _ = arguments(rng, _SIZE, batch=1, channels=6, number=_BOXES)
+    seen = []
+
+    def function(theta, x):
+        seen.append(len(x))
+        return x.sum((-1, -2)) + theta[:, 0, 0]
+
+    result = chunks.map_planes(function, jnp.asarray(theta), jnp.asarray(x[0]))
+    np.testing.assert_allclose(result, x[0].sum((-1, -2)) + theta[:, 0, 0], rtol=1e-4, atol=1e-4)
+    assert set(seen) == {size or 6}
+
+
+@pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize(("batch", "channels"), [(2, 3), (1, 7), (4, 1)])
 def test_numbers_do_not_depend_on_the_chunk_size(batch, channels, planes, monkeypatch, rng):
     monkeypatch.setattr(chunks, "_CHUNK_OUTPUTS", planes * _BOXES * math.prod(_SIZE))
