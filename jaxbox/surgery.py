@@ -112,6 +112,7 @@ def replace_convs[Model: nnx.Module](
 
 
 def _check_replaceable(conv: nnx.Conv) -> None:
+    """Checks that a convolution has nothing that no variant supports."""
     if conv.mask is not None or max(_per_axis(conv, conv.input_dilation)) > 1:
         raise ValueError("a convolution with a mask or input dilation has no counterpart.")
 
@@ -144,6 +145,7 @@ def _copy_bias(conv: nnx.Conv, bias: nnx.Variable[jax.Array] | None) -> None:
 
 
 def _doconv(conv: nnx.Conv, **options: Any) -> DOConv:
+    """Makes the DO-Conv that starts as a convolution."""
     names = ("kernel_dilation", "feature_group_count", "conv_general_dilated")
     shape = (conv.in_features, conv.out_features, conv.kernel_size, _per_axis(conv, conv.strides))
     layer = DOConv(*shape, **{**_options_of(conv, *names), **options})
@@ -158,6 +160,7 @@ def _doconv(conv: nnx.Conv, **options: Any) -> DOConv:
 def _dcls(
     conv: nnx.Conv, *, kernel_size: tuple[int, ...] | None = None, **options: Any
 ) -> DclsConv:
+    """Makes the DCLS layer whose taps start at those of a convolution."""
     dilation = _per_axis(conv, conv.kernel_dilation)
     extent = tuple((n - 1) * d + 1 for n, d in zip(conv.kernel_size, dilation, strict=True))
     size = extent if kernel_size is None else sizes_per_axis("kernel_size", kernel_size)
@@ -181,6 +184,7 @@ def _dcls(
 
 
 def _octave(conv: nnx.Conv, **options: Any) -> ArrayOctConv:
+    """Makes the octave convolution that starts with the parts of a convolution's kernel."""
     strides = set(_per_axis(conv, conv.strides))
     if conv.feature_group_count > 1 or len(strides) > 1:
         raise ValueError(
@@ -221,6 +225,7 @@ def _box(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> nnx.Sequential:
+    """Makes the 1x1 convolution and the boxes that take the place of a convolution."""
     if (
         max(_per_axis(conv, conv.strides)) > 1
         or conv.feature_group_count > 1
@@ -241,6 +246,7 @@ def _box(
 
 
 def _box_block(block: Bottleneck, *, rngs: nnx.Rngs, **options: Any) -> BoxBlock:
+    """Makes the box block that takes the place of a bottleneck, with the same dropout."""
     rates = [layer.rate for _, layer in nnx.iter_modules(block) if isinstance(layer, nnx.Dropout)]
     given = {"dropout": max(rates, default=0.0), "channel_axis": block.channel_axes[0], **options}
     layers = (layer for _, layer in nnx.iter_modules(block) if isinstance(layer, nnx.Conv))

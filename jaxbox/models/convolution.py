@@ -1,4 +1,4 @@
-"""The networks' convolutions as layers; `jaxbox_kernels.common.conv_patches` computes them."""
+"""The networks' convolutions as layers; `jaxbox_kernels.common.conv_*` compute them."""
 
 from typing import Any
 

@@ -1,23 +1,25 @@
 """Convolution with a large dilation.
 
-The time that XLA on CPU spends on the zeros beside the image grows with the dilation. From
-`MIN_DILATION` on the zeros are therefore written out before a convolution without padding.
+The time that XLA on CPU spends on the zeros beside the image grows with the dilation. If it is
+large, the zeros are therefore written out before a convolution without padding.
 
-Set `MIN_DILATION = math.inf` before tracing to turn this workaround off.
+`Workaround.DILATION_BY_ZEROS` is the switch.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxbox_kernels.common import xla_hints
+from jaxbox_kernels.common.workarounds import Workaround, enabled
 
-__all__ = ["MIN_DILATION", "conv_large_dilation"]
+__all__ = ["conv_large_dilation"]
 
-MIN_DILATION: float = 8
+# The least dilation for which the zeros are written out; at 4 it is no faster.
+_MIN_DILATION: Final = 8
 
 
 def conv_large_dilation(
@@ -53,7 +55,7 @@ def conv_large_dilation(
       >>> y[:, 0].tolist()
       [8.0, 10.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0]
     """
-    if max(rhs_dilation) >= MIN_DILATION:
+    if max(rhs_dilation) >= _MIN_DILATION and enabled(Workaround.DILATION_BY_ZEROS):
         if isinstance(padding, str):
             size = rhs.shape[:-2]
             extents = [(n - 1) * d + 1 for n, d in zip(size, rhs_dilation, strict=True)]

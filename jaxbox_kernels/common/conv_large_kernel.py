@@ -5,7 +5,7 @@ CPU: a small step in the size of the kernel makes it many times slower. So on CP
 into blocks no larger than the image, without the cells that never meet a pixel, and the blocks'
 results are added up.
 
-Set `CUT_LARGE_KERNELS = False` before tracing to turn this workaround off.
+`Workaround.LARGE_KERNEL_BLOCKS` is the switch.
 """
 
 import itertools
@@ -17,10 +17,9 @@ import jax
 from jax import lax
 
 from jaxbox_kernels.common.dtypes import sum_dtype
+from jaxbox_kernels.common.workarounds import Workaround, enabled
 
-__all__ = ["CUT_LARGE_KERNELS", "conv_large_kernel"]
-
-CUT_LARGE_KERNELS = True
+__all__ = ["conv_large_kernel"]
 
 type Pads = Sequence[tuple[int, int]]
 type Block = tuple[slice, ...]
@@ -59,7 +58,7 @@ def conv_large_kernel(
     if isinstance(pads, str):
         pads = lax.padtype_to_pads(image, size, window_strides, pads)
     is_large = math.prod(size) > math.prod(image)
-    cut = CUT_LARGE_KERNELS and is_large
+    cut = is_large and enabled(Workaround.LARGE_KERNEL_BLOCKS)
     blocks = _blocks(image, size, window_strides, pads) if cut else []
 
     def convolve(lhs: jax.Array, rhs: jax.Array, pads: Pads = pads) -> jax.Array:

@@ -3,7 +3,7 @@
 XLA on CPU runs them faster in this form, their gradients above all. Ordinary 3x3 convolutions are
 fastest as they are.
 
-Set `MATRIX_PRODUCTS = False` before tracing to turn this workaround off.
+`Workaround.MATRIX_PRODUCTS` is the switch.
 """
 
 import math
@@ -12,16 +12,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxbox_kernels.common import layout
+from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 __all__ = [
-    "MATRIX_PRODUCTS",
     "patch_conv",
     "patch_conv_transpose",
     "pointwise_conv",
     "upsampling_conv",
 ]
-
-MATRIX_PRODUCTS = True
 
 
 def pointwise_conv(
@@ -52,7 +50,7 @@ def pointwise_conv(
     inside = source if kernel.shape[-2] > kernel.shape[-1] else target
     matrix = kernel[0, 0]
     x = layout.move(x, source, inside)
-    if not MATRIX_PRODUCTS:
+    if not enabled(Workaround.MATRIX_PRODUCTS):
         y = _conv(x, kernel, channel_axis=inside)
     elif inside == -1:
         y = _multiply(x, matrix)
@@ -78,7 +76,7 @@ def patch_conv(x: Array, kernel: Array, bias: Array | None = None) -> Array:
       >>> patch_conv(jnp.ones((4, 6, 3)), jnp.ones((2, 2, 3, 5))).shape
       (2, 3, 5)
     """
-    if not MATRIX_PRODUCTS:
+    if not enabled(Workaround.MATRIX_PRODUCTS):
         return _add_bias(_conv(x, kernel, stride=2), bias)
     # A row of a cell is contiguous in memory, a whole cell is not: hence two products.
     *batch, H, W, C = x.shape
@@ -106,7 +104,7 @@ def patch_conv_transpose(x: Array, kernel: Array, bias: Array | None = None) -> 
       >>> patch_conv_transpose(jnp.ones((2, 3, 5)), jnp.ones((2, 2, 5, 3))).shape
       (4, 6, 3)
     """
-    if not MATRIX_PRODUCTS:
+    if not enabled(Workaround.MATRIX_PRODUCTS):
         y = _conv(x, jnp.flip(kernel, (0, 1)), input_dilation=2, padding=(1, 1))
         return _add_bias(y, bias)
     cells = jnp.moveaxis(kernel, 2, 0).reshape(kernel.shape[2], -1)
@@ -133,7 +131,7 @@ def upsampling_conv(x: Array, kernel: Array, bias: Array | None = None) -> Array
       >>> upsampling_conv(jnp.ones((2, 3, 5)), jnp.ones((3, 3, 5, 3))).shape
       (4, 6, 3)
     """
-    if not MATRIX_PRODUCTS:
+    if not enabled(Workaround.MATRIX_PRODUCTS):
         y = _conv(x, jnp.flip(kernel, (0, 1)), input_dilation=2, padding=(1, 2))
         return _add_bias(y, bias)
     # Output cell (i, j) depends on the input pixels at (i + 1, j + 1) to (i, j). Of the 16 matrices

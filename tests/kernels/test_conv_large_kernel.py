@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbox_kernels.common import conv_large_kernel as workaround
+from jaxbox_kernels.common import workarounds
 from jaxbox_kernels.common.conv import conv
 from jaxbox_kernels.common.conv_large_kernel import conv_large_kernel
+from jaxbox_kernels.common.workarounds import Workaround
 from tests.cases.box_conv import relative_error
 from tests.oracles import conv as conv_oracle
 
@@ -86,7 +87,7 @@ def test_bfloat16(rng):
     assert relative_error(y[0], expected) < 0.02
 
 
-def test_no_block_is_larger_than_the_image(monkeypatch):
+def test_no_block_is_larger_than_the_image():
     """Otherwise XLA would exchange the two and reverse the image, which is the kernel then."""
     names = ("NHWC", "HWIO", "NHWC")
     x, kernel = jnp.ones((2, 6, 7, 3)), jnp.ones((11, 9, 3, 4))
@@ -100,5 +101,5 @@ def test_no_block_is_larger_than_the_image(monkeypatch):
         return "rhs_reversal" in program
 
     assert not reverses_windows()
-    monkeypatch.setattr(workaround, "CUT_LARGE_KERNELS", False)
-    assert reverses_windows()
+    with workarounds.disabled(Workaround.LARGE_KERNEL_BLOCKS):
+        assert reverses_windows()
