@@ -160,8 +160,8 @@ def test_gradients_of_gradients(form, normalize, rng):
     with jax.enable_x64(True):
         grad_x, grad_theta = jax.jit(jax.grad(first, (0, 1)))(x, theta)
 
-    units = np.eye(theta.size).reshape(theta.size, *theta.shape)
-    differences = np.array([difference(0, unit) for unit in units]).reshape(theta.shape)
+    steps = np.eye(theta.size).reshape(theta.size, *theta.shape)
+    differences = np.array([difference(0, step) for step in steps]).reshape(theta.shape)
     assert relative_error(grad_theta, differences) <= 1e-6
     direction = rng.normal(size=x.shape)
     terms = np.asarray(grad_x) * direction

@@ -58,14 +58,14 @@ def test_each_alone_takes_less(form, rng):
 def test_frozen_boxes_do_not_keep_the_image(form, whole_pixels, rng):
     x, theta = _case(rng, form)
 
-    def kept(differentiated):
+    def residuals(differentiated):
         _, pull_back = jax.vjp(differentiated, x)
         return sum(leaf.size for leaf in jax.tree.leaves(pull_back))
 
     def op(x):
         return jaxbox.box_conv(x, theta, whole_pixels=whole_pixels)
 
-    assert kept(op) <= theta.size
+    assert residuals(op) <= theta.size
     # Trainable boxes keep no more than the image and the boxes.
     _, pull_back = jax.vjp(jaxbox.box_conv, x, theta)
     assert sum(leaf.size for leaf in jax.tree.leaves(pull_back)) <= x.size + theta.size
