@@ -25,8 +25,8 @@ class Options:
 
     Attributes:
       normalize: whether the integral over a box is divided by the box's area.
-      whole_pixels: whether all boxes are known to have all sides on pixel edges, of which a backend
-        may make use.
+      whole_pixels: whether all bounds of all boxes are known to lie on pixel edges, of which a
+        backend may make use.
       needs_dx: whether `backward` computes the gradient with respect to `x`.
     """
 
@@ -110,7 +110,7 @@ def always_suitable(x: jax.ShapeDtypeStruct, boxes: int) -> None:
     del x, boxes
 
 
-# Cached because JAX compiles anew for a backend whose functions are not the very same.
+# Cached so that the same two backends give the same functions, which JAX need not compile again.
 @functools.cache
 def by_platform(platform: str, special: Backend, general: Backend) -> Backend:
     """Composes a backend of two by the platform that a program is compiled for.

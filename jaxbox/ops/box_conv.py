@@ -175,8 +175,8 @@ def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
 def _box_conv_fwd(
     x: CustomVJPPrimal, theta: CustomVJPPrimal, static: _Static
 ) -> tuple[Array, _Residuals]:
-    kept = x.value if theta.perturbed else None
-    residuals = _Residuals(kept, theta.value, None if x.perturbed else ())
+    image = x.value if theta.perturbed else None
+    residuals = _Residuals(image, theta.value, None if x.perturbed else ())
     return _box_conv(x.value, theta.value, static), residuals
 
 

@@ -51,7 +51,7 @@ def disabled(*workarounds: Workaround) -> Iterator[None]:
       >>> from jaxbox_kernels.common import workarounds, xla_hints
       >>> def program():
       ...     lowered = jax.jit(xla_hints.compute_once).lower(jnp.ones(3))
-      ...     return "optimization_barrier" in lowered.as_text()
+      ...     return "barrier" in lowered.as_text()
       >>> with workarounds.disabled(workarounds.Workaround.COMPUTE_ONCE):
       ...     print(program())
       False

@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common.area import grad_through_area, scale
-from jaxbox_kernels.mosaic_gpu import box_params, grad_theta, grad_x, lanes, row_prefix_sums
+from jaxbox_kernels.mosaic_gpu import box_params, grad_theta, grad_x, lanes, row_prefix_sums, tiles
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
 from jaxbox_kernels.mosaic_gpu.cuda_only import cuda_only
 from jaxbox_kernels.mosaic_gpu.partitioning import planewise
@@ -50,8 +50,8 @@ def _unsuitable_input(x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
     if x.shape[0] == 0:
         return f"the batch of x must not be empty; got the shape {x.shape}"
     width = x.shape[-1]
-    memory = grad_x.shared_memory(width)
-    if memory > grad_x.LARGEST_SHARED_MEMORY:
+    memory = tiles.shared_memory(width)
+    if memory > tiles.LARGEST_SHARED_MEMORY:
         return f"a row of x must fit into shared memory; got {width} pixels, {memory} bytes"
     rows = math.prod(x.shape[:-1])
     largest = max(row_prefix_sums.size(rows, width), rows * boxes * lanes.padded(width))

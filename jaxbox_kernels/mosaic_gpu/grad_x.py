@@ -15,50 +15,10 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxbox_kernels.mosaic_gpu import box_params, lanes, sliding_window
+from jaxbox_kernels.mosaic_gpu import box_params, lanes, sliding_window, tiles
 from jaxbox_kernels.mosaic_gpu.box_params import Box, Tables
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
-
-# The shared memory that one program may use, in bytes, so that two fit on a multiprocessor.
-_SHARED_MEMORY = 100 * 1024
-LARGEST_SHARED_MEMORY = 227 * 1024
-"""The shared memory that one program can have on Hopper and Blackwell, in bytes."""
-# The largest tile: boxes of a plane that one program adds up, and rows between barriers.
-_BOXES, _ROWS = 4, 4
-# The number of programs that keep every multiprocessor of an H100 (132) or a B200 (148) busy with
-# two or more. Planes are divided into parts to have as many programs, but not into parts with fewer
-# rows than a window takes to be initialized.
-_PROGRAMS, _LEAST_ROWS = 296, 32
-
-
-class _Tile(NamedTuple):
-    """What one program holds in shared memory at a time: so many boxes and rows."""
-
-    boxes: int
-    rows: int
-
-
-def shared_memory(width: int, boxes: int = 1, rows: int = 1) -> int:
-    """The bytes of shared memory that a program needs for a tile; by default for the smallest."""
-    padded = lanes.padded(width)
-    return 4 * boxes * (padded + rows * (padded + 2 * LANES))
-
-
-def _tile(boxes: int, height: int, width: int) -> _Tile:
-    """The largest tile that leaves room for a second program, or else the smallest tile."""
-    boxes, rows = lanes.largest_divisor(boxes, _BOXES), lanes.largest_divisor(height, _ROWS)
-    while rows > 1 and shared_memory(width, boxes, rows) > _SHARED_MEMORY:
-        rows = lanes.largest_divisor(height, rows - 1)
-    while boxes > 1 and shared_memory(width, boxes, rows) > _SHARED_MEMORY:
-        boxes = lanes.largest_divisor(boxes, boxes - 1)
-    return _Tile(boxes, rows)
-
-
-def _parts(planes: int, height: int, rows: int) -> int:
-    """The number of parts into which the rows of a plane are divided."""
-    fitting = max(1, height // _LEAST_ROWS)
-    wanted = min(fitting, -(-_PROGRAMS // planes))
-    return lanes.largest_divisor(height // rows, wanted)
+from jaxbox_kernels.mosaic_gpu.tiles import Tile
 
 
 def differences(g: Array, boxes: Tables, shape: tuple[int, ...], *, whole: bool) -> Array:
@@ -75,10 +35,10 @@ def differences(g: Array, boxes: Tables, shape: tuple[int, ...], *, whole: bool)
       pixel, then what enters it beyond the right border.
     """
     batch, channels, number, height, width = shape
-    tile = _tile(number, height, width)
+    tile = tiles.largest_tile(number, height, width)
     padded = lanes.padded(width)
     groups = number // tile.boxes
-    parts = _parts(batch * channels * groups, height, tile.rows)
+    parts = tiles.parts(batch * channels * groups, height, tile.rows)
     kernel = plgpu.kernel(
         functools.partial(_differences, shape=shape, tile=tile, whole=whole),
         out_type=jax.ShapeDtypeStruct((groups, batch * channels * height, 2 * padded), jnp.float32),
@@ -102,7 +62,7 @@ def _differences(
     integrals: Array,
     *,
     shape: tuple[int, ...],
-    tile: _Tile,
+    tile: Tile,
     whole: bool,
 ) -> None:
     _, _, number, height, width = shape
@@ -196,7 +156,7 @@ class _Windows:
     integrals: Array
     boxes: list[Box]
     padded: int
-    tile: _Tile
+    tile: Tile
     whole: bool
 
     def clear_margins(self) -> None:

@@ -27,9 +27,8 @@ INTEGRAL_IMAGES: Final = Backend(
 )
 
 # The largest H + W for which overlap matrices are used. They cost H + W multiply-adds an output,
-# integral images the same at every size. Time of matrices relative to integral images on CPU,
-# forward and backward: 0.9 and 0.6 at H + W = 32, 1.1 and 0.9 at 48, 1.0 and 1.3 at 52, 1.3 and 1.0
-# at 72, 1.6 and 1.7 at 104, 2.5 and 4.9 at 192.
+# integral images the same at every size. Both take about as long on CPU at this size;
+# `experiments/benchmarks/xla_workarounds.py` prints the ratio of their times at several sizes.
 _LARGEST_MATRIX_SIZE = 50
 
 

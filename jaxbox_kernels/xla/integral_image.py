@@ -108,7 +108,10 @@ def _integrate(sums: Array, along_y: Extent, along_x: Extent) -> tuple[Array, Ar
 
 
 def _integrate_whole_pixels(sums: Array, along_y: Extent, along_x: Extent) -> tuple[Array, Array]:
-    """Does the same for boxes with all sides on pixel edges: 4 reads, and no plane between."""
+    """Integrates as `_integrate` does, over boxes with all bounds on pixel edges.
+
+    It takes 4 reads, and no integrals over rows between them.
+    """
     height, width = sums.shape[1:]
     table = lax.collapse(shifted_reads.with_margins(sums), 1)
     starts = [bounds.count(offset, height) * width for offset in along_y.offsets]

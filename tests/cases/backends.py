@@ -98,8 +98,8 @@ def _at_edges(options):
 MEDIUM = (
     _at_edges(EXACT),
     _at_edges(_INTEGRAL),
-    *map(_many, [(1, 70), (70, 1), (5, 7), (17, 23), (45, 60), (67, 53), (64, 70)]),
-    *(_many(size, _INTEGRAL) for size in [(1, 70), (70, 1), (17, 23), (64, 70)]),
+    *map(_many, [(1, 70), (70, 1), (5, 7), (17, 23), (45, 60), (64, 70)]),
+    *(_many(size, _INTEGRAL) for size in [(1, 70), (70, 1), (17, 23)]),
 )
 
 # For the operation, which chooses a form by the size of the image.
