@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from jaxbox.models.architecture import Architecture
 from jaxbox.models.blocks import Bottleneck, BoxBlock, Downsampling, InitialBlock, Upsampling
 from jaxbox.models.convolution import PatchConvTranspose
-from jaxbox.models.network import Architecture
 
 __all__ = ["PAPER", "PYTORCH"]
 
@@ -63,24 +63,12 @@ def _tables(details: _Details) -> dict[str, Architecture]:
         partial(BoxBlock, num_boxes=4, dropout=dropout, use_bias=False)
         for dropout in details.only_box_dropout
     )
-    # Between the box blocks everything has its channels first: nothing is transposed there.
-    planes_reg4, planes_reg8, planes_asym5 = (
-        partial(block, channel_axis=-3) for block in (reg4, reg8, asym5)
-    )
-    planes_box4, planes_box8, planes_only4, planes_only8 = (
-        partial(block, channel_axis=-3) for block in (box4, box8, only4, only8)
-    )
-    to_planes64, to_planes128, only_to_planes128 = (
-        partial(block, output_axis=-3) for block in (down64, down128, only_down128)
-    )
-    from_planes64 = partial(up64, input_axis=-3)
-
     box_enet = Architecture(
         blocks=(
             initial,
-            *(to_planes64, *(planes_reg4, planes_box4) * 2),
-            *(to_planes128, *(planes_reg8, planes_box8, planes_asym5, planes_box8) * 4),
-            *(from_planes64, decoder, box_decoder4),
+            *(down64, *(reg4, box4) * 2),
+            *(down128, *(reg8, box8, asym5, box8) * 4),
+            *(up64, decoder, box_decoder4),
             *(up16, box_decoder2),
         ),
         classifier=classifier,
@@ -113,9 +101,9 @@ def _tables(details: _Details) -> dict[str, Architecture]:
         "boxonlyenet": Architecture(
             blocks=(
                 initial,
-                *(to_planes64, *(planes_only4,) * 4),
-                *(only_to_planes128, *(planes_only8,) * 16),
-                *(from_planes64, only_decoder4, only_decoder4),
+                *(down64, *(only4,) * 4),
+                *(only_down128, *(only8,) * 16),
+                *(up64, only_decoder4, only_decoder4),
                 *(up16, only_decoder2),
             ),
             classifier=classifier,

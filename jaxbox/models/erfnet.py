@@ -8,10 +8,9 @@ boxes average is in the authors' code and in Table 3's count of operations.
 
 from functools import partial
 
-from jaxbox.models.blocks import BoxBlock, InitialBlock
+from jaxbox.models.architecture import Architecture
+from jaxbox.models.blocks import BoxBlock, InitialBlock, NonBottleneck1D, TransposedUpsampling
 from jaxbox.models.convolution import UpsamplingConv
-from jaxbox.models.erf_blocks import NonBottleneck1D, TransposedUpsampling
-from jaxbox.models.network import Architecture
 
 __all__ = ["PAPER", "PYTORCH"]
 
