@@ -1,6 +1,7 @@
 """How far a network sees: gradient response maps and their cumulative energy."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -215,7 +216,7 @@ def _map_responses(
 ) -> jax.Array:
     """Applies a function to the gradient response map at each position and to the position."""
 
-    def of_image(arguments: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def of_image(arguments: tuple[jax.Array, jax.Array]) -> Any:
         image, positions = arguments
         activations, pull_back = jax.vjp(lambda image: layer(image[None])[0], image)
         K = activations.shape[-1]
@@ -224,8 +225,8 @@ def _map_responses(
             def of_unit(unit: jax.Array) -> jax.Array:
                 one = jnp.ones((), activations.dtype)
                 picked = jnp.zeros_like(activations).at[position[0], position[1], unit].set(one)
-                (gradient,) = pull_back(picked)
-                return jnp.linalg.norm(gradient, axis=-1)
+                (dx,) = pull_back(picked)
+                return jnp.linalg.norm(dx, axis=-1)
 
             units = jnp.arange(K, dtype=jnp.int32)
             responses = jax.lax.map(of_unit, units, batch_size=min(units_at_once, K))
@@ -234,4 +235,5 @@ def _map_responses(
         return jax.lax.map(of_position, positions)
 
     # Compiled anew in each call: a cache by `layer` would not notice that its weights have changed.
-    return jax.jit(lambda *arrays: jax.lax.map(of_image, arrays))(images, positions)
+    mapped: jax.Array = jax.jit(lambda *arrays: jax.lax.map(of_image, arrays))(images, positions)
+    return mapped

@@ -67,7 +67,7 @@ def for_inference(model: SegmentationNetwork) -> SegmentationNetwork:
       State({})
     """
     folded = nnx.clone(model)
-    folded.eval()
+    folded.eval()  # type: ignore[no-untyped-call, unused-ignore]
     for block in folded.blocks:
         block.fold()
     return folded

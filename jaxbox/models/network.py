@@ -88,7 +88,8 @@ class SegmentationNetwork(nnx.Module):
           TypeError: The images have no floating dtype.
           ValueError: The images have another shape, or `H` or `W` is not a multiple of 8.
         """
-        return self.classifier(self.features(images))
+        logits: jax.Array = self.classifier(self.features(images))
+        return logits
 
     def features(self, images: jax.Array, depth: int | None = None) -> jax.Array:
         """Computes the features that the first blocks return.

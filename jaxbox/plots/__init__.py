@@ -9,16 +9,13 @@ rectangle around it has the size of the feature map.
 """
 
 try:
-    import matplotlib as _  # noqa: F401
-    import PIL as _  # noqa: F401, N817
+    from jaxbox.plots.animation import animate_training
+    from jaxbox.plots.boxes import draw_before_and_after, draw_layers, draw_training
+    from jaxbox.plots.statistics import draw_areas, draw_energy, draw_histograms
 except ImportError as error:
     raise ImportError(
         "jaxbox.plots needs Matplotlib and Pillow; install them with: pip install 'jaxbox[plots]'"
     ) from error
-
-from jaxbox.plots.animation import animate_training
-from jaxbox.plots.boxes import draw_before_and_after, draw_layers, draw_training
-from jaxbox.plots.statistics import draw_areas, draw_energy, draw_histograms
 
 __all__ = [
     "animate_training",
