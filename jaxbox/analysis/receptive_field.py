@@ -226,7 +226,8 @@ def _map_responses(
                 one = jnp.ones((), activations.dtype)
                 picked = jnp.zeros_like(activations).at[position[0], position[1], unit].set(one)
                 (dx,) = pull_back(picked)
-                return jnp.linalg.norm(dx, axis=-1)
+                length: jax.Array = jnp.linalg.norm(dx, axis=-1)
+                return length
 
             units = jnp.arange(K, dtype=jnp.int32)
             responses = jax.lax.map(of_unit, units, batch_size=min(units_at_once, K))
