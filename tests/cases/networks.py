@@ -1,9 +1,12 @@
 """Networks for tests: small ones with every kind of block, and the paper's without arrays."""
 
 import functools
+import math
 from functools import partial
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxbox import models
@@ -61,3 +64,28 @@ def abstract(name, num_classes=5, image_size=IMAGE_SIZE, **options):
     Tests share the result and must not change it.
     """
     return nnx.eval_shape(lambda: create(name, num_classes, image_size, **options))
+
+
+def draw(name, rng, **options):
+    """Builds a network of the paper with arrays drawn by NumPy, which compiles nothing."""
+    graph, shapes = nnx.split(abstract(name, **options))
+    drawn = [
+        (path, leaf.replace(_draw(path[-1], leaf, rng))) for path, leaf in nnx.to_flat_state(shapes)
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(drawn))
+
+
+def _draw(name, variable, rng):
+    shape, dtype = variable.shape, variable.dtype
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.key(rng.integers(2**31))
+    if name == "theta":
+        height, width = variable.get_metadata("window")
+        bounds = np.sort(rng.uniform(-0.5, 0.5, (*shape[:-1], 2, 2))) * [[width], [height]]
+        one_pixel = np.array([-0.5, 0.5, -0.5, 0.5])
+        return jnp.asarray(bounds.reshape(shape) + one_pixel, dtype)
+    if name == "kernel":
+        return jnp.asarray(rng.normal(0, math.prod(shape[:-1]) ** -0.5, shape), dtype)
+    if name in ("scale", "var"):
+        return jnp.ones(shape, dtype)
+    return jnp.full(shape, 0.25 if name == "slope" else 0, dtype)

@@ -1,7 +1,5 @@
 """Networks prepared for inference: the same logits, without what only training needs."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +11,18 @@ from jaxbox import models
 from jaxbox.boxes import round_to_pixels
 from jaxbox.layers import BoxConv
 from jaxbox.layers.box import FrozenBoxes
-from jaxbox.models import blocks
-from jaxbox.models.blocks import Downsampling
+from jaxbox.models.blocks import (
+    Bottleneck,
+    BoxBlock,
+    Downsampling,
+    InitialBlock,
+    NonBottleneck1D,
+    TransposedUpsampling,
+    Upsampling,
+)
 from jaxbox.models.inference import for_inference, round_boxes
 from jaxbox.models.normalization import BatchNorm
-from tests.cases.networks import IMAGE_SIZE, SMALL_ENET, SMALL_ERFNET, build, create
+from tests.cases.networks import IMAGE_SIZE, SMALL_ENET, SMALL_ERFNET, build, draw
 
 SMALL = [pytest.param(SMALL_ENET, id="enet"), pytest.param(SMALL_ERFNET, id="erfnet")]
 
@@ -31,16 +36,13 @@ def shake(model, rng):
             norm.var[...] = jnp.asarray(rng.uniform(0.5, 2, norm.var.shape), jnp.float32)
 
 
-@functools.cache
-def compiled(kind):
-    """Returns a compiled block. Blocks of the same options and shapes share it."""
-    return nnx.jit(kind.__call__)
-
-
-_KINDS = {
-    kind: compiled(kind)
-    for kind in map(functools.partial(getattr, blocks), blocks.__all__)
-    if isinstance(kind, type) and issubclass(kind, blocks.Block) and hasattr(kind, "__call__")
+# Compiled blocks. Those of the same options and shapes are compiled once for all networks.
+_COMPILED = {
+    kind: nnx.jit(kind.__call__)
+    for kind in (
+        *(Bottleneck, BoxBlock, Downsampling, InitialBlock),
+        *(NonBottleneck1D, TransposedUpsampling, Upsampling),
+    )
 }
 
 
@@ -54,12 +56,12 @@ def run(model, images, positions=None):
     found = []
 
     def downsample(block, x):
-        y, own = _KINDS[Downsampling](block, x)
+        y, own = _COMPILED[Downsampling](block, x)
         found.append(own if positions is None else positions[len(found)])
         return y, found[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind, call in {**_KINDS, Downsampling: downsample}.items():
+        for kind, call in {**_COMPILED, Downsampling: downsample}.items():
             patch.setattr(kind, "__call__", call)
         return model(images), found
 
@@ -90,7 +92,7 @@ def test_folded_network_gives_the_same_logits(architecture, rng):
 
 @pytest.mark.parametrize("name", models.NETWORKS)
 def test_networks_of_the_paper_folded_and_rounded(name, rng):
-    model = create(name)
+    model = draw(name, rng)
     shake(model, rng)
     check_same_logits(model, rng)
     layers = box_layers(model)
