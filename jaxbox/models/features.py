@@ -1,10 +1,16 @@
-"""The size and layout of the features that pass between the blocks of a network."""
+"""The features that pass between the layers and blocks of a network."""
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+import jax
 
 from jaxbox_kernels.common.layout import ChannelAxis
 
-__all__ = ["FeatureMap"]
+__all__ = ["FeatureMap", "Layer"]
+
+type Layer = Callable[[jax.Array], jax.Array]
+"""A function from features to features: a layer of a block or an activation function."""
 
 
 class FeatureMap(NamedTuple):

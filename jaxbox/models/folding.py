@@ -1,6 +1,5 @@
 """Folding a BatchNorm into the convolution before it, for inference."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +9,10 @@ from flax import nnx
 from jaxbox.layers.dcls import DclsConv
 from jaxbox.layers.doconv import DOConv
 from jaxbox.models.convolution import PatchConv, PatchConvTranspose, PointwiseConv, UpsamplingConv
+from jaxbox.models.features import Layer
 from jaxbox.models.normalization import Affine, BatchNorm
 
 __all__ = ["Identity", "fold_norm", "to_affine", "to_plain_conv"]
-
-type _Layer = Callable[[jax.Array], jax.Array]
 
 
 class Identity(nnx.Module):
@@ -25,7 +23,7 @@ class Identity(nnx.Module):
         return x
 
 
-def fold_norm(conv: _Layer, norm: _Layer) -> tuple[_Layer, _Layer]:
+def fold_norm(conv: Layer, norm: Layer) -> tuple[Layer, Layer]:
     """Folds a BatchNorm, with its running statistics, into the layer before it.
 
     Args:
@@ -45,14 +43,14 @@ def fold_norm(conv: _Layer, norm: _Layer) -> tuple[_Layer, _Layer]:
     return conv, Identity()
 
 
-def to_affine(norm: _Layer) -> _Layer:
+def to_affine(norm: Layer) -> Layer:
     """Returns the `Affine` that a BatchNorm is in evaluation mode, or any other layer as it is."""
     if not isinstance(norm, BatchNorm):
         return norm
     return Affine(*norm.running_affine(), channel_axis=norm.channel_axis, dtype=norm.dtype)
 
 
-def to_plain_conv(conv: _Layer) -> _Layer:
+def to_plain_conv(conv: Layer) -> Layer:
     """Returns the `nnx.Conv` that a DCLS or DO-Conv layer computes, or any other layer as it is."""
     return conv.fold() if isinstance(conv, DclsConv | DOConv) else conv
 

@@ -8,8 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxbox.models.architecture import Architecture
-from jaxbox.models.blocks import BoxBlock, Downsampling, FeatureMap, Upsampling
-from jaxbox.models.blocks.box import ChannelsFirstBranch
+from jaxbox.models.blocks import BoxBlock, ChannelsFirstBranch, Downsampling, FeatureMap, Upsampling
 from jaxbox.models.layouts import derive_layouts
 from jaxbox_kernels.common import layout
 

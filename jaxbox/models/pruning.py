@@ -14,7 +14,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxbox.models import blocks
+from jaxbox.models.blocks import prune_boxes
 from jaxbox.models.network import SegmentationNetwork
 
 __all__ = ["contributions", "prune"]
@@ -96,7 +96,7 @@ def prune(model: SegmentationNetwork, keep: Sequence[ArrayLike]) -> Segmentation
     box_blocks = pruned.box_blocks()
     masks = _check_masks(keep, [block.boxes.theta.shape[:2] for _, block in box_blocks])
     for mask, (index, block) in zip(masks, box_blocks, strict=True):
-        pruned.blocks[index] = blocks.prune(block, mask)
+        pruned.blocks[index] = prune_boxes(block, mask)
     return pruned
 
 

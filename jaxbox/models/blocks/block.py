@@ -1,19 +1,16 @@
 """What all blocks have in common: their features, their cost and their form for inference."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 from flax import nnx
 
 from jaxbox.models.cost import Cost, chain_cost, elementwise_cost, layer_cost
-from jaxbox.models.features import FeatureMap
+from jaxbox.models.features import FeatureMap, Layer
 
-__all__ = ["Block", "Layer", "ResidualBlock", "apply_in_order", "residual_cost"]
-
-type Layer = Callable[[jax.Array], jax.Array]
-"""A layer of a block or an activation function."""
+__all__ = ["Block", "ResidualBlock", "apply_in_order", "residual_cost"]
 
 
 class Block(nnx.Module):

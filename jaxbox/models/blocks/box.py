@@ -8,10 +8,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxbox.layers.box import BoxConv
-from jaxbox.models.blocks.block import Layer, ResidualBlock, apply_in_order
+from jaxbox.models.blocks.block import ResidualBlock, apply_in_order
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PointwiseConv
-from jaxbox.models.features import FeatureMap
+from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, fold_norm, to_affine
 from jaxbox.models.normalization import BatchNorm
 from jaxbox_kernels.common import layout

@@ -9,11 +9,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxbox.models.blocks.activation import relu_or_prelu
-from jaxbox.models.blocks.block import Block, Layer, apply_in_order, residual_cost
+from jaxbox.models.blocks.block import Block, apply_in_order, residual_cost
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PatchConv, PointwiseConv
 from jaxbox.models.cost import Cost, chain_cost, pooling_cost
-from jaxbox.models.features import FeatureMap
+from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, fold_norm
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_pool

@@ -7,10 +7,10 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.blocks.block import Layer, ResidualBlock, apply_in_order
+from jaxbox.models.blocks.block import ResidualBlock, apply_in_order
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import convolve
-from jaxbox.models.features import FeatureMap
+from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, fold_norm, to_plain_conv
 from jaxbox.models.normalization import BatchNorm
 

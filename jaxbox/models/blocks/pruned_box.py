@@ -11,16 +11,22 @@ from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
 from jaxbox.layers.box import BoxConv
-from jaxbox.models.blocks.block import Layer
 from jaxbox.models.blocks.box import BoxBlock, ChannelsFirstBranch
 from jaxbox.models.convolution import PointwiseConv
 from jaxbox.models.cost import Cost, layer_cost
-from jaxbox.models.features import FeatureMap
+from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, fold_norm, to_affine
 from jaxbox.models.normalization import BatchNorm
 from jaxbox_kernels.common import layout
 
-__all__ = ["Constant", "InsertConstants", "PrunedBoxBlock", "PrunedBoxConv", "prune"]
+__all__ = [
+    "Constant",
+    "EmptyBoxBlock",
+    "InsertConstants",
+    "PrunedBoxBlock",
+    "PrunedBoxConv",
+    "prune_boxes",
+]
 
 
 class PrunedBoxConv(nnx.Module):
@@ -180,7 +186,7 @@ class EmptyBoxBlock(ChannelsFirstBranch):
         """Does nothing, since there is nothing that only training needs."""
 
 
-def prune(block: BoxBlock, keep: NDArray[np.bool_]) -> ChannelsFirstBranch:
+def prune_boxes(block: BoxBlock, keep: NDArray[np.bool_]) -> ChannelsFirstBranch:
     """Returns a block without some of the boxes; see `jaxbox.models.pruning.prune`.
 
     Args:

@@ -6,10 +6,10 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.blocks.block import Block, Layer
+from jaxbox.models.blocks.block import Block
 from jaxbox.models.convolution import UpsamplingConv
 from jaxbox.models.cost import Cost, chain_cost
-from jaxbox.models.features import FeatureMap
+from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import fold_norm
 from jaxbox.models.normalization import BatchNorm
 
