@@ -248,7 +248,7 @@ def _box(
 def _box_block(block: Bottleneck, *, rngs: nnx.Rngs, **options: Any) -> BoxBlock:
     """Makes the box block that takes the place of a bottleneck, with the same dropout."""
     rates = [layer.rate for _, layer in nnx.iter_modules(block) if isinstance(layer, nnx.Dropout)]
-    given = {"dropout": max(rates, default=0.0), "channel_axis": block.channel_axes[0], **options}
+    given = {"dropout": max(rates, default=0.0), **options}
     layers = (layer for _, layer in nnx.iter_modules(block) if isinstance(layer, nnx.Conv))
     return BoxBlock(block.output, dtype=next(layers).dtype or jnp.float32, rngs=rngs, **given)
 

@@ -12,7 +12,7 @@ PACKAGES = ("jaxbox", "jaxbox_kernels", "experiments")
 # From the lowest layer to the highest: a module imports modules of its own layer or of lower ones.
 LAYERS = (
     ("jaxbox_kernels.common",),
-    ("jaxbox_kernels.contract",),
+    ("jaxbox_kernels.backend",),
     ("jaxbox_kernels.xla",),
     ("jaxbox_kernels.mosaic_gpu",),
     ("jaxbox_kernels",),

@@ -1,4 +1,4 @@
-"""Figures are figures, leave nothing behind, and say what they show."""
+"""Figures show what they should and leave no global state."""
 
 import subprocess
 import sys
@@ -17,8 +17,7 @@ from jaxbox import boxes, plots
 from jaxbox.analysis import BoxLayer
 
 
-def layers(number, window=(16, 32)):
-    rng = np.random.default_rng()
+def layers(rng, number, window=(16, 32)):
     keys = jax.random.split(jax.random.key(rng.integers(2**31)), number)
     return [
         BoxLayer(
@@ -36,19 +35,19 @@ def history(layer, frames=3):
 
 
 FIGURES = {
-    "layers": lambda: plots.draw_layers(layers(5)),
-    "before and after": lambda: plots.draw_before_and_after(layers(5), layers(5)),
-    "training": lambda: plots.draw_training(layer := layers(1)[0], history(layer)),
-    "areas": lambda: plots.draw_areas(layers(3)),
-    "energy": lambda: plots.draw_energy({"a": np.linspace(0, 1, 9), "b": jnp.ones(9)}, title="t"),
-    "histograms": lambda: plots.draw_histograms(layers(2), layers(2)),
+    "layers": lambda rng: plots.draw_layers(layers(rng, 5)),
+    "before and after": lambda rng: plots.draw_before_and_after(layers(rng, 5), layers(rng, 5)),
+    "training": lambda rng: plots.draw_training(layer := layers(rng, 1)[0], history(layer)),
+    "areas": lambda rng: plots.draw_areas(layers(rng, 3)),
+    "energy": lambda _: plots.draw_energy({"a": np.linspace(0, 1, 9), "b": jnp.ones(9)}, title="t"),
+    "histograms": lambda rng: plots.draw_histograms(layers(rng, 2), layers(rng, 2)),
 }
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_figures_are_saved_and_leave_no_global_state(draw, tmp_path):
+def test_figures_are_saved_and_leave_no_global_state(draw, tmp_path, rng):
     settings = dict(matplotlib.rcParams)
-    figure = draw()
+    figure = draw(rng)
     assert isinstance(figure, Figure)
     assert figure.get_size_inches()[0] == 8
     with warnings.catch_warnings():
@@ -60,8 +59,8 @@ def test_figures_are_saved_and_leave_no_global_state(draw, tmp_path):
     assert dict(matplotlib.rcParams) == settings
 
 
-def test_opacity_follows_importance_and_the_most_important_are_drawn():
-    layer = layers(1)[0]._replace(importance=jnp.arange(12.0).reshape(3, 4))
+def test_opacity_follows_importance_and_the_most_important_are_drawn(rng):
+    layer = layers(rng, 1)[0]._replace(importance=jnp.arange(12.0).reshape(3, 4))
     axes = plots.draw_layers([layer], most=5).axes[0]
     dashed, *drawn = axes.patches
     assert dashed.get_bbox().bounds == (-16, -8, 32, 16)
@@ -75,13 +74,13 @@ def test_opacity_follows_importance_and_the_most_important_are_drawn():
     assert axes.yaxis_inverted()
 
 
-def test_a_layer_without_window_or_importance():
-    layer = layers(1)[0]._replace(window=None, importance=jnp.zeros((3, 4)))
+def test_a_layer_without_window_or_importance(rng):
+    layer = layers(rng, 1)[0]._replace(window=None, importance=jnp.zeros((3, 4)))
     assert len(plots.draw_layers([layer]).axes[0].patches) == 12
 
 
-def test_areas_and_importance_are_where_they_belong():
-    layer = layers(1)[0]
+def test_areas_and_importance_are_where_they_belong(rng):
+    layer = layers(rng, 1)[0]
     axes = plots.draw_areas([layer]).axes[0]
     points = axes.collections[0].get_offsets()
     expected = np.stack([np.ravel(layer.importance), np.ravel(boxes.area(layer.theta))], axis=1)
@@ -90,8 +89,8 @@ def test_areas_and_importance_are_where_they_belong():
 
 
 @pytest.mark.parametrize("image", [None, np.eye(16, 32)], ids=["plain", "on an image"])
-def test_animation_is_readable(image, tmp_path):
-    layer = layers(1)[0]
+def test_animation_is_readable(image, tmp_path, rng):
+    layer = layers(rng, 1)[0]
     path = tmp_path / "boxes.gif"
     plots.animate_training(layer, history(layer, 4), path, milliseconds=50, image=image)
     with Image.open(path) as gif:
@@ -106,8 +105,8 @@ def test_animation_is_readable(image, tmp_path):
     assert len(pictures) == 4
 
 
-def test_what_cannot_be_drawn():
-    layer = layers(1)[0]
+def test_what_cannot_be_drawn(rng):
+    layer = layers(rng, 1)[0]
     for draw in (plots.draw_layers, plots.draw_areas):
         with pytest.raises(ValueError, match="layers must have at least one element"):
             draw([])
@@ -115,7 +114,7 @@ def test_what_cannot_be_drawn():
         plots.draw_energy({})
     for draw in (plots.draw_before_and_after, plots.draw_histograms):
         with pytest.raises(ValueError, match="before must have 2 layers, as after, got 1"):
-            draw(layers(1), layers(2))
+            draw(layers(rng, 1), layers(rng, 2))
     with pytest.raises(ValueError, match=r"got shape \(1, 4, 4\) for 'early'"):
         plots.draw_training(layer, {"early": layer.theta[:1]})
 

@@ -1,4 +1,4 @@
-"""Weights from and for the PyTorch code of the layers' authors, one file for each."""
+"""Conversion of weights from and to the PyTorch code of the networks' and layers' authors."""
 
 from jaxbox.interop.dcls import dcls_from_pytorch
 from jaxbox.interop.doconv import doconv_from_pytorch

@@ -1,4 +1,8 @@
-"""The networks of the box convolution paper, by name."""
+"""The networks of the box convolution paper, by name.
+
+Submodules: `blocks` (what the networks are made of), `cost` (parameters and multiply-adds),
+`inference` (the form of a trained network for inference) and `pruning` (removing boxes).
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,13 +12,24 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models import enet, erfnet
-from jaxbox.models.network import Architecture, SegmentationNetwork
+from jaxbox.models import blocks, cost, enet, erfnet, inference, pruning
+from jaxbox.models.architecture import Architecture
+from jaxbox.models.network import SegmentationNetwork
 
-__all__ = ["NETWORKS", "Architecture", "SegmentationNetwork", "Variant", "create"]
+__all__ = [
+    "NETWORKS",
+    "Architecture",
+    "SegmentationNetwork",
+    "Variant",
+    "blocks",
+    "cost",
+    "create",
+    "inference",
+    "pruning",
+]
 
 Variant = Literal["paper", "pytorch"]
-"""`"paper"`: as counted in Table 3. `"pytorch"`: as in the authors' PyTorch code."""
+"""`"paper"` is as counted in Table 3, `"pytorch"` is as in the authors' PyTorch code."""
 
 _VARIANTS: Final[Mapping[str, Mapping[str, Architecture]]] = {
     "paper": {**enet.PAPER, **erfnet.PAPER},
@@ -22,6 +37,7 @@ _VARIANTS: Final[Mapping[str, Mapping[str, Architecture]]] = {
 }
 
 NETWORKS: Final[Mapping[str, Architecture]] = MappingProxyType(_VARIANTS["paper"])
+"""The networks of Table 3 by their names."""
 
 
 def create(
@@ -33,27 +49,27 @@ def create(
     dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> SegmentationNetwork:
-    """Builds a network by its name.
+    """Builds a network of the paper.
 
     Source: Burkov & Lempitsky 2018, section 4 and Table 3.
 
     Args:
       name: A key of `NETWORKS`.
-      num_classes: Number of logits of a pixel.
-      image_size: `(H, W)` in pixels. It sets the windows of the boxes; the network takes images of
-        other sizes too.
-      variant: `"paper"`, the networks of Table 3, or `"pytorch"`, those of the authors' PyTorch
-        code: fewer biases, other dropout, PReLU in ENet's decoder. That code has an output for
-        void too.
-      dtype: Of the computation. Parameters, statistics and boxes are float32.
+      num_classes: The number of logits of a pixel.
+      image_size: The size `(H, W)` of the images in pixels. It sets the windows of the boxes. The
+        network accepts images of other sizes too.
+      variant: `"paper"` for the networks of Table 3, or `"pytorch"` for those of the authors'
+        PyTorch code, which have fewer biases, other dropout rates and PReLU in ENet's decoder.
+        There, class 0 is void.
+      dtype: The dtype of the computation. Parameters, statistics and boxes are float32.
       rngs: The random keys; the streams `params` and `dropout` are used.
 
     Returns:
-      The network, in training mode: `model.eval()` turns dropout off and uses running statistics.
+      The network in training mode. `model.eval()` turns dropout off and uses running statistics.
 
     Raises:
-      ValueError: There is no such network or variant, `num_classes` is below 1, or a side of
-        `image_size` is not a multiple of 8.
+      ValueError: `name` or `variant` is unknown, `num_classes` is below 1, or `H` or `W` is not a
+        multiple of 8.
 
     Example:
       >>> import jax

@@ -8,9 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxbox_kernels.common import conv_patches, layout
-from jaxbox_kernels.common.conv_large_dilation import conv_large_dilation as convolve
 
-__all__ = ["PatchConv", "PatchConvTranspose", "PointwiseConv", "UpsamplingConv", "convolve"]
+__all__ = ["PatchConv", "PatchConvTranspose", "PointwiseConv", "UpsamplingConv"]
 
 
 class _MatrixConv(nnx.Module):

@@ -1,7 +1,8 @@
-"""ENet and the variants of it in Table 3 of the box convolution paper, as tables of blocks.
+"""ENet and its variants in Table 3 of the box convolution paper, as tables of blocks.
 
-The number in a name is the block's share of the image's resolution, as in 1/8, or its dilation
-(`d`), kernel size (`asym`) or channels (`down`, `up`).
+`reg` is a regular bottleneck, `d2` one of dilation 2 and `asym5` one with a 5x1 and a 1x5
+convolution. Blocks whose name ends in `_4` are for 1/4 of the image's resolution, where the encoder
+has less dropout than at 1/8.
 """
 
 from collections.abc import Mapping
@@ -9,25 +10,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from jaxbox.models.architecture import Architecture
 from jaxbox.models.blocks import Bottleneck, BoxBlock, Downsampling, InitialBlock, Upsampling
 from jaxbox.models.convolution import PatchConvTranspose
-from jaxbox.models.network import Architecture
 
 __all__ = ["PAPER", "PYTORCH"]
 
 
 @dataclass(frozen=True)
-class _Details:
-    """In what the networks that were counted for Table 3 and the authors' PyTorch code differ.
+class _Options:
+    """The options of blocks in which the networks of Table 3 and of the PyTorch code differ.
 
     Attributes:
       conv_bias: Whether the 3x3 convolutions have biases.
       box_bias: Whether the 1x1 convolutions of BoxENet's box blocks have biases.
-      epsilon: Of BatchNorm, but for that in box blocks.
-      decoder: Options of the bottlenecks after the first upsampling.
-      box_dropout: Of BoxENet's box blocks at 1/4, at 1/8, at 1/4 again and at 1/2.
-      only_box_dropout: The same of BoxOnlyENet.
-      only_down_dropout: Of BoxOnlyENet's downsampling to 1/8.
+      epsilon: The epsilon of BatchNorm outside of box blocks.
+      decoder: The options of the bottlenecks after the first upsampling.
+      box_dropout: The dropout of BoxENet's box blocks at 1/4, at 1/8, at 1/4 again and at 1/2.
+      only_box_dropout: The dropout of BoxOnlyENet's box blocks at these places.
+      only_down_dropout: The dropout of BoxOnlyENet's downsampling to 1/8.
     """
 
     conv_bias: bool
@@ -39,92 +40,97 @@ class _Details:
     only_down_dropout: float
 
 
-def _tables(details: _Details) -> dict[str, Architecture]:
-    plain: dict[str, Any] = {"use_bias": details.conv_bias, "epsilon": details.epsilon}
-    initial = partial(InitialBlock, channels=16, **plain)
-    down64 = partial(Downsampling, channels=64, dropout=0.01, **plain)
-    down128 = partial(Downsampling, channels=128, dropout=0.1, **plain)
-    up64 = partial(Upsampling, channels=64, epsilon=details.epsilon)
-    up16 = partial(Upsampling, channels=16, epsilon=details.epsilon)
-    classifier = partial(PatchConvTranspose, use_bias=True)
+class _Blocks:
+    """The blocks that several of the networks have."""
 
-    reg4 = partial(Bottleneck, dropout=0.01, **plain)
-    reg8 = partial(Bottleneck, dropout=0.1, **plain)
-    d2, d4, d8, d16 = (partial(reg8, dilation=dilation) for dilation in (2, 4, 8, 16))
-    asym5 = partial(Bottleneck, dropout=0.1, asymmetric=5, epsilon=details.epsilon)
-    decoder = partial(Bottleneck, **plain, **details.decoder)
+    def __init__(self, options: _Options) -> None:
+        epsilon = options.epsilon
+        plain: dict[str, Any] = {"use_bias": options.conv_bias, "epsilon": epsilon}
+        self.initial = partial(InitialBlock, channels=16, **plain)
+        self.down64 = partial(Downsampling, channels=64, dropout=0.01, **plain)
+        self.down128 = partial(Downsampling, channels=128, dropout=0.1, **plain)
+        self.up64 = partial(Upsampling, channels=64, epsilon=epsilon)
+        self.up16 = partial(Upsampling, channels=16, epsilon=epsilon)
+        self.reg_4 = partial(Bottleneck, dropout=0.01, **plain)
+        self.reg = partial(Bottleneck, dropout=0.1, **plain)
+        self.asym5 = partial(Bottleneck, dropout=0.1, asymmetric=5, epsilon=epsilon)
+        self.decoder = partial(Bottleneck, **plain, **options.decoder)
 
-    box4, box8, box_decoder4, box_decoder2 = (
-        partial(BoxBlock, num_boxes=num_boxes, dropout=dropout, use_bias=details.box_bias)
-        for num_boxes, dropout in zip((4, 4, 4, 2), details.box_dropout, strict=True)
+
+_CLASSIFIER = partial(PatchConvTranspose, use_bias=True)
+
+
+def _enet(options: _Options) -> Architecture:
+    b = _Blocks(options)
+    reg, asym5 = b.reg, b.asym5
+    d2, d4, d8, d16 = (partial(reg, dilation=dilation) for dilation in (2, 4, 8, 16))
+    blocks = (
+        b.initial,
+        *(b.down64, *(b.reg_4,) * 4),
+        *(b.down128, *(reg, d2, asym5, d4, reg, d8, asym5, d16) * 2),
+        *(b.up64, b.decoder, b.decoder),
+        *(b.up16, b.decoder),
     )
-    only_down128 = partial(down128, dropout=details.only_down_dropout)
-    only4, only8, only_decoder4, only_decoder2 = (
+    return Architecture(blocks, _CLASSIFIER)
+
+
+def _boxenet(options: _Options) -> Architecture:
+    b = _Blocks(options)
+    box_4, box, box_decoder_4, box_decoder_2 = (
+        partial(BoxBlock, num_boxes=num_boxes, dropout=dropout, use_bias=options.box_bias)
+        for num_boxes, dropout in zip((4, 4, 4, 2), options.box_dropout, strict=True)
+    )
+    blocks = (
+        b.initial,
+        *(b.down64, *(b.reg_4, box_4) * 2),
+        *(b.down128, *(b.reg, box, b.asym5, box) * 4),
+        *(b.up64, b.decoder, box_decoder_4),
+        *(b.up16, box_decoder_2),
+    )
+    return Architecture(blocks, _CLASSIFIER)
+
+
+def _enet_minus(options: _Options) -> Architecture:
+    b = _Blocks(options)
+    blocks = (
+        b.initial,
+        *(b.down64, b.reg_4, b.reg_4),
+        *(b.down128, *(b.reg, b.asym5) * 4),
+        *(b.up64, b.decoder),
+        b.up16,
+    )
+    return Architecture(blocks, _CLASSIFIER)
+
+
+def _boxonlyenet(options: _Options) -> Architecture:
+    b = _Blocks(options)
+    box_4, box, box_decoder_4, box_decoder_2 = (
         partial(BoxBlock, num_boxes=4, dropout=dropout, use_bias=False)
-        for dropout in details.only_box_dropout
+        for dropout in options.only_box_dropout
     )
-    # Between the box blocks everything has its channels first: nothing is transposed there.
-    planes_reg4, planes_reg8, planes_asym5 = (
-        partial(block, channel_axis=-3) for block in (reg4, reg8, asym5)
+    blocks = (
+        b.initial,
+        *(b.down64, *(box_4,) * 4),
+        *(partial(b.down128, dropout=options.only_down_dropout), *(box,) * 16),
+        *(b.up64, box_decoder_4, box_decoder_4),
+        *(b.up16, box_decoder_2),
     )
-    planes_box4, planes_box8, planes_only4, planes_only8 = (
-        partial(block, channel_axis=-3) for block in (box4, box8, only4, only8)
-    )
-    to_planes64, to_planes128, only_to_planes128 = (
-        partial(block, output_axis=-3) for block in (down64, down128, only_down128)
-    )
-    from_planes64 = partial(up64, input_axis=-3)
+    return Architecture(blocks, _CLASSIFIER)
 
-    box_enet = Architecture(
-        blocks=(
-            initial,
-            *(to_planes64, *(planes_reg4, planes_box4) * 2),
-            *(to_planes128, *(planes_reg8, planes_box8, planes_asym5, planes_box8) * 4),
-            *(from_planes64, decoder, box_decoder4),
-            *(up16, box_decoder2),
-        ),
-        classifier=classifier,
-    )
+
+def _networks(options: _Options) -> dict[str, Architecture]:
+    boxenet = _boxenet(options)
     return {
-        "enet": Architecture(
-            blocks=(
-                initial,
-                *(down64, reg4, reg4, reg4, reg4),
-                down128,
-                *(reg8, d2, asym5, d4, reg8, d8, asym5, d16) * 2,
-                *(up64, decoder, decoder),
-                *(up16, decoder),
-            ),
-            classifier=classifier,
-        ),
-        "boxenet": box_enet,
-        "boxenet-frozen": box_enet.with_frozen_boxes(),
-        "enet-minus": Architecture(
-            blocks=(
-                initial,
-                *(down64, reg4, reg4),
-                down128,
-                *(reg8, asym5, reg8, asym5) * 2,
-                *(up64, decoder),
-                up16,
-            ),
-            classifier=classifier,
-        ),
-        "boxonlyenet": Architecture(
-            blocks=(
-                initial,
-                *(to_planes64, *(planes_only4,) * 4),
-                *(only_to_planes128, *(planes_only8,) * 16),
-                *(from_planes64, only_decoder4, only_decoder4),
-                *(up16, only_decoder2),
-            ),
-            classifier=classifier,
-        ),
+        "enet": _enet(options),
+        "boxenet": boxenet,
+        "boxenet-frozen": boxenet.with_frozen_boxes(),
+        "enet-minus": _enet_minus(options),
+        "boxonlyenet": _boxonlyenet(options),
     }
 
 
-PAPER = _tables(
-    _Details(
+PAPER = _networks(
+    _Options(
         conv_bias=True,
         box_bias=True,
         epsilon=1e-5,
@@ -134,8 +140,8 @@ PAPER = _tables(
         only_down_dropout=0.1,
     )
 )
-PYTORCH = _tables(
-    _Details(
+PYTORCH = _networks(
+    _Options(
         conv_bias=False,
         box_bias=False,
         epsilon=1e-3,

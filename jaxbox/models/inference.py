@@ -1,41 +1,27 @@
-"""The form of a trained network that is used, not trained."""
+"""The form of a trained network for inference."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from jaxbox import boxes
-from jaxbox.layers import ArrayOctConv
 from jaxbox.layers.box import BOX_TAG, BoxConv, FrozenBoxes
-from jaxbox.layers.dcls import DclsConv
-from jaxbox.layers.doconv import DOConv
-from jaxbox.models.blocks import InitialBlock
-from jaxbox.models.erf_blocks import TransposedUpsampling
 from jaxbox.models.network import SegmentationNetwork
-from jaxbox.models.normalization import Affine, BatchNorm
-from jaxbox.models.pruning import PrunedBoxConv
 
 __all__ = ["for_inference", "round_boxes"]
-
-type _Layer = Callable[[jax.Array], jax.Array]
 
 
 def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
     """Copies a network and rounds its boxes to whole pixels, for which box convolutions are faster.
 
-    The boxes are frozen then, no `nnx.Param` any more: the copy can go on training as any network
-    does, to make up for the rounding, before `for_inference`.
+    The boxes of the copy are no longer an `nnx.Param`, so that they stay where they are if the copy
+    is trained further to make up for the rounding.
 
     Source: Burkov & Lempitsky 2018, section 4.
 
     Args:
-      model: Any network.
+      model: The network.
 
     Returns:
-      A copy with the sides of its boxes on the edges of pixels, to stay there.
+      A copy whose boxes begin and end at pixel edges.
 
     Example:
       >>> from flax import nnx
@@ -43,7 +29,7 @@ def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
       >>> from jaxbox.models.inference import round_boxes
       >>> model = models.create("boxerfnet", 3, (16, 24), rngs=nnx.Rngs(0))
       >>> rounded = round_boxes(model)
-      >>> layer = rounded.blocks[3].branch.layers[2]
+      >>> layer = rounded.blocks[3].boxes
       >>> bool(((layer.theta[...] + 0.5) % 1 == 0).all())
       True
     """
@@ -59,18 +45,17 @@ def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
 def for_inference(model: SegmentationNetwork) -> SegmentationNetwork:
     """Copies a network without what only training needs.
 
-    DCLS and DO-Conv become ordinary convolutions. Convolutions absorb the BatchNorm that follows
-    them; one that follows boxes, octaves or a concatenation becomes a factor and a summand of each
-    channel. Dropout goes. Running statistics are used as
-    they are.
+    Dropout is removed. DCLS and DO-Conv layers become ordinary convolutions. A BatchNorm is folded,
+    with its running statistics, into the convolution before it. After a box or octave convolution
+    or a concatenation it becomes one multiplication and one addition per element.
 
     Source: Burkov & Lempitsky 2018, section 4.
 
     Args:
-      model: A trained network.
+      model: The trained network.
 
     Returns:
-      A network that gives the logits of `model` in evaluation mode, to rounding.
+      A network that returns, up to rounding, the logits of `model` in evaluation mode.
 
     Example:
       >>> import jax
@@ -82,51 +67,7 @@ def for_inference(model: SegmentationNetwork) -> SegmentationNetwork:
       State({})
     """
     folded = nnx.clone(model)
-    folded.eval()
+    folded.eval()  # type: ignore[no-untyped-call, unused-ignore]
     for block in folded.blocks:
-        _fold_block(block)
+        block.fold()
     return folded
-
-
-def _fold_block(block: Any) -> None:
-    for name in ("branch", "skip"):
-        sequence = getattr(block, name, None)
-        if sequence is not None:
-            setattr(block, name, nnx.Sequential(*_fold(sequence.layers)))
-    if isinstance(block, TransposedUpsampling):
-        _absorb(block.conv, block.norm)
-        block.norm = nnx.Sequential()  # type: ignore[assignment]
-    elif isinstance(block, InitialBlock):
-        block.norm = _affine(block.norm)  # type: ignore[assignment]
-        block.dropout = nnx.Sequential()  # type: ignore[assignment]
-
-
-def _fold(layers: Sequence[Any]) -> Iterator[_Layer]:
-    """The layers that are left of a sequence."""
-    previous: Any = None
-    for layer in layers:
-        if isinstance(layer, nnx.Dropout):
-            continue
-        if isinstance(layer, DclsConv | DOConv):
-            layer = layer.fold()
-        keeps_its_norm = isinstance(previous, BoxConv | PrunedBoxConv | ArrayOctConv)
-        if isinstance(layer, BatchNorm) and not keeps_its_norm:
-            _absorb(previous, layer)
-            continue
-        previous = layer
-        yield _affine(layer) if isinstance(layer, BatchNorm) else layer
-
-
-def _affine(norm: BatchNorm) -> Affine:
-    return Affine(*norm.running_affine(), channel_axis=norm.channel_axis, dtype=norm.dtype)
-
-
-def _absorb(conv: Any, norm: BatchNorm) -> None:
-    """Gives a convolution the effect of the BatchNorm after it."""
-    gain, shift = norm.running_affine()
-    kernel = conv.kernel[...]
-    conv.kernel[...] = kernel * gain.reshape((1,) * (kernel.ndim - 1) + gain.shape)
-    bias = jnp.zeros_like(shift) if conv.bias is None else conv.bias[...]
-    conv.bias = nnx.Param(bias * gain + shift)
-    if isinstance(conv, nnx.Conv):
-        conv.use_bias = True  # without it, the bias would be passed over

@@ -1,61 +1,35 @@
-"""A segmentation network: a sequence of blocks, then a logit of each class for each pixel."""
+"""A segmentation network: a sequence of blocks, then a classifier of each pixel."""
 
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.blocks import BlockFactory, BoxBlock, Downsampling, FeatureMap, Upsampling
+from jaxbox.models.architecture import Architecture
+from jaxbox.models.blocks import BoxBlock, ChannelsFirstBranch, Downsampling, FeatureMap, Upsampling
+from jaxbox.models.layouts import derive_layouts
 from jaxbox_kernels.common import layout
 
-__all__ = ["Architecture", "ClassifierFactory", "SegmentationNetwork"]
+__all__ = ["SegmentationNetwork"]
 
 # Three blocks halve the image, and each needs an even height and width.
 _STRIDE = 8
 
 
-class ClassifierFactory(Protocol):
-    """A kind of transposed convolution with its options bound."""
-
-    def __call__(
-        self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> nnx.Module:
-        """Builds the layer that doubles the resolution and gives the logits."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a network is made of.
-
-    Attributes:
-      blocks: From the image to features at half its resolution.
-      classifier: From those to the logits.
-    """
-
-    blocks: tuple[BlockFactory, ...]
-    classifier: ClassifierFactory
-
-    def with_frozen_boxes(self) -> "Architecture":
-        """The same network with boxes that stay as they were drawn."""
-        return replace(self, blocks=tuple(map(_freeze, self.blocks)))
-
-
 class SegmentationNetwork(nnx.Module):
     """A network for images `(..., H, W, 3)` that returns logits `(..., H, W, num_classes)`.
 
-    Each `Upsampling` gets the positions of the maxima in the `Downsampling` that it undoes, the
-    last one first.
+    Each `Upsampling` gets the positions of the maxima from the `Downsampling` that it inverts: the
+    first one from the last one, and so on.
 
     Args:
-      architecture: What it is made of.
-      num_classes: Number of logits of a pixel.
-      image_size: `(H, W)` in pixels. It sets the windows of the boxes; the network takes images of
-        other sizes too.
-      dtype: Of the computation. Parameters, statistics and boxes are float32.
+      architecture: The blocks and the classifier to build.
+      num_classes: The number of logits of a pixel.
+      image_size: The size `(H, W)` of the images in pixels. It sets the windows of the boxes. The
+        network accepts images of other sizes too.
+      dtype: The dtype of the computation. Parameters, statistics and boxes are float32.
       rngs: The random keys; the streams `params` and `dropout` are used.
 
     Raises:
@@ -90,18 +64,18 @@ class SegmentationNetwork(nnx.Module):
         _check_sides("image_size", image_size)
         features = FeatureMap(*image_size, 3)
         blocks = []
-        for factory in architecture.blocks:
+        for factory in derive_layouts(architecture.blocks):
             block = factory(features, dtype=dtype, rngs=rngs)
             features = block.output
             blocks.append(block)
         self.blocks = nnx.List(blocks)
-        self.classifier = architecture.classifier(
+        self.classifier: Any = architecture.classifier(
             features.channels, num_classes, dtype=dtype, rngs=rngs
         )
         self.dtype = dtype
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Gives each pixel its logits.
+        """Computes the logits of each pixel.
 
         Args:
           images: `(..., H, W, 3)`, of a floating dtype.
@@ -110,57 +84,69 @@ class SegmentationNetwork(nnx.Module):
           `(..., H, W, num_classes)`, of the network's dtype.
 
         Raises:
-          TypeError: The images are of another kind of dtype.
-          ValueError: They have another shape, or `H` or `W` is not a multiple of 8.
+          TypeError: The images have no floating dtype.
+          ValueError: The images have another shape, or `H` or `W` is not a multiple of 8.
         """
-        return self.classifier(self.features(images))
+        logits: jax.Array = self.classifier(self.features(images))
+        return logits
 
     def features(self, images: jax.Array, depth: int | None = None) -> jax.Array:
-        """What the first blocks make of images.
+        """Computes the features that the first blocks return.
 
         Args:
           images: `(..., H, W, 3)`, of a floating dtype.
-          depth: How many blocks to apply, from 0 to `len(self.blocks)`. Default: all of them, which
-            gives what the classifier reads.
+          depth: The number of blocks to apply, from 0 to `len(self.blocks)`. Default: all blocks,
+            which gives the features that the classifier reads.
 
         Returns:
           `(..., h, w, channels)`, of the network's dtype.
 
         Raises:
-          TypeError: The images are of another kind of dtype.
-          ValueError: They have another shape, `H` or `W` is not a multiple of 8, or there are not
-            so many blocks.
+          TypeError: The images have no floating dtype.
+          ValueError: The images have another shape, `H` or `W` is not a multiple of 8, or there are
+            fewer blocks.
         """
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise TypeError(f"images must be of a floating dtype, got {images.dtype}.")
-        if images.ndim < 3 or images.shape[-1] != 3:
-            raise ValueError(f"images must be (..., H, W, 3), got shape {images.shape}.")
-        _check_sides("images", images.shape[-3:-1])
+        _check_images(images)
         if depth is None:
             depth = len(self.blocks)
         if not 0 <= depth <= len(self.blocks):
             raise ValueError(f"depth must be from 0 to {len(self.blocks)}, got {depth}.")
         x = images.astype(self.dtype)
-        positions = []
+        all_positions = []
         channel_axis: layout.ChannelAxis = -1
         for block in self.blocks[:depth]:
-            x = layout.move(x, channel_axis, block.channel_axes[0])
-            channel_axis = block.channel_axes[1]
+            x = layout.move(x, channel_axis, block.input.channel_axis)
+            channel_axis = block.output.channel_axis
             if isinstance(block, Downsampling):
-                x, maxima = block(x)
-                positions.append(maxima)
+                x, positions = block(x)
+                all_positions.append(positions)
             elif isinstance(block, Upsampling):
-                x = block(x, positions.pop())
+                x = block(x, all_positions.pop())
             else:
                 x = block(x)
         return layout.move(x, channel_axis, -1)
 
+    def box_blocks(self) -> list[tuple[int, BoxBlock]]:
+        """Returns the blocks with boxes, each with its index in `blocks`.
 
-def _freeze(block: BlockFactory) -> BlockFactory:
-    """A box block with frozen boxes; any other block as it is."""
-    if isinstance(block, partial) and block.func is BoxBlock:
-        return partial(BoxBlock, **{**block.keywords, "trainable": False})
-    return block
+        Raises:
+          ValueError: The network has been pruned.
+        """
+        found = []
+        for index, block in enumerate(self.blocks):
+            if isinstance(block, BoxBlock):
+                found.append((index, block))
+            elif isinstance(block, ChannelsFirstBranch):
+                raise ValueError("the boxes of this network have been pruned already.")
+        return found
+
+
+def _check_images(images: jax.Array) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"images must be of a floating dtype, got {images.dtype}.")
+    if images.ndim < 3 or images.shape[-1] != 3:
+        raise ValueError(f"images must be (..., H, W, 3), got shape {images.shape}.")
+    _check_sides("images", images.shape[-3:-1])
 
 
 def _check_sides(name: str, sides: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Batch normalization as one multiplication and one addition."""
+"""Batch normalization as one multiplication and one addition per element."""
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +10,23 @@ from jaxbox_kernels.common.dtypes import sum_dtype
 
 __all__ = ["Affine", "BatchNorm"]
 
-# PyTorch's, as in the networks' original code; PyTorch calls 0.9 a momentum of 0.1.
+# PyTorch's default, as in the networks' original code. PyTorch calls it a momentum of 0.1.
 _MOMENTUM = 0.9
 
 
 class BatchNorm(nnx.Module):
     """Batch normalization over all axes but the channels'.
 
-    It computes `x * gain + shift`, where `flax.nnx.BatchNorm` computes `(x - mean) * gain + bias`:
-    a tensor less to keep and a sum less to take for the gradient, so that forward and backward
-    take a quarter less time on CPU. Like there, `train()` and `eval()` switch between the batch's
-    statistics and the running ones.
+    It computes `x * gain + shift`, where `flax.nnx.BatchNorm` computes `(x - mean) * gain + bias`.
+    The gradient then needs one tensor and one sum less. As in `flax.nnx.BatchNorm`, `train()` and
+    `eval()` switch between the batch's statistics and the running ones.
 
     Args:
-      channels: Of the input.
-      channel_axis: Which axis has them, -1 or -3.
-      epsilon: Added to the variance.
-      initial_scale: What every channel's learnt factor starts as.
-      dtype: Of the result. Statistics and arithmetic are float32 or wider.
+      channels: The number of channels.
+      channel_axis: The axis of the channels, -1 or -3.
+      epsilon: A small number that is added to the variance.
+      initial_scale: The initial value of every channel's learnt factor.
+      dtype: The dtype of the result. Statistics and arithmetic are float32 or wider.
     """
 
     def __init__(
@@ -49,18 +48,18 @@ class BatchNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps images to the same shape; in training, updates the running statistics."""
+        """Normalizes `x`; in training mode, also updates the running statistics."""
         x = x.astype(sum_dtype(x))
         mean, variance = self._running() if self.use_running_average else self._measure(x)
         gain, shift = self._affine(mean, variance)
         return _scale_and_shift(x, gain, shift, self.channel_axis).astype(self.dtype)
 
     def running_affine(self) -> tuple[jax.Array, jax.Array]:
-        """Factor and summand of each channel, `(channels,)`, with the running statistics."""
+        """Returns each channel's factor and summand in evaluation mode, both `(channels,)`."""
         return self._affine(*self._running())
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Lets `flax.nnx.view` choose between the batch's statistics and the running ones."""
+        """Sets the statistics to use for `flax.nnx.view`."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
@@ -82,13 +81,15 @@ class BatchNorm(nnx.Module):
 
 
 class Affine(nnx.Module):
-    """What is left of a `BatchNorm` that no convolution can absorb: a factor and a summand.
+    """Multiplies each channel by a factor and adds a summand.
+
+    A `BatchNorm` that no convolution can absorb becomes an `Affine` for inference.
 
     Args:
-      gain: Factor of each channel.
-      shift: Summand of each channel.
-      channel_axis: Which axis has the channels, -1 or -3.
-      dtype: Of the result; the arithmetic is float32 or wider.
+      gain: The factor of each channel, `(channels,)`.
+      shift: The summand of each channel, `(channels,)`.
+      channel_axis: The axis of the channels, -1 or -3.
+      dtype: The dtype of the result. The arithmetic is float32 or wider.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Affine(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps images to the same shape."""
+        """Returns `x * gain + shift`, of the shape of `x`."""
         x = x.astype(sum_dtype(x))
         y = _scale_and_shift(x, self.gain[...], self.shift[...], self.channel_axis)
         return y.astype(self.dtype)

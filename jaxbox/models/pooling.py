@@ -1,4 +1,4 @@
-"""2x2 max pooling that remembers where each maximum was, and the unpooling that uses it."""
+"""2x2 max pooling that also returns the position of each maximum, and max unpooling."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,15 @@ __all__ = ["max_pool", "max_unpool"]
 
 
 def max_pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Takes the maximum of each 2x2 cell and where in the cell it was.
+    """Returns the maximum of each 2x2 cell and its position in the cell.
 
     Args:
       x: Features `(..., H, W, C)` of even height and width.
 
     Returns:
-      The maxima, `(..., H/2, W/2, C)`, and their positions in the cell, of the same shape and
-      int8: 0 to 3 in reading order. Of equal values the first counts, for the gradient too.
+      The maxima, `(..., H/2, W/2, C)`, and their positions, int8 of the same shape: 0 to 3 from
+      left to right and top to bottom. Of equal values the first is the maximum, and gets the
+      gradient.
 
     Example:
       >>> import jax.numpy as jnp
@@ -33,11 +34,11 @@ def max_pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def max_unpool(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Puts each value where its cell's maximum was, and 0 elsewhere.
+    """Puts each value at the position of its cell's maximum, and 0 elsewhere.
 
     Args:
       x: Features `(..., H, W, C)`.
-      positions: As `max_pool` returned them, of `x`'s shape.
+      positions: The positions that `max_pool` returned, of the shape of `x`.
 
     Returns:
       Features of shape `(..., 2H, 2W, C)`.
@@ -54,14 +55,14 @@ def max_unpool(x: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def _split_cells(x: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns the four pixels of each 2x2 cell, in reading order, as four `(..., H/2, W/2, C)`."""
+    """Returns the four pixels of each 2x2 cell, each `(..., H/2, W/2, C)`."""
     *batch, H, W, C = x.shape
     cells = x.reshape(*batch, H // 2, 2, W // 2, 2, C)
     return tuple(cells[..., :, row, :, column, :] for row in (0, 1) for column in (0, 1))
 
 
 def _join_cells(pixels: tuple[jax.Array, ...]) -> jax.Array:
-    """Undoes `_split_cells`."""
+    """Inverts `_split_cells`."""
     *batch, H, W, C = pixels[0].shape
     rows = [jnp.stack(pixels[start : start + 2], axis=-2) for start in (0, 2)]
     return jnp.stack(rows, axis=-4).reshape(*batch, 2 * H, 2 * W, C)

@@ -2,27 +2,24 @@
 
 import sys
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from jaxbox import interop, models
+from jaxbox import interop
 from jaxbox.layers import BoxConv
-
-SIZE = (16, 24)
-
-
-def create(name, seed=0):
-    rngs = nnx.Rngs(jax.random.key(seed))
-    return models.create(name, 3, SIZE, variant="pytorch", rngs=rngs)
+from tests.cases.networks import IMAGE_SIZE, draw
 
 
 @pytest.fixture(scope="module")
-def state():
-    """A state as PyTorch would write it, with values that are nobody's default."""
-    rng = np.random.default_rng()
-    shapes = interop.to_pytorch("boxonlyenet", create("boxonlyenet"))
+def shapes():
+    model = draw("boxonlyenet", np.random.default_rng(0), num_classes=3, variant="pytorch")
+    return interop.to_pytorch("boxonlyenet", model)
+
+
+@pytest.fixture
+def state(shapes, rng):
+    """A state dict as PyTorch writes it, without any initial values."""
     state = {key: rng.normal(size=v.shape).astype(np.float32) for key, v in shapes.items()}
     for key in shapes:
         if key.endswith("running_mean"):
@@ -32,10 +29,10 @@ def state():
 
 
 def load(state, name="boxonlyenet"):
-    return interop.from_pytorch(name, state, SIZE, rngs=nnx.Rngs(1))
+    return interop.from_pytorch(name, state, IMAGE_SIZE, rngs=nnx.Rngs(1))
 
 
-def test_round_trip_is_exact_to_the_bit(state):
+def test_round_trip_is_bit_exact(state):
     back = interop.to_pytorch("boxonlyenet", load(state), like=state)
     assert back.keys() == state.keys()
     for key, value in state.items():
@@ -43,7 +40,7 @@ def test_round_trip_is_exact_to_the_bit(state):
         np.testing.assert_array_equal(back[key], value, err_msg=key)
 
 
-def test_what_changed_is_written_though_the_original_is_given(state):
+def test_boxes_that_changed_are_written_though_the_original_is_given(state):
     model = load(state)
     layer = next(m for _, m in nnx.iter_modules(model) if isinstance(m, BoxConv))
     layer.theta[...] += 0.25
@@ -56,7 +53,7 @@ def test_what_changed_is_written_though_the_original_is_given(state):
 def test_boxes_are_in_the_authors_units(state):
     """Their x runs along the height, and their box includes its first and last pixel."""
     model = load(state)
-    layer = model.blocks[2].branch.layers[3]
+    layer = model.blocks[2].boxes
     height, width = layer.window
     x_min, x_max, y_min, y_max = np.moveaxis(np.asarray(layer.theta[...]), -1, 0)
     prefix = "2.main_branch.3"
@@ -77,7 +74,7 @@ def test_kernels_keep_their_meaning(state):
     np.testing.assert_array_equal(classifier[0, 1, 9, 2], state[f"{last}.weight"][9, 2, 0, 1])
 
 
-def test_entries_that_do_not_fit_are_named(state):
+def test_arrays_that_do_not_fit_are_named(state):
     wrong = {key: value for key, value in state.items() if key != "0.bn.weight"}
     wrong["extra.weight"] = np.zeros(3)
     wrong["0.conv.weight"] = np.zeros((13, 3, 5, 5))
@@ -89,7 +86,7 @@ def test_entries_that_do_not_fit_are_named(state):
         load(wrong)
 
 
-def test_a_state_without_a_classifier_is_refused():
+def test_a_state_dict_without_a_classifier_is_refused():
     with pytest.raises(ValueError, match="state has no classifier"):
         load({})
 

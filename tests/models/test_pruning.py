@@ -10,7 +10,7 @@ from flax import nnx
 
 import jaxbox
 from jaxbox import analysis, models
-from jaxbox.models.blocks import BoxBlock, InitialBlock
+from jaxbox.models.blocks import BoxBlock, InitialBlock, apply_in_order
 from jaxbox.models.convolution import PatchConvTranspose
 from jaxbox.models.cost import cost
 from jaxbox.models.inference import for_inference
@@ -21,11 +21,16 @@ SIZE = (16, 16)
 BLOCKS = 3
 
 
+def channels_first(features, **options):
+    """Builds a box block that is channels first, whatever the block before it returns."""
+    return BoxBlock(features._replace(channel_axis=-3), use_bias=False, **options)
+
+
 def network():
     sequence = (
         partial(InitialBlock, channels=16),
         partial(BoxBlock, dropout=0.1),
-        partial(BoxBlock, channel_axis=-3, use_bias=False),
+        channels_first,
         partial(BoxBlock, relu=False, trainable=False),
     )
     architecture = models.Architecture(sequence, PatchConvTranspose)
@@ -35,11 +40,11 @@ def network():
 
 
 def norms_after_boxes(model):
-    return [block.branch.layers[-2] for block in model.blocks if isinstance(block, BoxBlock)]
+    return [block.norm2 for _, block in model.box_blocks()]
 
 
 def random_masks(rng):
-    """With a channel that keeps no box, one that keeps all, and others."""
+    """Draws masks with a channel that keeps no box, one that keeps all, and others."""
     masks = [rng.random((4, 4)) < 0.5 for _ in range(BLOCKS)]
     for mask in masks:
         mask[0], mask[1], mask[2, :2] = False, True, (True, False)
@@ -47,9 +52,9 @@ def random_masks(rng):
 
 
 def make_exact(model, rng):
-    """Gives a network numbers with which its arithmetic rounds nothing, in whatever order.
+    """Gives a network numbers with which its arithmetic is exact in any order.
 
-    How XLA rounds a plane depends on how many there are beside it.
+    Otherwise the rounding of a channel depends on the number of channels that XLA computes.
     """
     for _, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm):
@@ -71,8 +76,7 @@ def run(model, images):
 
 
 @pytest.mark.parametrize("emptied", [None, 1], ids=["", "a block loses all"])
-def test_boxes_without_outgoing_weight_leave_logits_to_the_bit(emptied):
-    rng = np.random.default_rng()
+def test_boxes_without_outgoing_weight_leave_logits_to_the_bit(emptied, rng):
     model = network()
     make_exact(model, rng)
     keep = random_masks(rng)
@@ -87,12 +91,11 @@ def test_boxes_without_outgoing_weight_leave_logits_to_the_bit(emptied):
     pruned = prune(model, keep)
     assert expected.std() > 0
     np.testing.assert_array_equal(run(pruned, images), expected)
-    # Its form for use is a network too; BatchNorm is 1 here but for rounding.
+    # A pruned network can be folded too. BatchNorm is the identity here up to rounding.
     np.testing.assert_allclose(run(for_inference(pruned), images), expected, rtol=1e-5, atol=1e-2)
 
 
-def test_the_mean_takes_the_place_of_a_box():
-    rng = np.random.default_rng()
+def test_the_mean_takes_the_place_of_a_box(rng):
     model = network()
     keep = [np.ones((4, 4), bool) for _ in range(BLOCKS)]
     keep[0][1, 2] = False
@@ -102,14 +105,15 @@ def test_the_mean_takes_the_place_of_a_box():
         norm.var[...] = jnp.asarray(rng.uniform(0.5, 2, 16), jnp.float32)
     images = jnp.asarray(rng.normal(size=(2, *SIZE, 3)), jnp.float32)
     x = model.features(images, 1)
-    branch = model.blocks[1].branch(x)  # channels first
+    branch = apply_in_order(model.blocks[1].branch, x)  # Channels first.
     expected = branch.at[:, 1 * 4 + 2].set(norms_after_boxes(model)[0].bias[6])
     pruned = prune(model, keep)
-    np.testing.assert_allclose(pruned.blocks[1].branch(x), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        apply_in_order(pruned.blocks[1].branch, x), expected, rtol=0, atol=1e-4
+    )
 
 
-def test_contribution_is_the_deviation_of_what_is_added():
-    rng = np.random.default_rng()
+def test_contribution_is_the_deviation_of_what_is_added(rng):
     norm = norms_after_boxes(model := network())[0]
     norm.scale[...] = jnp.asarray(rng.normal(size=16), jnp.float32)
     norm.train()
@@ -122,24 +126,22 @@ def test_contribution_is_the_deviation_of_what_is_added():
     np.testing.assert_allclose(contributions(model)[0], deviation, rtol=1e-3, atol=1e-4)
 
 
-def test_cost_falls_by_what_was_removed():
-    model, rng = network(), np.random.default_rng()
+def test_cost_falls_by_what_was_removed(rng):
+    model = network()
     keep = random_masks(rng)
     before, after = cost(model, SIZE), cost(prune(model, keep), SIZE)
     height, width = SIZE[0] // 2, SIZE[1] // 2
     parameters = operations = 0
     for block, mask in zip(model.blocks[1:], keep, strict=True):
-        has_bias = block.branch.layers[0].bias is not None
-        rectified = len(block.branch.layers) == 6
+        has_bias = block.conv.bias is not None
         channels, boxes = int((~mask.any(axis=1)).sum()), int((~mask).sum())
         parameters += channels * (16 + has_bias) + 4 * boxes
-        operations += height * width * (channels * (16 + has_bias + rectified + 1) + 5 * boxes)
+        operations += height * width * (channels * (16 + has_bias + block.relu + 1) + 5 * boxes)
     assert before.parameters - after.parameters == parameters
     assert before.multiply_adds - after.multiply_adds == operations
 
 
-def test_the_original_stays_and_the_copy_trains():
-    rng = np.random.default_rng()
+def test_the_original_stays_and_the_copy_trains(rng):
     model = network()
     before = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param, nnx.BatchStat))
     pruned = prune(model, random_masks(rng))

@@ -1,0 +1,240 @@
+"""How far a network sees: gradient response maps and their cumulative energy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+__all__ = [
+    "Layer",
+    "cumulative_energy",
+    "energy_curves",
+    "gradient_response",
+    "saturation_radius",
+]
+
+type Layer = Callable[[jax.Array], jax.Array]
+"""A function from images to activations, `(N, H, W, C)` to `(N, h, w, K)`, image by image."""
+
+
+def gradient_response(
+    layer: Layer, images: ArrayLike, positions: ArrayLike, *, units_at_once: int = 16
+) -> jax.Array:
+    """Computes gradient response maps: how much each pixel of an image moves units of a layer.
+
+    The gradient of a unit with respect to a pixel is a vector over the image's channels. The map at
+    a position is the mean length of this vector over the units at the position, one per channel.
+
+    Source: Burkov & Lempitsky 2018, section 4, "Receptive fields analysis".
+
+    Args:
+      layer: A function from images `(N, H, W, C)` to a layer's activations `(N, h, w, K)`, which
+        must depend on their own image only. For a `SegmentationNetwork` in evaluation mode this is
+        the network itself for its logits, or `lambda images: model.features(images, depth)` for the
+        features that its first blocks return.
+      images: The images, `(N, H, W, C)`, of a floating dtype.
+      positions: The row and column of each of `P` positions in each image's activations,
+        `(N, P, 2)`, integers.
+      units_at_once: The number of units whose gradients are computed together. A larger number
+        takes more memory.
+
+    Returns:
+      The maps, `(N, P, H, W)`, of the dtype of `images`.
+
+    Raises:
+      TypeError: The positions are not integers.
+      ValueError: A shape does not fit, or a position is outside the activations.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.analysis import gradient_response
+      >>> def shrink(images):  # Every second pixel, times 2 and times -3.
+      ...     return images[:, ::2, ::2] * jnp.array([[[[2.0, -3.0]]]])
+      >>> gradient_response(shrink, jnp.ones((1, 2, 4, 1)), [[[0, 1]]])[0, 0]
+      Array([[0. , 0. , 2.5, 0. ],
+             [0. , 0. , 0. , 0. ]], dtype=float32)
+    """
+    images, positions, _ = _check_arguments(layer, images, positions)
+    return _map_responses(layer, images, positions, units_at_once, lambda response, _: response)
+
+
+def cumulative_energy(response: ArrayLike, centre: ArrayLike) -> jax.Array:
+    """Computes cumulative gradient energy: the share of a gradient response map within each radius.
+
+    `E(r)` is the sum of the map over the square window of radius `r`, which has the pixels at most
+    `r` from the centre along both axes, divided by the sum of the whole map.
+
+    Source: Burkov & Lempitsky 2018, section 4, "Receptive fields analysis".
+
+    Args:
+      response: The maps, `(..., H, W)`, without negative values.
+      centre: The row and column of the centre of the windows, `(..., 2)`, in pixels. It lies in the
+        image, and may lie between pixels.
+
+    Returns:
+      `E(r)` for the radii `r = 0, 1, ..., max(H, W)`, `(..., max(H, W) + 1)`. The last is 1. If a
+      map is 0 everywhere, all are NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.analysis import cumulative_energy
+      >>> response = jnp.array([[1.0, 2.0, 3.0, 2.0]])
+      >>> cumulative_energy(response, jnp.array([0.0, 2.0])).tolist()
+      [0.375, 0.875, 1.0, 1.0, 1.0]
+    """
+    response = jnp.asarray(response)
+    centre = jnp.asarray(centre, response.dtype)
+    H, W = response.shape[-2:]
+    rows, columns = (
+        jnp.abs(jnp.arange(size, dtype=response.dtype) - centre[..., axis, None])
+        for axis, size in ((0, H), (1, W))
+    )
+    distance = jnp.maximum(rows[..., :, None], columns[..., None, :])
+    # The radius of the smallest window that has the pixel.
+    radius = jnp.ceil(distance).astype(jnp.int32)
+    number = max(H, W) + 1
+
+    def sum_by_radius(radius: jax.Array, response: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(response.ravel(), radius.ravel(), number)
+
+    batch = response.shape[:-2]
+    radius = jnp.broadcast_to(radius, response.shape).reshape(-1, H, W)
+    rings = jax.vmap(sum_by_radius)(radius, response.reshape(-1, H, W))
+    energy = jnp.cumsum(rings, axis=-1)
+    return (energy / energy[:, -1:]).reshape(*batch, number)
+
+
+def energy_curves(
+    layer: Layer, images: ArrayLike, positions: ArrayLike, *, units_at_once: int = 16
+) -> jax.Array:
+    """Computes the cumulative gradient energy `E(r)` of a layer's units at positions of images.
+
+    This is `cumulative_energy` of `gradient_response`, without storing the maps. The centre of the
+    windows is the point of the image at the middle of the unit's pixel: if a pixel of the
+    activations covers `s x s` pixels of the image, `s (i + 1/2) - 1/2` for row and column `i`.
+
+    Source: Burkov & Lempitsky 2018, section 4, "Receptive fields analysis", and Figure 4, whose
+    curves are means over 30 images and 20 positions in each.
+
+    Args:
+      layer: A function from images to a layer's activations, as in `gradient_response`.
+      images: The images, `(N, H, W, C)`, of a floating dtype.
+      positions: The row and column of each of `P` positions in each image's activations,
+        `(N, P, 2)`, integers.
+      units_at_once: The number of units whose gradients are computed together. A larger number
+        takes more memory.
+
+    Returns:
+      `E(r)` for the radii `r = 0, 1, ..., max(H, W)` in pixels of the image,
+      `(N, P, max(H, W) + 1)`. It is NaN where no pixel moves any unit, for instance because ReLU
+      makes all of them 0. `jnp.nanmean(curves, axis=(0, 1))` is the curve of Figure 4.
+
+    Raises:
+      TypeError: The positions are not integers.
+      ValueError: A shape does not fit, or a position is outside the activations.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxbox
+      >>> from jaxbox.analysis import energy_curves
+      >>> theta = jnp.array([[[-2.5, 2.5, -0.5, 0.5]]])  # Five pixels wide, one high.
+      >>> curves = energy_curves(
+      ...     lambda images: jaxbox.box_conv(images, theta), jnp.ones((1, 5, 9, 1)), [[[2, 4]]]
+      ... )
+      >>> [round(share, 3) for share in curves[0, 0, :4].tolist()]
+      [0.2, 0.6, 1.0, 1.0]
+    """
+    images, positions, size = _check_arguments(layer, images, positions)
+    stride = jnp.array([image / own for image, own in zip(images.shape[1:3], size, strict=True)])
+
+    def energy(response: jax.Array, position: jax.Array) -> jax.Array:
+        centre = (position.astype(stride.dtype) + 0.5) * stride - 0.5
+        return cumulative_energy(response, centre)
+
+    return _map_responses(layer, images, positions, units_at_once, energy)
+
+
+def saturation_radius(curve: ArrayLike, share: float = 0.95) -> jax.Array:
+    """Returns the radius at which cumulative gradient energy comes close to 1.
+
+    Source: Burkov & Lempitsky 2018, section 4: the radius of an effective receptive field.
+
+    Args:
+      curve: `E(r)` for `r = 0, 1, 2, ...`, `(..., R)`.
+      share: The share of the energy to reach, above 0 and at most 1.
+
+    Returns:
+      The smallest `r` with `E(r) >= share`, `(...)`, int32.
+
+    Raises:
+      ValueError: `share` is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.analysis import saturation_radius
+      >>> saturation_radius(jnp.array([0.2, 0.6, 0.96, 1.0])).item()
+      2
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, got {share}.")
+    return jnp.argmax(jnp.asarray(curve) >= share, axis=-1).astype(jnp.int32)
+
+
+def _check_arguments(
+    layer: Layer, images: ArrayLike, positions: ArrayLike
+) -> tuple[jax.Array, jax.Array, tuple[int, int]]:
+    """Returns images and positions as arrays, and the height and width of the activations."""
+    images, positions = jnp.asarray(images), np.asarray(positions)
+    if images.ndim != 4:
+        raise ValueError(f"images must be (N, H, W, C), got shape {images.shape}.")
+    if not np.issubdtype(positions.dtype, np.integer):
+        raise TypeError(f"positions must be integers, got {positions.dtype}.")
+    if positions.ndim != 3 or positions.shape[::2] != (len(images), 2):
+        raise ValueError(
+            f"positions must be (N, P, 2) with N = {len(images)} images, "
+            f"got shape {positions.shape}."
+        )
+    activations = jax.eval_shape(layer, images)
+    if activations.ndim != 4:
+        raise ValueError(f"layer must return (N, h, w, K), got shape {activations.shape}.")
+    h, w = activations.shape[1:3]
+    # JAX silently drops or clamps an index that is out of bounds.
+    if np.any(positions < 0) or np.any(positions >= (h, w)):
+        raise ValueError(f"positions must lie in the activations of {h} x {w} pixels.")
+    return images, jnp.asarray(positions, jnp.int32), (h, w)
+
+
+def _map_responses(
+    layer: Layer,
+    images: jax.Array,
+    positions: jax.Array,
+    units_at_once: int,
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Applies a function to the gradient response map at each position and to the position."""
+
+    def of_image(arguments: tuple[jax.Array, jax.Array]) -> Any:
+        image, positions = arguments
+        activations, pull_back = jax.vjp(lambda image: layer(image[None])[0], image)
+        K = activations.shape[-1]
+
+        def of_position(position: jax.Array) -> jax.Array:
+            def of_unit(unit: jax.Array) -> jax.Array:
+                one = jnp.ones((), activations.dtype)
+                picked = jnp.zeros_like(activations).at[position[0], position[1], unit].set(one)
+                (dx,) = pull_back(picked)
+                length: jax.Array = jnp.linalg.norm(dx, axis=-1)
+                return length
+
+            units = jnp.arange(K, dtype=jnp.int32)
+            responses = jax.lax.map(of_unit, units, batch_size=min(units_at_once, K))
+            return function(jnp.mean(responses, axis=0), position)
+
+        return jax.lax.map(of_position, positions)
+
+    # Compiled anew in each call: a cache by `layer` would not notice that its weights have changed.
+    mapped: jax.Array = jax.jit(lambda *arrays: jax.lax.map(of_image, arrays))(images, positions)
+    return mapped

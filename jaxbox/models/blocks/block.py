@@ -1,0 +1,82 @@
+"""What all blocks have in common: their features, their cost and their form for inference."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxbox.models.cost import Cost, chain_cost, elementwise_cost, layer_cost
+from jaxbox.models.features import FeatureMap, Layer
+
+__all__ = ["Block", "ResidualBlock", "apply_in_order", "residual_cost"]
+
+
+class Block(nnx.Module):
+    """A part of a network.
+
+    A block is built from the `FeatureMap` that the block before it returns, so that a network can
+    be a plain sequence of blocks. Its layers are attributes. Whatever depends on how these are
+    connected, such as the block's cost, is a method of the block.
+
+    Attributes:
+      input: The size and layout of the features that the block reads.
+      output: The size and layout of the features that it returns.
+    """
+
+    input: FeatureMap
+    output: FeatureMap
+
+    @property
+    @abstractmethod
+    def input_convs(self) -> tuple[Any, ...]:
+        """The convolutions that read the block's input."""
+
+    @abstractmethod
+    def cost(self, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+        """Counts what the block costs.
+
+        Args:
+          features: The size of the block's input, which may differ from that of `input`.
+
+        Returns:
+          The size of the block's output, and the cost.
+        """
+
+    @abstractmethod
+    def fold(self) -> None:
+        """Removes in place what only training needs: folds BatchNorms, removes dropout."""
+
+
+class ResidualBlock(Block):
+    """A block that adds its input to what a branch makes of it, and applies an activation.
+
+    Attributes:
+      activation: The activation after the sum.
+    """
+
+    activation: Layer
+
+    @property
+    @abstractmethod
+    def branch(self) -> tuple[Layer, ...]:
+        """The layers of the branch, in the order in which they are applied."""
+
+    def cost(self, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+        """Counts what the branch, the sum and the activation cost."""
+        output, branch = chain_cost(self.branch, features)
+        return output, branch + residual_cost(self.activation, output)
+
+
+def apply_in_order(layers: Iterable[Layer], x: jax.Array) -> jax.Array:
+    """Applies layers one after another."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def residual_cost(activation: Layer, output: FeatureMap) -> Cost:
+    """Counts what a sum and the activation after it cost."""
+    _, activated = layer_cost(activation, output)
+    return elementwise_cost(output) + activated

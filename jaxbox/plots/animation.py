@@ -1,0 +1,102 @@
+"""An animation of a layer's boxes through training."""
+
+import io
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+import numpy as np
+from jax.typing import ArrayLike
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jaxbox.analysis import BoxLayer
+from jaxbox.plots.checks import check_history
+from jaxbox.plots.panels import MOST_DRAWN, Panel, draw_boxes, limits_of
+
+__all__ = ["animate_training"]
+
+_LAST_FRAME_FACTOR = 20  # How many times as long as the others the last frame lasts.
+
+
+def animate_training(
+    layer: BoxLayer,
+    history: Mapping[str, ArrayLike],
+    path: str | PathLike[str],
+    *,
+    most: int = MOST_DRAWN,
+    milliseconds: int = 100,
+    image: ArrayLike | None = None,
+) -> None:
+    """Writes the boxes of a layer through training as an animated GIF.
+
+    Source: Burkov & Lempitsky 2018, Figure 2.
+
+    Args:
+      layer: The layer at the end of training. Its importance decides which boxes are drawn, and
+        their opacity.
+      history: The layer's boxes `(C, F, 4)` in each frame, in order, by the frame's caption.
+      path: The file to write.
+      most: The number of boxes to draw, the most important ones.
+      milliseconds: The duration of a frame. The last frame lasts 20 times as long.
+      image: Grey values `(h, w)` to draw below the boxes, whose output pixel is `(h // 2, w // 2)`.
+
+    Raises:
+      ValueError: There are no frames, or boxes of another shape than the layer's.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import boxes, plots
+      >>> from jaxbox.analysis import BoxLayer
+      >>> start, end = (boxes.sample(key, (8, 4), (32, 64)) for key in map(jax.random.key, (0, 1)))
+      >>> layer = BoxLayer("box layer 1", end, (32, 64), jnp.ones((8, 4)))
+      >>> plots.animate_training(layer, {"at first": start, "at last": end}, "boxes.gif")
+    """
+    check_history(layer, history)
+    limits = limits_of(layer, history.values(), most)
+    if image is not None:
+        x, y, _, _ = _frame_of(image)
+        limits = max(limits[0], -1.05 * x), max(limits[1], -1.05 * y)
+    panels = [Panel(caption, layer, theta, limits) for caption, theta in history.items()]
+    first, *others = _share_palette([_draw_frame(panel, most, image) for panel in panels])
+    first.save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=others,
+        duration=[milliseconds] * len(others) + [_LAST_FRAME_FACTOR * milliseconds],
+        loop=0,
+        optimize=True,
+    )
+
+
+def _draw_frame(panel: Panel, most: int, image: ArrayLike | None) -> Image.Image:
+    figure = Figure((4.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    frame = None
+    if image is not None:
+        frame = x, y, w, h = _frame_of(image)
+        extent = (x, x + w, y + h, y)
+        axes.imshow(np.asarray(image), cmap="gray_r", alpha=0.3, extent=extent)
+    draw_boxes(axes, panel, most, frame=frame)
+    axes.set_title(panel.title, fontsize=11)
+    axes.set_xlabel("pixels", fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return Image.open(buffer).convert("RGB")
+
+
+def _frame_of(image: ArrayLike) -> tuple[float, float, float, float]:
+    """Returns the `(x, y, width, height)` of an image around its pixel `(h // 2, w // 2)`."""
+    h, w = np.shape(image)
+    return -(w // 2) - 0.5, -(h // 2) - 0.5, w, h
+
+
+def _share_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """Gives all frames the same palette, so that the GIF stores only what changes."""
+    # The usual median cut turns thin coloured lines grey. Maximum coverage alone tints greys.
+    colors = frames[-1].quantize(192, Image.Quantize.MAXCOVERAGE).getpalette() or []
+    greys = np.repeat(np.linspace(0, 255, 64).round().astype(int), 3).tolist()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*colors[: 3 * 192], *greys])
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
