@@ -26,7 +26,7 @@ _TRAILER = 64  # some cameras pad a JPEG behind its end mark
 class PairedImages:
     """A source of pairs of files: one is the picture, the other holds the class of each pixel.
 
-    The constructor only looks at names; a file is opened when its sample is read. A file without its
+    The constructor only looks at names; a file is opened when its sample is read. A file without a
     partner counts as a sample that cannot be read: see `without_bad_samples`.
 
     Args:
@@ -147,7 +147,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _is_complete(data: bytes) -> bool:
-    """Whether a file has its end mark; OpenCV fills the rest of a truncated file with grey."""
+    """Whether a file has its end mark; OpenCV fills the rest of a truncated one with grey."""
     if data.startswith(_PNG_START):
         return _PNG_END in data[-_TRAILER:]
     return data.startswith(_JPEG_START) and _JPEG_END in data[-_TRAILER:]

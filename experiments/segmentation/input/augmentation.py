@@ -43,7 +43,7 @@ class Augmentation:
 
 
 class RandomAugmentation(grain.transforms.RandomMap):
-    """Mirrors, rotates and scales image and label together, within the limits of an `Augmentation`."""
+    """Mirrors, rotates and scales image and label together, within an `Augmentation`'s limits."""
 
     def __init__(self, augmentation: Augmentation):
         self._augmentation = augmentation

@@ -37,7 +37,7 @@ class Batch(TypedDict):
 
 
 def normalize(sample: Sample) -> Batch:
-    """Converts a sample for a network: the image to `(x / 255 - mean) / std`, the label to int32."""
+    """Converts a sample for networks: the image to `(x / 255 - mean) / std`, the label to int32."""
     image = cv2.LUT(np.ascontiguousarray(sample["image"]), _NORMALIZED)
     return Batch(image=np.asarray(image, np.float32), label=sample["label"].astype(np.int32))
 
