@@ -39,8 +39,8 @@ class Settings:
     positions: int = 20
     """Number of positions in each image; the default is the paper's."""
     depth: int = 4
-    """Number of blocks after which E(r) is shown besides that of the logits. The fourth block is the
-    first with boxes in all of the paper's networks but BoxOnlyENet."""
+    """Number of blocks after which E(r) is shown, besides that of the logits. The fourth block is
+    the first with boxes in all of the paper's networks but BoxOnlyENet."""
     seed: int = 0
     """Seed of the choice of images and positions."""
 

@@ -104,7 +104,7 @@ class Comparison:
 
 
 def mean_and_deviation(runs: Sequence[FinishedRun], measure: str) -> str:
-    """The mean of a metric at the end of runs in percent, and the deviation if there are several."""
+    """The mean of a metric at the end of runs in percent, and the deviation of several runs."""
     values = [100 * run.last(measure) for run in runs]
     if len(values) == 1:
         return f"{values[0]:.1f}"

@@ -1,22 +1,25 @@
-"""Times runs in turn, so that all of them see the same machine."""
+"""Times of calls, beside the speed of the memory in the same rounds."""
 
-import random
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
+from experiments.common.timing import interleave
 
-# Of a contestant, in all rounds together: XLA's gradients of convolutions take up to minutes each.
+# For one contestant in all rounds together; XLA's gradients of convolutions may take minutes each.
 _LONGEST_SECONDS = 10.0
 
 type Run = Callable[[], object]
 
 
 class Timed(NamedTuple):
-    """Something to time, and how many calls of it one run makes."""
+    """A function to time.
+
+    Attributes:
+      run: makes one or more calls and returns their results.
+      calls: the number of calls that one run makes.
+    """
 
     run: Run
     calls: int = 1
@@ -24,50 +27,42 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Copying:
-    """A copy between two arrays, and how many bytes a call of it reads and writes."""
+    """A copy between two arrays, which shows how fast the memory is.
+
+    Attributes:
+      timed: the copy.
+      moved_bytes: the number of bytes that one call reads and writes.
+    """
 
     timed: Timed
     moved_bytes: int
 
 
 class Timing(NamedTuple):
-    """The median time of a call."""
+    """The median time of a call, and the number of rounds that it is taken from."""
 
     milliseconds: float
     rounds: int
 
 
-def interleave[K](
-    everything: Mapping[K, Timed], copying: Copying, rounds: int
-) -> tuple[dict[K, Timing], float]:
-    """Times everything once a round; returns also the bytes a second that `copying` moves."""
-    listed = [*everything.values(), copying.timed]
-    rounds_between = [_rounds_between(timed.run, rounds) for timed in listed]
-    seconds: list[list[float]] = [[] for _ in listed]
-    order = list(range(len(listed)))
-    generator = random.Random(0)
-    for round_ in range(rounds):
-        # What ran before leaves its traces in caches and in memory: never the same for all rounds.
-        generator.shuffle(order)
-        for index in order:
-            if round_ % rounds_between[index] == 0:
-                seconds[index].append(_seconds(listed[index].run))
+def time_calls[Name](
+    everything: Mapping[Name, Timed], copying: Copying, rounds: int
+) -> tuple[dict[Name, Timing], float]:
+    """Times functions and a copy, each once in every round, and slow ones in fewer rounds.
+
+    Args:
+      everything: the functions to time, by name.
+      copying: the copy that is timed in the same rounds.
+      rounds: the number of rounds.
+
+    Returns:
+      The time of each function, by name, and the bytes per second that the copy moves.
+    """
+    listed = dict(enumerate([*everything.values(), copying.timed]))
+    runs = {index: timed.run for index, timed in listed.items()}
     *timings, copied = (
-        Timing(1000 * statistics.median(s) / timed.calls, len(s))
-        for timed, s in zip(listed, seconds, strict=True)
+        Timing(1000 * statistics.median(seconds) / listed[index].calls, len(seconds))
+        for index, seconds in interleave(runs, rounds, _LONGEST_SECONDS).items()
     )
     bytes_per_second = 1000 * copying.moved_bytes / copied.milliseconds
     return dict(zip(everything, timings, strict=True)), bytes_per_second
-
-
-def _rounds_between(run: Run, rounds: int) -> int:
-    """Runs once to warm up; in every how many rounds it is to run so as not to take too long."""
-    affordable = max(1, int(_LONGEST_SECONDS / _seconds(run)))
-    return -(-rounds // affordable)
-
-
-def _seconds(run: Run) -> float:
-    start = time.perf_counter()
-    result = run()
-    jax.block_until_ready(result)
-    return time.perf_counter() - start
