@@ -107,10 +107,8 @@ def draw_boxes(label: str, run: SavedRun, out: Path) -> None:
 def _evenly_chosen(history: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The first and last moment and some between, as many as a strip of pictures has room for."""
     captions = list(history)
-    chosen = (
-        np.linspace(0, len(captions) - 1, min(_MOMENTS_IN_STRIP, len(captions))).round().astype(int)
-    )
-    return {captions[index]: history[captions[index]] for index in chosen.tolist()}
+    chosen = np.linspace(0, len(captions) - 1, min(_MOMENTS_IN_STRIP, len(captions)))
+    return {captions[i]: history[captions[i]] for i in chosen.round().astype(int).tolist()}
 
 
 def draw_energy(runs: dict[str, SavedRun], settings: Settings) -> None:

@@ -53,7 +53,7 @@ def function(layer: Layer, direction: Direction) -> Function:
 
 
 def arguments(direction: Direction, images: Images, parameters: Array) -> Arguments:
-    """The arguments of `function`: images, parameters, and the output's gradient if it needs one."""
+    """The arguments of `function`: images, parameters, and for gradients the output's."""
     if direction == "forward":
         return images.x, parameters
     return images.x, parameters, images.g

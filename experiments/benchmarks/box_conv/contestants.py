@@ -131,7 +131,7 @@ def sample_boxes(shape: Shape) -> Array:
 
 
 def square_boxes(shape: Shape, side: int) -> Array:
-    """Square boxes `(C, F, 4)`, centred in the middle half of the image at places that never vary."""
+    """Square boxes `(C, F, 4)`; their centres in the middle half of the image never vary."""
     sizes = jnp.broadcast_to(jnp.array([shape.W, shape.H], jnp.float32), (shape.C, shape.F, 2))
     centres = sizes * jax.random.uniform(_key(4), sizes.shape, minval=-0.25, maxval=0.25)
     return jnp.stack([centres - side / 2, centres + side / 2], -1).reshape(shape.C, shape.F, 4)

@@ -3,11 +3,12 @@
 import numpy as np
 from flax import nnx
 
+from experiments.common.program import exit_code
 from experiments.demos import doconv_digits
 
 
 def test_it_prints_a_table(capsys):
-    assert doconv_digits.main(["--runs", "2", "--epochs", "1"]) == 0
+    assert exit_code(doconv_digits.main, ["--runs", "2", "--epochs", "1"]) == 0
     header, _, baseline, doconv = capsys.readouterr().out.strip().split("\n")
     assert header.count("|") == baseline.count("|") == doconv.count("|") == 7
     assert baseline.startswith("| Baseline |")
@@ -20,8 +21,8 @@ def test_figures_of_the_table():
     assert lines[3] == "| DO-Conv | 93.00 | 93.00 | 93.00 | 0.00 | +2.000 |"
 
 
-def test_both_start_as_the_same_network():
-    images = np.random.default_rng().normal(size=(3, 8, 8, 1)).astype(np.float32)
+def test_both_start_as_the_same_network(rng):
+    images = rng.normal(size=(3, 8, 8, 1)).astype(np.float32)
     logits = [
         doconv_digits.Network(layer, rngs=nnx.Rngs(7))(images)
         for layer in doconv_digits.LAYERS.values()
@@ -30,5 +31,5 @@ def test_both_start_as_the_same_network():
 
 
 def test_bad_settings(capsys):
-    assert doconv_digits.main(["--runs", "0"]) == 2
+    assert exit_code(doconv_digits.main, ["--runs", "0"]) == 2
     assert "--runs" in capsys.readouterr().err

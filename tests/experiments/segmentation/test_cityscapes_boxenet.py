@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from experiments import cityscapes_boxenet
-from experiments.segmentation.training.run_log import read_records
+from experiments.common.program import exit_code
+from experiments.segmentation.training.metrics_log import read_metrics
 
 _PROGRAM = Path(cityscapes_boxenet.__file__)
 # 576 scenes make 4 steps an epoch; with dropout, since its random state has to survive too.
@@ -31,7 +32,7 @@ def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _error_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
-    assert cityscapes_boxenet.main(list(arguments)) == 2
+    assert exit_code(cityscapes_boxenet.main, list(arguments)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("error: ")
@@ -45,7 +46,7 @@ def test_trains_and_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureF
     for picture in ("predictions.png", "curves.png"):
         assert (out / picture).stat().st_size > 5000
     assert list((out / "tensorboard").iterdir())
-    records = read_records(out)
+    records = read_metrics(out)
     assert [record["step"] for record in records] == [4, 6]
     assert all(np.isfinite(record["loss"]) for record in records)
     assert 0 <= records[-1]["mean_iou"] <= 1
@@ -116,7 +117,9 @@ def test_stopping_saves_and_resuming_ends_the_same(tmp_path: Path, how: signal.S
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_twenty_kills_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+):
     """Killed at random moments, from the first import to the last picture."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     arguments = [*_SMALL, "--steps", "80"]
@@ -125,7 +128,6 @@ def test_twenty_kills_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert whole.returncode == 0, whole.stderr
     longest = time.monotonic() - start
 
-    rng = np.random.default_rng()
     kills = 0
     while kills < 20:
         resume = ["--resume"] if (tmp_path / "stopped" / "settings.json").exists() else []
@@ -150,7 +152,7 @@ def _stop_after_first_record(how: signal.Signals, arguments: list[str], director
     process = subprocess.Popen(
         [sys.executable, str(_PROGRAM), *arguments, "--out", "stopped"], cwd=directory
     )
-    while process.poll() is None and not read_records(directory / "stopped"):
+    while process.poll() is None and not read_metrics(directory / "stopped"):
         time.sleep(0.05)
     os.kill(process.pid, how)
     return process.wait()

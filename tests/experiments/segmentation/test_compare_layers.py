@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.common.program import exit_code
 from experiments.segmentation import compare_layers
 from experiments.segmentation.compare_layers import Row
 from experiments.segmentation.comparison import FinishedRun
@@ -32,7 +33,7 @@ def test_figures_of_the_table():
     ],
 )
 def test_what_is_not_allowed_is_refused(tmp_path, capsys, arguments, message):
-    assert compare_layers.main(["--out", str(tmp_path / "out"), *arguments]) == 2
+    assert exit_code(compare_layers.main, ["--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -40,7 +41,7 @@ def test_what_is_not_allowed_is_refused(tmp_path, capsys, arguments, message):
 @pytest.mark.usefixtures("relaxed_promotion")
 def test_it_runs(tmp_path, capsys):
     arguments = ["--size", "32x48", "--steps", "2", "--batch-size", "2", "--rounds", "1"]
-    assert compare_layers.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert exit_code(compare_layers.main, [*arguments, "--out", str(tmp_path)]) == 0
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert len(table.strip().split("\n")) == 7

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import labels as official_labels
 
-from experiments.segmentation.data.camvid import CamVid
-from experiments.segmentation.data.cityscapes import Cityscapes
-from experiments.segmentation.data.classes import CAMVID, CITYSCAPES, VOID, ClassSet
+from experiments.segmentation.data.camvid import CAMVID, CamVid
+from experiments.segmentation.data.cityscapes import CITYSCAPES, Cityscapes
+from experiments.segmentation.data.classes import VOID, ClassSet
 from experiments.segmentation.data.datasets import open_dataset
 from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.image_folder import ImageFolder
@@ -17,11 +17,6 @@ from experiments.segmentation.data.palette import read_palette
 from experiments.segmentation.data.sunrgbd import SUN_RGBD, SunRgbd
 
 SIZE = (12, 16)
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng()
 
 
 def write(path, rgb):

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.segmentation.input.augmentation import Augmentation
 from experiments.segmentation.training.recipe import RECIPES
-from experiments.segmentation.training.settings import Settings, from_record, parse, to_record
+from experiments.segmentation.training.settings import Settings, parse
+from experiments.segmentation.training.settings_record import from_record, to_record
 
 
 def _parse(*arguments: str) -> Settings:
