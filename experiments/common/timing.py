@@ -73,7 +73,7 @@ def take_turns[Name](
     order = list(measurements)
     generator = random.Random(0)
     for round_ in range(rounds):
-        # What ran before leaves traces in caches and memory, so it must not always be the same.
+        # The previous run leaves traces in caches and memory, so it must not always be the same one.
         generator.shuffle(order)
         for name in order:
             if round_ % intervals[name] == 0:

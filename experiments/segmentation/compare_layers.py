@@ -44,7 +44,7 @@ from jaxbox.models.inference import for_inference
 
 @dataclass(frozen=True)
 class Layers:
-    """What to compare."""
+    """The context blocks to compare, and how."""
 
     contexts: tuple[Context, ...] = CONTEXTS
     """Kinds of context blocks; the ratios of times are to the first."""

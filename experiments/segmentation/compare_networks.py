@@ -26,7 +26,7 @@ from jaxbox.models import NETWORKS
 
 @dataclass(frozen=True)
 class Networks:
-    """What to compare."""
+    """The networks to compare, and how."""
 
     networks: tuple[str, ...] = ("enet", "boxenet")
     """Names of the networks."""

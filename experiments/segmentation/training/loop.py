@@ -114,7 +114,7 @@ def _finite(loss: float, step: int) -> float:
 
 
 def _postfix(loss: float, scores: Scores | None) -> dict[str, str]:
-    """What the progress bar shows at its end."""
+    """The values at the end of the progress bar."""
     shown = {"loss": f"{loss:.3f}"}
     if scores is not None:
         shown["mIoU"] = f"{scores.mean_iou:.3f}"

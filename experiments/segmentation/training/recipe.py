@@ -18,7 +18,7 @@ class Recipe:
     """How to train."""
 
     epochs: int = 100
-    """How often to go through the training images."""
+    """Number of passes over the training images."""
     batch_size: int = 8
     """Images in a batch, over all devices."""
     learning_rate: float = 2e-3

@@ -44,7 +44,7 @@ class Settings:
     seed: int = 0
     """Seed of the initial parameters, the order of the images, dropout and generated scenes."""
     on_bad: Literal["stop", "skip"] = "stop"
-    """What to do about images and labels that cannot be read: stop and name them, or skip them."""
+    """How to treat images and labels that cannot be read: stop and name them, or skip them."""
     workers: int = 0
     """Number of processes that prepare images; with 0 threads prepare them."""
     distributed: str | None = None
