@@ -88,7 +88,7 @@ def test_writes_a_figure_of_every_contestant(
         assert name in printed
 
 
-def test_moved_bytes():
+def test_moved_bytes_are_those_of_inputs_and_results():
     image, output = 2 * 2 * 8 * 12, 2 * 2 * 2 * 8 * 12  # Of bfloat16.
     moved = {d: SHAPE.moved_bytes("bfloat16", d) for d in FULL_AND_PARTS}
     assert moved == {
@@ -110,7 +110,9 @@ def test_slow_contestants_run_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch):
     assert calls.count("copy") == 5
 
 
-def test_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_plots_are_drawn_against_both_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(plots, "_IMAGE_SCALES", (0.25, 2))
     monkeypatch.setattr(plots, "_IMAGE_CHANNELS", 1)
     method = methods.Method(methods._single, Copying(Timed(lambda: None), 1))
@@ -127,7 +129,7 @@ def test_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "boxes as wide as the image" in capsys.readouterr().out
 
 
-def test_square_boxes():
+def test_square_boxes_keep_their_centres_at_every_size():
     shape = Shape(1, 3, 8, 12, 2)
     sides = {}
     for case in plots.cases_by_box_size(shape):
@@ -157,7 +159,7 @@ def test_contestants_with_boxes_agree(dtype: str):
         np.testing.assert_allclose(output, expected, atol=bound, err_msg=contestant.name)
 
 
-def test_textbook_gradients():
+def test_the_textbook_form_has_the_reference_s_gradients():
     x, g = images(SHAPE, "float32")["planes"]
     # Boxes larger than the image too: their sides are clipped.
     theta = 2 * boxes.sample(jax.random.key(0), (SHAPE.C, SHAPE.F), (SHAPE.H, SHAPE.W))
@@ -207,7 +209,7 @@ def test_copies_do_not_fit_into_the_cache_together():
     assert timed.calls == 9 * 3
 
 
-def test_figures_of_many_calls_in_a_run():
+def test_times_are_of_one_call_when_a_run_makes_many():
     """As on a GPU, with fewer calls."""
     few = functools.partial(rotation.rotate, past_cache_bytes=1000, moved_bytes=5000)
     source = jnp.ones(500)
@@ -235,7 +237,7 @@ def test_figures_of_many_calls_in_a_run():
         assert title in table(block, 2)
 
 
-def test_contestants_on_a_gpu():
+def test_on_a_gpu_there_are_other_contestants():
     listed = {c.name: c for c in contestants(Shape(1, 2, 200, 201, 2), "float32", (), "gpu")}
     assert list(listed) == [
         "box_conv planes",
@@ -290,7 +292,7 @@ def test_nothing_but_calls_is_in_the_loop_on_a_gpu():
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="for machines without a GPU")
-def test_there_is_no_gpu(capsys: pytest.CaptureFixture[str]):
+def test_a_gpu_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]):
     assert exit_code(bench_box_conv.main, ["--device", "gpu"]) == 2
     assert "--device must be cpu, for JAX found no GPU" in capsys.readouterr().err
 

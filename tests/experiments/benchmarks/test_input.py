@@ -39,7 +39,7 @@ def test_writes_a_figure_of_every_contestant(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion")
-def test_everything_runs(tmp_path: Path):
+def test_every_way_to_read_and_training_are_timed(tmp_path: Path):
     out = tmp_path / "bench.json"
     arguments = ["--size", "16x24", "--batches", "1", "--files", "2", "--rounds", "1"]
     assert (

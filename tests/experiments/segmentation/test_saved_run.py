@@ -58,7 +58,7 @@ def test_a_run_has_the_network_before_and_after(run: tuple[Path, models.Segmenta
     )
 
 
-def test_directories_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_directories_without_a_run_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(UserError, match="holds no run"):
         open_run(tmp_path)
     (tmp_path / "settings.json").write_text(json.dumps(to_record(SETTINGS)))
@@ -70,7 +70,7 @@ def test_directories_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
-def test_programs(
+def test_figures_and_pruning_of_a_saved_run(
     run: tuple[Path, models.SegmentationNetwork],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -114,7 +114,7 @@ def test_half_of_the_samples_are_flipped_and_anew_each_epoch(data_seed):
     assert len(np.unique(flipped, axis=0)) == 20
 
 
-def test_normalisation_and_types(rng):
+def test_images_are_normalised_and_types_are_set(rng):
     image = rng.integers(0, 256, (3, 5, 3)).astype(np.uint8)
     label = rng.integers(0, 256, (3, 5)).astype(np.uint8)
     batch = normalize({"image": image, "label": label})

@@ -13,7 +13,7 @@ from jaxbox import models
 from jaxbox.layers.box import FrozenBoxes
 
 
-def test_loss_against_a_loop_over_the_pixels(rng):
+def test_the_loss_is_that_of_a_loop_over_the_pixels(rng):
     logits = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
     labels = rng.integers(0, 4, (2, 3, 5)).astype(np.int32)
     labels[rng.random(labels.shape) < 0.3] = VOID
@@ -41,7 +41,7 @@ def test_loss_of_void_alone_is_zero_and_has_no_gradient():
     assert not np.any(gradient)
 
 
-def test_class_weights():
+def test_class_weights_fall_with_frequency_as_enet_s():
     np.testing.assert_allclose(
         class_weights(np.array([0.0, 0.9])), [1 / np.log(1.1), 1 / np.log(2)]
     )
