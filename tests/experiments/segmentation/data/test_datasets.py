@@ -293,7 +293,8 @@ def test_data_sets_are_opened_by_their_names(camvid, rng):
 def test_help_lists_every_data_set():
     assert usage() == (
         "synthetic (generated, no download), camvid:DIR, "
-        "cityscapes:DIR (DIR holds leftImg8bit/ and gtFine/), sunrgbd:DIR, or folder:DIR (your own; see the README)"
+        "cityscapes:DIR (DIR holds leftImg8bit/ and gtFine/), sunrgbd:DIR, "
+        "or folder:DIR (your own; see the README)"
     )
 
 
