@@ -72,8 +72,8 @@ def _table(finished: Mapping[str, Sequence[FinishedRun]]) -> str:
     ]
     for name, runs in finished.items():
         cells = [
-            mean_and_deviation(runs, measure)
-            for measure in ("mean_iou", "class_accuracy", "pixel_accuracy")
+            mean_and_deviation(runs, metric)
+            for metric in ("mean_iou", "class_accuracy", "pixel_accuracy")
         ]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -38,9 +38,9 @@ class FinishedRun:
     seed: int
     records: Sequence[Mapping[str, Any]]
 
-    def last(self, measure: str) -> float:
+    def last(self, metric: str) -> float:
         """A metric at the end of training."""
-        return float(self.records[-1][measure])
+        return float(self.records[-1][metric])
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class Comparison:
                     )
 
 
-def mean_and_deviation(runs: Sequence[FinishedRun], measure: str) -> str:
+def mean_and_deviation(runs: Sequence[FinishedRun], metric: str) -> str:
     """The mean of a metric at the end of runs in percent, and the deviation of several runs."""
-    values = [100 * run.last(measure) for run in runs]
+    values = [100 * run.last(metric) for run in runs]
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
