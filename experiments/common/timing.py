@@ -73,7 +73,7 @@ def take_turns[Name](
     order = list(measurements)
     generator = random.Random(0)
     for round_ in range(rounds):
-        # The previous run leaves traces in caches and memory, so it must not always be the same one.
+        # The previous run leaves traces in caches and memory, so it must not always be the same.
         generator.shuffle(order)
         for name in order:
             if round_ % intervals[name] == 0:
