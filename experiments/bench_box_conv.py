@@ -1,11 +1,12 @@
-"""Times of box convolution; see `experiments/benchmarks/box_conv/program.py`."""
+"""Times box convolution; see `experiments/benchmarks/box_conv/benchmark.py`."""
 
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
 
-from experiments.benchmarks.box_conv.program import main
+from experiments.benchmarks.box_conv.benchmark import main
+from experiments.common.program import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

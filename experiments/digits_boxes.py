@@ -5,7 +5,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
 
+from experiments.common.program import run
 from experiments.demos.digits_boxes import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

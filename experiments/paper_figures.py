@@ -1,11 +1,12 @@
-"""The paper's Figures 2 to 4; see `experiments/paper/figures.py`."""
+"""Draws the paper's Figures 2 to 4; see `experiments/paper/figures.py`."""
 
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
 
+from experiments.common.program import run
 from experiments.paper.figures import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,11 +1,12 @@
-"""The paper's Table 3; see `experiments/paper/table3.py`."""
+"""Counts and times the paper's Table 3; see `experiments/paper/table3.py`."""
 
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
 
+from experiments.common.program import run
 from experiments.paper.table3 import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

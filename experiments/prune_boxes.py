@@ -1,11 +1,12 @@
-"""A network without boxes that it hardly uses; see `experiments/paper/prune_boxes.py`."""
+"""Removes boxes that a network hardly uses; see `experiments/paper/prune_boxes.py`."""
 
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
 
+from experiments.common.program import run
 from experiments.paper.prune_boxes import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,23 +1,21 @@
-"""Times the input pipeline alone: how many images a second it loads, augments and batches.
+"""Times the input pipeline: how many images it loads, augments and batches per second.
 
-Contestants: files, which are PNGs twice as high and wide as the images (as Cityscapes' are), drawn
-into a temporary directory; and synthetic scenes, drawn when they are asked for. Each is read
+Two sources are read: PNG files twice as high and wide as the images (as Cityscapes' are), drawn
+into a temporary directory, and synthetic scenes, drawn when they are read. Each is read
 
-- "at once": in the loop that asks for it;
-- with 1 thread and with 2 that read ahead;
-- with 1 worker process and with 2.
+- "at once": in the loop that uses the batches;
+- with 1 and with 2 threads that read ahead;
+- with 1 and with 2 worker processes.
 
-In each round every one of them runs once, from the start; figures are medians over the rounds of
-the images between the first batch and the last. With --model the training step of that network
-runs on the default device in the same rounds, on a batch that is there already: where loading is
-faster than it, the device does not wait.
+In each round every one of these runs once from its start; figures are medians over the rounds, from
+the first batch to the last. With --model the training step of that network is timed in the same
+rounds, on the default device and on one batch that is there already: if loading is faster than
+training, the device does not wait.
 
-Prints a table, and writes JSON.
+Prints a table and writes JSON.
 """
 
-import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,9 +35,12 @@ from flax import nnx
 
 import jaxbox
 from experiments.common import report
-from experiments.segmentation.data.classes import CITYSCAPES, VOID, ClassSet
+from experiments.common.program import UserError
+from experiments.common.timing import take_turns
+from experiments.segmentation.data.cityscapes import CITYSCAPES
+from experiments.segmentation.data.classes import VOID, ClassSet
 from experiments.segmentation.data.paired_images import PairedImages, files_by_name
-from experiments.segmentation.data.source import Source
+from experiments.segmentation.data.source import Size, Source
 from experiments.segmentation.data.synthetic import SyntheticStreets
 from experiments.segmentation.input.augmentation import Augmentation
 from experiments.segmentation.input.pipeline import Batch, read_ahead, training_batches
@@ -47,7 +48,7 @@ from experiments.segmentation.training.trainer import Trainer
 from jaxbox.models import NETWORKS
 
 _PAPER = Augmentation(flip=0.5, rotation=7.5, scale=0.12)
-# Label files hold classes, not Cityscapes' values.
+# Label files hold the numbers of classes, not Cityscapes' values.
 _COUNT = len(CITYSCAPES)
 _CLASSES = ClassSet(
     CITYSCAPES.names,
@@ -55,37 +56,41 @@ _CLASSES = ClassSet(
     codes=(*range(_COUNT), *(None,) * (VOID - _COUNT), VOID),
 )
 
-type Rate = Callable[[], float]  # Runs once; images a second.
+type Rate = Callable[[], float]
+"""Runs once and returns the images per second."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Times the input pipeline alone."""
+    """Times the input pipeline."""
 
     size: str = "512x1024"
     """Size of the images, HEIGHTxWIDTH in pixels; files are twice as high and wide."""
     batch_size: int = 4
-    """Images in a batch."""
+    """Number of images in a batch."""
     batches: int = 8
-    """How many batches a run takes after its first."""
+    """Number of batches that a run reads after its first."""
     files: int = 8
-    """How many files to draw; they are read again and again."""
+    """Number of files to draw, which are read repeatedly."""
     rounds: int = 3
-    """How often each contestant runs."""
+    """Number of times that each way to read is timed."""
     model: Annotated[
         str | None, tyro.conf.arg(help=f"Also time training one of {', '.join(NETWORKS)}.")
     ] = None
     out: Path = Path("runs/bench_input.json")
-    """Where the figures go."""
-
-
-class UsageError(Exception):
-    """An argument is not allowed; the message says what is."""
+    """JSON file for the figures."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A way to read batches; `threads` of 0 is no reading ahead."""
+    """A way to read batches.
+
+    Attributes:
+      name: the name in tables.
+      workers: the number of worker processes.
+      threads: the number of threads that read ahead; with neither workers nor threads, batches are
+        read in the loop that uses them.
+    """
 
     name: str
     workers: int
@@ -103,7 +108,7 @@ _READERS = (
 
 @dataclass(frozen=True)
 class Measurement:
-    """A line of the table."""
+    """A line of the table: median, slowest and fastest run, in images per second."""
 
     name: str
     images_per_second: float
@@ -111,46 +116,39 @@ class Measurement:
     fastest: float
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code: 0 done, 2 a user's error."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program."""
     settings = tyro.cli(
         Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
-    try:
-        size = _parse_size(settings.size)
-        _check(settings, size)
-    except (UsageError, report.ReportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    size = _parse_size(settings.size)
+    _check(settings, size)
     with tempfile.TemporaryDirectory() as directory:
         _run(settings, size, Path(directory))
-    return 0
 
 
-def _parse_size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> Size:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--size must be HEIGHTxWIDTH such as 512x1024; got {text!r}")
+        raise UserError(f"--size must be HEIGHTxWIDTH such as 512x1024; got {text!r}")
     height, width = map(int, parts)
     return height, width
 
 
-def _check(settings: Settings, size: tuple[int, int]) -> None:
+def _check(settings: Settings, size: Size) -> None:
     for name in ("batch_size", "batches", "files", "rounds"):
         value = getattr(settings, name)
         if value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be 1 or more; got {value}")
+            raise UserError(f"--{name.replace('_', '-')} must be 1 or more; got {value}")
     if settings.model is not None:
         if settings.model not in NETWORKS:
-            raise UsageError(
-                f"--model must be one of {', '.join(NETWORKS)}; got {settings.model!r}"
-            )
+            raise UserError(f"--model must be one of {', '.join(NETWORKS)}; got {settings.model!r}")
         if size[0] % 8 or size[1] % 8:
-            raise UsageError(f"--size must be multiples of 8 for --model; got {settings.size!r}")
+            raise UserError(f"--size must be multiples of 8 for --model; got {settings.size!r}")
     report.make_writable(settings.out)
 
 
-def _run(settings: Settings, size: tuple[int, int], directory: Path) -> None:
+def _run(settings: Settings, size: Size, directory: Path) -> None:
     _draw_files(directory, size, settings.files)
     sources: dict[str, Source] = {
         "files": PairedImages(
@@ -168,7 +166,11 @@ def _run(settings: Settings, size: tuple[int, int], directory: Path) -> None:
     }
     if settings.model is not None:
         rates[f"training {settings.model}"] = _training_rate(settings, sources["synthetic"])
-    measurements = _interleave(rates, settings.rounds)
+    taken = take_turns(rates, dict.fromkeys(rates, 1), settings.rounds)
+    measurements = [
+        Measurement(name, statistics.median(values), min(values), max(values))
+        for name, values in taken.items()
+    ]
     print(_table(measurements, settings))
     figures = {
         "size": size,
@@ -178,7 +180,8 @@ def _run(settings: Settings, size: tuple[int, int], directory: Path) -> None:
     report.write(settings.out, figures)
 
 
-def _draw_files(directory: Path, size: tuple[int, int], count: int) -> None:
+def _draw_files(directory: Path, size: Size, count: int) -> None:
+    """Draws scenes into the folders `images` and `labels`, twice as high and wide as `size`."""
     scenes = SyntheticStreets("train", (2 * size[0], 2 * size[1]), length=count)
 
     def draw(index: int) -> None:
@@ -193,6 +196,7 @@ def _draw_files(directory: Path, size: tuple[int, int], count: int) -> None:
 
 
 def _loading_rate(source: Source, reader: Reader, settings: Settings) -> float:
+    """Reads batches of a source from its start; returns the images per second."""
     dataset = training_batches(source, settings.batch_size, 0, _PAPER)
     batches: Iterator[Batch]
     if reader.workers == reader.threads == 0:
@@ -210,6 +214,7 @@ def _rate(batches: Iterator[Batch], settings: Settings) -> float:
 
 
 def _training_rate(settings: Settings, source: Source) -> Rate:
+    """Compiles the training step of the network; the result runs it on one batch repeatedly."""
     assert settings.model is not None
     model = jaxbox.models.create(
         settings.model,
@@ -234,25 +239,10 @@ def _training_rate(settings: Settings, source: Source) -> Rate:
     return rate
 
 
-def _interleave(rates: dict[str, Rate], rounds: int) -> list[Measurement]:
-    """Runs every one once a round."""
-    seen: dict[str, list[float]] = {name: [] for name in rates}
-    order = list(rates)
-    generator = random.Random(0)
-    for _ in range(rounds):
-        generator.shuffle(order)
-        for name in order:
-            seen[name].append(rates[name]())
-    return [
-        Measurement(name, statistics.median(values), min(values), max(values))
-        for name, values in seen.items()
-    ]
-
-
 def _table(measurements: Sequence[Measurement], settings: Settings) -> str:
     width = max(len(measurement.name) for measurement in measurements)
     rows = [
-        f"images a second at {settings.size}, batches of {settings.batch_size}, "
+        f"images per second at {settings.size}, batches of {settings.batch_size}, "
         f"{report.cores()} cores; medians of {settings.rounds} rounds",
         f"{'':{width}}{'median':>10}{'slowest':>10}{'fastest':>10}",
     ]

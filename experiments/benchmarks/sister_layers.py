@@ -1,16 +1,16 @@
-"""How long the sister layers take, beside the plain convolution of the same kernel size.
+"""Times the sister layers beside the plain convolution of the same kernel size.
 
-- DCLS with 34 taps in 17x17 cells, its kernel built anew each time, and once folded; on an image
-  of 14x14 pixels too, smaller than the kernel
+- DCLS with 34 taps in a 17x17 kernel, as in training, where each call builds the kernel, and
+  folded; one image is smaller than the kernel
 - octave convolution with alpha 0.5, 3x3, on 64 channels of 128x256 pixels
-- DO-Conv, 3x3, while it trains and once folded
+- DO-Conv, 3x3, as in training and folded
 
-Times are medians of rounds in which each takes its turn; only the ratios to the plain convolution
-mean much. Forward is the layer compiled, with its parameters as arguments; backward is the gradient
-by input and parameters, the forward pass included. Prints a table and writes JSON.
+Times are medians of rounds in which the layers take turns; only the ratios to the plain convolution
+carry over to other machines. Forward is the compiled layer, with its parameters as arguments;
+backward is the gradient with respect to input and parameters, which includes the forward pass.
+Prints a table and writes JSON.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,9 +22,8 @@ import jax.numpy as jnp
 import tyro
 from flax import nnx
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # Where the package `experiments` is.
-
 from experiments.common import report
+from experiments.common.program import UserError
 from experiments.common.timing import median_milliseconds
 from jaxbox.layers import DclsConv, DOConv, OctConv
 
@@ -34,15 +33,21 @@ class Settings:
     """Times the sister layers beside plain convolutions."""
 
     rounds: int = 15
-    """How often each is timed."""
+    """Number of times that each layer is timed."""
     backward: bool = True
     """Time gradients too."""
     out: Path = Path("runs/bench_sister_layers.json")
-    """Where the figures go."""
+    """JSON file for the figures."""
 
 
 class Case(NamedTuple):
-    """Layers for the same task; the first is what the others are compared with."""
+    """Layers for the same task.
+
+    Attributes:
+      name: the name in tables.
+      layers: the layers by name; the others are compared with the first.
+      inputs: the input of a layer by its name; layers without one of their own get that of `""`.
+    """
 
     name: str
     layers: dict[str, nnx.Module]
@@ -51,7 +56,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """A line of the table; the ratio is to the plain convolution of its case and direction."""
+    """A line of the table; the ratio is to the plain convolution in the same case and direction."""
 
     case: str
     direction: str
@@ -60,26 +65,20 @@ class Measurement:
     ratio: float
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program."""
     settings = tyro.cli(
         Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
     if settings.rounds < 1:
-        print(f"error: --rounds must be 1 or more; got {settings.rounds}", file=sys.stderr)
-        return 2
-    try:
-        report.make_writable(settings.out)
-    except report.ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UserError(f"--rounds must be 1 or more; got {settings.rounds}")
+    report.make_writable(settings.out)
     print(f"{'':34}{'':10}{'ms':>9}{'ratio':>8}")
     measurements = []
     for m in _measure(settings):
         print(f"{m.case:34}{m.direction:10}{m.milliseconds:>9.2f}{m.ratio:>8.3f}  {m.layer}")
         measurements.append(asdict(m))
     report.write(settings.out, {"measurements": measurements})
-    return 0
 
 
 def _measure(settings: Settings) -> Iterator[Measurement]:
@@ -98,7 +97,10 @@ def _measure(settings: Settings) -> Iterator[Measurement]:
 
 def _cases() -> list[Case]:
     rngs = nnx.Rngs(0)
-    cases = []
+    return [*_dcls_cases(rngs), *_small_kernel_cases(rngs)]
+
+
+def _dcls_cases(rngs: nnx.Rngs) -> Iterator[Case]:
     for channels, groups, size in (
         (64, 1, (4, 64, 64)),
         (64, 1, (1, 32, 32)),
@@ -111,16 +113,18 @@ def _cases() -> list[Case]:
         layers = {"plain": plain, "DCLS": dcls, "folded": dcls.fold()}
         shape = "x".join(map(str, (*size, channels)))
         name = f"17x17, {shape}{', depthwise' if groups > 1 else ''}"
-        cases.append(Case(name, layers, {"": _normal((*size, channels))}))
+        yield Case(name, layers, {"": _normal((*size, channels))})
+
+
+def _small_kernel_cases(rngs: nnx.Rngs) -> Iterator[Case]:
     plain = nnx.Conv(64, 64, (3, 3), rngs=rngs)
     octaves = {"plain": plain, "octave": OctConv(64, 64, (3, 3), rngs=rngs)}
     pair = (_normal((1, 128, 256, 32)), _normal((1, 64, 128, 32)))
     inputs = {"": _normal((1, 128, 256, 64)), "octave": pair}
-    cases.append(Case("3x3, 1x128x256x64", octaves, inputs))
+    yield Case("3x3, 1x128x256x64", octaves, inputs)
     doconv = DOConv(64, 64, (3, 3), rngs=rngs)
     layers = {"plain": plain, "DO-Conv": doconv, "folded": doconv.fold()}
-    cases.append(Case("3x3, 4x64x64x64", layers, {"": _normal((4, 64, 64, 64))}))
-    return cases
+    yield Case("3x3, 4x64x64x64", layers, {"": _normal((4, 64, 64, 64))})
 
 
 def _normal(shape: tuple[int, ...]) -> jax.Array:
@@ -141,7 +145,3 @@ def _backward(layer: nnx.Module, x: Any) -> Callable[[], Any]:
         return jnp.stack([jnp.square(y).sum() for y in outputs]).sum()
 
     return partial(jax.jit(jax.grad(loss, (0, 1))), params, x)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

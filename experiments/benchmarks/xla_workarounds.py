@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # Where the package `
 
 import jaxbox
 from experiments.common import report
+from experiments.common.program import UserError, run
 from experiments.common.timing import median_milliseconds
 from jaxbox import boxes
 from jaxbox_kernels.backend import Backend, Options
@@ -91,19 +92,14 @@ class FormMeasurement:
     ratio: float
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program."""
     settings = tyro.cli(
         Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
     if settings.rounds < 1:
-        print(f"error: --rounds must be 1 or more; got {settings.rounds}", file=sys.stderr)
-        return 2
-    try:
-        report.make_writable(settings.out)
-    except report.ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UserError(f"--rounds must be 1 or more; got {settings.rounds}")
+    report.make_writable(settings.out)
     print(f"{'without':26}{'computation':26}{'':10}{'ms on':>9}{'ms off':>9}{'ratio':>8}")
     workarounds = []
     for m in _measure(settings):
@@ -117,7 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{sum(f.size):<26}{'':26}{f.direction:10}{times}{f.ratio:>8.2f}")
         forms.append(asdict(f))
     report.write(settings.out, {"workarounds": workarounds, "forms": forms})
-    return 0
 
 
 def _measure(settings: Settings) -> Iterator[Measurement]:
@@ -243,4 +238,4 @@ def _normal(shape: tuple[int, ...], seed: int) -> Array:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

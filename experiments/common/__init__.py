@@ -1,1 +1,1 @@
-"""What programs of all kinds share."""
+"""What programs of all kinds share: running, timing and reporting."""

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, for the demonstrations."""
+"""scikit-learn's handwritten digits, as arrays for the demonstrations."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,23 @@ from sklearn.model_selection import train_test_split
 
 
 class Digits(NamedTuple):
-    """Images `(N, 8, 8, 1)` from 0 to 1, and the digits that they show, `(N,)`."""
+    """Images of digits.
+
+    Attributes:
+      images: the images, `(N, 8, 8, 1)`, with values from 0 to 1.
+      labels: the digits that the images show, `(N,)`.
+    """
 
     images: jax.Array
     labels: jax.Array
 
 
 def load(seed: int) -> tuple[Digits, Digits]:
-    """Digits to train on and a quarter of all to test on; `seed` decides which."""
+    """Loads the digits, split into three quarters to train on and a quarter to test on.
+
+    Args:
+      seed: the seed of the random split.
+    """
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).reshape(-1, 8, 8, 1)
     train_images, test_images, train_labels, test_labels = train_test_split(

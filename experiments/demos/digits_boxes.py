@@ -1,13 +1,12 @@
 """One layer of boxes learns where to look: handwritten digits in a few seconds.
 
-24 boxes and a linear classifier. Each box averages a part of an 8x8 image, once, at the image's
+24 boxes and a linear classifier. Each box averages a part of an 8x8 image, only at the image's
 middle, and the classifier sees nothing but those 24 averages: to tell the digits apart, the boxes
-have to find the parts that differ. Prints the share of test digits told right, beside that of boxes
-that stay as they were drawn, and writes the boxes through training as digits_boxes.gif and
-digits_boxes.png into --out.
+have to find the parts that differ. Prints the accuracy on test digits, beside that with boxes that
+do not learn, and writes the boxes during training as digits_boxes.gif and digits_boxes.png into
+--out.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 import jaxbox
+from experiments.common.program import UserError
 from experiments.demos.digits import Digits, load
 from jaxbox import plots
 from jaxbox.analysis import BoxLayer, importance
@@ -41,22 +41,22 @@ class Settings:
     """Trains a layer of boxes on scikit-learn's digits and draws what it does."""
 
     boxes: int = 24
-    """How many boxes."""
+    """Number of boxes."""
     steps: int = 1500
-    """How many batches of 128 digits to train on."""
+    """Number of batches of 128 digits to train on."""
     seed: int = 0
-    """Of the first boxes and the order of the digits."""
+    """Seed of the initial boxes and the order of the digits."""
     out: Path = Path("runs/digits")
     """Directory for the pictures."""
 
 
 class Classifier(nnx.Module):
-    """A box layer, of which the middle pixel is computed for, and a linear classifier.
+    """A box layer, whose output at the middle pixel goes into a linear classifier.
 
     Args:
-      boxes: How many.
-      trainable: Whether the boxes learn.
-      rngs: The random keys; the stream `params` is used.
+      boxes: the number of boxes.
+      trainable: whether the boxes learn.
+      rngs: the random generators; the stream `params` is used.
     """
 
     def __init__(self, boxes: int, *, trainable: bool, rngs: nnx.Rngs) -> None:
@@ -70,21 +70,26 @@ class Classifier(nnx.Module):
 
 
 class Moment(NamedTuple):
-    """A moment of training: after how many steps, the boxes, and the share of test digits right."""
+    """A moment of training.
+
+    Attributes:
+      step: the number of steps trained so far.
+      theta: the boxes, `(1, boxes, 4)` in pixels.
+      accuracy: the share of test digits that are classified right.
+    """
 
     step: int
     theta: NDArray[np.float32]
     accuracy: float
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program."""
     settings = tyro.cli(
         Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
     if settings.boxes < 1 or settings.steps < 1 or settings.seed < 0:
-        print("error: --boxes and --steps must be at least 1, --seed at least 0", file=sys.stderr)
-        return 2
+        raise UserError("--boxes and --steps must be at least 1, --seed at least 0")
     train_digits, test_digits = load(_SPLIT)
     frozen = Classifier(settings.boxes, trainable=False, rngs=nnx.Rngs(settings.seed))
     *_, end = train(frozen, train_digits, test_digits, settings.steps, settings.seed)
@@ -102,23 +107,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings.out.mkdir(parents=True, exist_ok=True)
     draw(model, moments, np.asarray(train_digits.images).mean(0)[..., 0], settings.out)
     print(f"digits_boxes.gif and digits_boxes.png are in {settings.out}")
-    return 0
 
 
 def train(
     model: Classifier, train_digits: Digits, test_digits: Digits, steps: int, seed: int
 ) -> Iterator[Moment]:
-    """Trains a classifier, which changes.
+    """Trains a classifier in place.
 
     Args:
-      model: The classifier.
-      train_digits: What to train on.
-      test_digits: What to measure on.
-      steps: How many batches.
-      seed: Of the batches.
+      model: the classifier to train.
+      train_digits: the digits to train on.
+      test_digits: the digits to compute the accuracy on.
+      steps: the number of batches.
+      seed: the seed of the choice of batches.
 
     Yields:
-      Moments of training. The first is after everything is compiled, before the second step.
+      Moments of training. The first is after step 1, when everything is compiled.
     """
     schedule = optax.cosine_decay_schedule(_LEARNING_RATE, steps)
     optimizer = nnx.Optimizer(
@@ -140,7 +144,7 @@ def train(
         return jnp.mean(jnp.argmax(model(digits.images), axis=-1) == digits.labels)
 
     rng = np.random.default_rng(seed)
-    # Boxes move fast at first.
+    # More moments at the start, when boxes move fast.
     moments = {round(steps * (index / (_FRAMES - 1)) ** 2) for index in range(_FRAMES)} | {1}
     for number in range(1, steps + 1):
         chosen = rng.integers(len(train_digits.labels), size=_BATCH)
@@ -153,8 +157,15 @@ def train(
 def draw(
     model: Classifier, moments: Sequence[Moment], image: NDArray[np.floating], out: Path
 ) -> None:
-    """Writes the boxes through training, as a strip and as an animation, over an image."""
-    # What comes before the boxes is the image itself, with a weight of 1.
+    """Writes the boxes during training, as a strip of pictures and as an animation.
+
+    Args:
+      model: the trained classifier.
+      moments: the moments of training to draw.
+      image: the picture under the boxes, `(8, 8)`.
+      out: the directory for the files.
+    """
+    # The boxes' input is the image itself, which counts as a layer with a weight of 1.
     weights = importance(jnp.ones((1, 1)), model.linear.kernel[...])
     layer = BoxLayer("boxes", model.boxes.theta[...], model.boxes.window, weights)
     history = {

@@ -1,19 +1,17 @@
-"""DO-Conv against the plain convolution on handwritten digits, nothing else changed.
+"""Compares DO-Conv with plain convolution on handwritten digits, all else being equal.
 
 Trains the small network of PyTorch's tutorial, three 3x3 convolutions with stride 2, on
-scikit-learn's 8x8 digits: once with each kind of layer for every run, from the same initial
+scikit-learn's 8x8 digits. Each run trains it once with each kind of layer, from the same initial
 weights, on the same split and batches. Batch size, learning rate and momentum are those of the
-authors' demonstration. Unlike there, logits are not rectified: on so few images classes whose logit
-is always 0 would decide the comparison. Prints test accuracies in percent.
+authors' demonstration. Unlike there, logits do not go through a ReLU: on so few images, classes
+whose logit is always 0 would decide the comparison. Prints test accuracies in percent.
 """
 
 import functools
 import itertools
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -22,8 +20,7 @@ import optax
 import tyro
 from flax import nnx
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # Where the package `experiments` is.
-
+from experiments.common.program import UserError
 from experiments.demos.digits import load
 from jaxbox.layers import DOConv
 
@@ -38,19 +35,24 @@ class Settings:
     """Compares DO-Conv with the plain convolution on digits."""
 
     runs: int = 5
-    """How many times each is trained."""
+    """Number of times that each kind of layer is trained."""
     epochs: int = 60
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch: int = 32
-    """Images of a step."""
+    """Number of images in a batch."""
     learning_rate: float = 0.01
-    """Of gradient descent with momentum 0.9."""
+    """Learning rate of gradient descent with momentum 0.9."""
     seed: int = 0
-    """Of the first run; the others count on."""
+    """Seed of the first run; each further run adds 1."""
 
 
 class Network(nnx.Module):
-    """Three convolutions, each halving the image; the logits are what is left on average."""
+    """Three convolutions that each halve the image, then an average over the remaining pixels.
+
+    Args:
+      conv: the class of the convolution layers.
+      rngs: the random generators; the stream `params` is used.
+    """
 
     def __init__(self, conv: Any, *, rngs: nnx.Rngs) -> None:
         channels = (1, 16, 16, _CLASSES)
@@ -70,14 +72,13 @@ class Network(nnx.Module):
         return last(x).mean((-3, -2))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program."""
     settings = tyro.cli(
         Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
     if min(settings.runs, settings.epochs, settings.batch) < 1:
-        print("error: --runs, --epochs and --batch must be 1 or more", file=sys.stderr)
-        return 2
+        raise UserError("--runs, --epochs and --batch must be 1 or more")
     accuracies = {
         name: [
             run(layer, settings, seed)
@@ -86,11 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, layer in LAYERS.items()
     }
     print(table(accuracies))
-    return 0
 
 
 def run(layer: type[nnx.Module], settings: Settings, seed: int) -> float:
-    """Trains a network; returns its accuracy on the test images in percent."""
+    """Trains a network and returns its accuracy on the test images in percent."""
     (train_x, train_y), (test_x, test_y) = load(seed)
     graph, params = nnx.split(Network(layer, rngs=nnx.Rngs(seed)))
     optimizer = _optimizer(settings.learning_rate)
@@ -105,7 +105,7 @@ def run(layer: type[nnx.Module], settings: Settings, seed: int) -> float:
     return 100 * float((logits.argmax(-1) == test_y).mean())
 
 
-@functools.cache  # One for all runs: each would have a training step compiled for itself.
+@functools.cache  # A new optimizer for each run would compile a new training step.
 def _optimizer(learning_rate: float) -> optax.GradientTransformation:
     return optax.sgd(learning_rate, momentum=0.9)
 
@@ -138,7 +138,12 @@ def _predict(graph: nnx.GraphDef, params: Any, images: jax.Array) -> jax.Array:
 
 
 def table(accuracies: dict[str, list[float]]) -> str:
-    """A row for each kind of layer: every run, mean, standard deviation, gain over the first."""
+    """A Markdown table with a row for each kind of layer.
+
+    Args:
+      accuracies: the accuracy of each run in percent, by the kind of layer. Gains are over the
+        first kind.
+    """
     runs = len(next(iter(accuracies.values())))
     lines = [
         f"| |{'|'.join(f' run {n + 1} ' for n in range(runs))}| mean | std | gain |",
@@ -150,7 +155,3 @@ def table(accuracies: dict[str, list[float]]) -> str:
         numbers = [f"{value:.2f}" for value in (*own, mean, spread)]
         lines.append(f"| {name} | {' | '.join(numbers)} | {mean - base:+.3f} |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

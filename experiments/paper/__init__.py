@@ -1,1 +1,1 @@
-"""The paper's tables and figures for networks of one's own."""
+"""The paper's tables and figures, for networks that you trained."""

@@ -1,13 +1,11 @@
-"""What a trained network loses, and saves, without some of its boxes.
+"""Removes boxes from a trained network, and shows what it loses and saves.
 
-Opens a run of cityscapes_boxenet.py, removes the boxes that shrank to the minimum size, then those
-that contribute least to their blocks as well, and prints for each: the boxes left, parameters and
-multiply-adds, and the scores on the held-out images. No network is trained again. Writes the same
-to pruning.json in the run's directory.
+Opens a run of cityscapes_boxenet.py, removes the boxes that shrank to the minimum size, or those
+that contribute least to their blocks, and prints for each choice: the remaining boxes, parameters
+and multiply-adds, and the scores on the held-out images. No network is trained again. Writes the
+same to pruning.json in the run's directory.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +16,13 @@ import optax
 import tyro
 from numpy.typing import NDArray
 
-from experiments.segmentation.data.errors import DataError
+from experiments.common.memory import keep_freed_memory
+from experiments.common.program import UserError
+from experiments.common.report import write_json
 from experiments.segmentation.data.source import Source
 from experiments.segmentation.input.pipeline import evaluation_batches, read_ahead
 from experiments.segmentation.saved_run import open_run
-from experiments.segmentation.training.checkpoints import RunError
-from experiments.segmentation.training.iou import Scores
-from experiments.segmentation.training.memory import keep_freed_memory
+from experiments.segmentation.training.confusion_matrix import Scores
 from experiments.segmentation.training.trainer import Trainer
 from jaxbox import analysis, models
 from jaxbox.models.cost import cost
@@ -36,30 +34,24 @@ class Settings:
     """Removes boxes from a trained network."""
 
     run: tyro.conf.Positional[Path]
-    """Directory of the run, the --out of cityscapes_boxenet.py."""
+    """Directory of the run, which is the --out of cityscapes_boxenet.py."""
     shares: tuple[float, ...] = (0.1, 0.25, 0.5)
-    """Shares of all boxes to remove, those that contribute least."""
+    """Shares of all boxes to remove, of those that contribute least."""
     batch_size: int = 8
-    """Images in a batch."""
+    """Number of images in a batch."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code: 0 done, 2 a user's error."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program."""
     settings = tyro.cli(
         Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
     keep_freed_memory()
     if settings.batch_size < 1 or not all(0 <= share <= 1 for share in settings.shares):
-        print("error: --batch-size is 1 or more, --shares are from 0 to 1", file=sys.stderr)
-        return 2
-    try:
-        run = open_run(settings.run)
-        layers = analysis.box_layers(run.trained)
-        if not layers:
-            raise RunError(f"the network in {settings.run} has no boxes")
-    except (DataError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UserError("--batch-size is 1 or more, --shares are from 0 to 1")
+    run = open_run(settings.run)
+    if not analysis.box_layers(run.trained):
+        raise UserError(f"the network in {settings.run} has no boxes")
     rows = []
     print("| removed | boxes | parameters | multiply-adds | pixel accuracy | mean IoU |")
     print("|---|---|---|---|---|---|")
@@ -73,14 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{row['pixel_accuracy']:.4f} | {row['mean_iou']:.4f} |",
             flush=True,
         )
-    (settings.run / "pruning.json").write_text(json.dumps(rows, indent=2) + "\n")
-    return 0
+    write_json(settings.run / "pruning.json", rows)
 
 
 def choices(
     model: models.SegmentationNetwork, shares: Sequence[float]
 ) -> dict[str, list[NDArray[np.bool_]]]:
-    """Which boxes to keep, layer by layer, by what is removed."""
+    """Which boxes to keep in each layer, for each choice of what to remove.
+
+    Args:
+      model: the trained network.
+      shares: the shares of all boxes to remove, of those that contribute least.
+
+    Returns:
+      For each layer a mask of the boxes to keep, by the text that describes the choice.
+    """
     layers = analysis.box_layers(model)
     measured = [np.asarray(contribution) for contribution in contributions(model)]
     small = [np.asarray(analysis.at_minimum(layer.theta)) for layer in layers]
@@ -101,7 +100,7 @@ def choices(
 
 
 def evaluate(model: models.SegmentationNetwork, val: Source, batch_size: int) -> Scores:
-    """Scores of a network on held-out images."""
+    """The scores of a network on held-out images."""
     trainer = Trainer(model, optax.identity(), np.ones(len(val.classes)))
     batches = read_ahead(evaluation_batches(val, batch_size))
     return trainer.evaluate(trainer.initial, trainer.on_devices(batches))
@@ -113,7 +112,14 @@ def describe(
     keep: Sequence[NDArray[np.bool_]],
     scores: Scores,
 ) -> dict[str, Any]:
-    """A row of the table."""
+    """A row of the table, by the names in pruning.json.
+
+    Args:
+      model: the network without the removed boxes.
+      size: `(H, W)` of the images in pixels, for counting multiply-adds.
+      keep: the masks of the boxes that were kept, one for each layer.
+      scores: the scores of the network.
+    """
     counted = cost(model, size)
     return {
         "boxes": int(sum(mask.sum() for mask in keep)),

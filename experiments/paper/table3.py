@@ -1,12 +1,12 @@
-"""Table 3 of the box convolution paper: what the networks cost, counted and timed.
+"""Table 3 of the box convolution paper: the cost of the networks, counted and timed.
 
-Counts are for one image and need no run. Times are of one image on this machine's CPU and on its
-GPU where there is one, the networks in their form for use: BatchNorm folded, no dropout, and boxes
-rounded to whole pixels or exact. They are medians of rounds in which each network runs once; only
-their ratios to the base network mean much. Prints two tables and writes JSON.
+Counts are for one image and need no run. Times are for one image on this machine's CPU, and on its
+GPU if there is one. The networks are prepared for inference: BatchNorm folded, no dropout, and
+boxes rounded to whole pixels or exact. Times are medians of rounds in which each network runs once;
+only their ratios to the base network carry over to other machines. Prints two tables and writes
+JSON.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import tyro
 from flax import nnx
 
 from experiments.common import report
+from experiments.common.program import UserError
 from experiments.common.timing import median_milliseconds, predictor
 from jaxbox import models
 from jaxbox.layers import BoxConv
@@ -29,14 +30,14 @@ _SIZE = (512, 1024)
 
 @dataclass(frozen=True)
 class Published:
-    """A column of Table 3.
+    """The paper's figures for a network, a column of Table 3.
 
     Attributes:
-      base: the network that its ratios are to.
-      parameters: in millions.
-      multiply_adds: in billions.
-      cpu: milliseconds on one core of an Intel i7-7700HQ.
-      gpu: milliseconds on an NVIDIA GTX 1050.
+      base: the base network, to which ratios are computed.
+      parameters: the number of parameters in millions.
+      multiply_adds: the number of multiply-adds in billions.
+      cpu: the time in milliseconds on one core of an Intel i7-7700HQ.
+      gpu: the time in milliseconds on an NVIDIA GTX 1050.
     """
 
     base: str
@@ -62,13 +63,13 @@ class Settings:
     """Counts and times the networks of the paper's Table 3."""
 
     rounds: int = 9
-    """How often each network is timed; 0 leaves the times out."""
+    """Number of times that each network is timed; 0 leaves the times out."""
     out: Path = Path("runs/paper_table3.json")
-    """Where the figures go."""
+    """JSON file for the figures."""
 
 
 class Timed(NamedTuple):
-    """A network in the form in which it is timed."""
+    """A network and the form of its boxes in which it is timed."""
 
     name: str
     form: Literal["no boxes", "rounded", "exact"]
@@ -77,19 +78,14 @@ class Timed(NamedTuple):
 type Milliseconds = dict[Timed, float]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program."""
     settings = tyro.cli(
         Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
     if settings.rounds < 0:
-        print(f"error: --rounds must be 0 or more; got {settings.rounds}", file=sys.stderr)
-        return 2
-    try:
-        report.make_writable(settings.out)
-    except report.ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UserError(f"--rounds must be 0 or more; got {settings.rounds}")
+    report.make_writable(settings.out)
     costs = {name: _count(name) for name in PUBLISHED}
     print(_count_table(costs))
     times = {}
@@ -99,7 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\n{_time_table(platform, device, times[platform])}")
     print()
     report.write(settings.out, _figures(costs, times))
-    return 0
 
 
 def _devices() -> dict[str, jax.Device]:
@@ -119,7 +114,7 @@ def _count(name: str) -> Cost:
 
 
 def _time(device: jax.Device, rounds: int) -> Milliseconds:
-    """Median time of each network."""
+    """The median time of each network and form on a device."""
     with jax.default_device(device):
         images = jax.random.normal(jax.random.key(1, impl="rbg"), (1, *_SIZE, 3))
         runs = {timed: run for name in PUBLISHED for timed, run in _compile(name, images)}
@@ -127,7 +122,7 @@ def _time(device: jax.Device, rounds: int) -> Milliseconds:
 
 
 def _compile(name: str, images: jax.Array) -> Iterator[tuple[Timed, Callable[[], jax.Array]]]:
-    """Every form of a network."""
+    """A network compiled in each of its forms."""
     model = for_inference(_create(name))
     if not any(isinstance(module, BoxConv) for _, module in nnx.iter_modules(model)):
         yield Timed(name, "no boxes"), predictor(model, images)
@@ -137,7 +132,7 @@ def _compile(name: str, images: jax.Array) -> Iterator[tuple[Timed, Callable[[],
 
 
 def _count_table(costs: dict[str, Cost]) -> str:
-    """One line a network; each figure beside the paper's, and the ratio to the base network's."""
+    """A table of counts beside the paper's, with ratios to the base network."""
     lines = [
         "for one image of {}x{} and {} classes; in brackets: the paper".format(*_SIZE, _CLASSES),
         f"{'':14}{'parameters':>23}{'multiply-adds':>27}{'ratio':>7}{'truly':>17}{'ratio':>7}",
@@ -154,7 +149,7 @@ def _count_table(costs: dict[str, Cost]) -> str:
 
 
 def _time_table(platform: str, device: jax.Device, times: Milliseconds) -> str:
-    """One line a network and form: time, ratio to the base network, and the paper's of both."""
+    """A table of times and ratios to the base network, beside the paper's."""
     lines = [
         f"{platform.upper()} ({device.device_kind}); BatchNorm folded, no dropout, one image",
         f"{'':14}{'boxes':10}{'ms':>9}{'ratio':>8}{'paper: ms':>12}{'ratio':>8}",

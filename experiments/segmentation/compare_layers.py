@@ -1,20 +1,20 @@
-"""Five kinds of context blocks in the same ENet: what they cost and how well they segment.
+"""Compares five kinds of context blocks in the same ENet: their cost and their scores.
 
-The dilated convolutions of ENet's eight dilated bottlenecks are as they are, or replaced by
-`jaxbox.surgery.replace_convs`: boxes (the paper's box block), DCLS, octave convolution or DO-Conv.
-Everything else is the same, and so is the budget. Each run is a directory CONTEXT-SEED in --out;
-the same command again goes on where it was stopped, leaves finished runs as they are, and prints
-and writes the table of all runs of --contexts (table.md).
+The dilated convolutions of ENet's eight dilated bottlenecks stay as they are, or are replaced by
+`jaxbox.surgery.replace_convs`: by boxes (the paper's box block), DCLS, octave convolution or
+DO-Conv. Everything else is the same, and so is the budget. Each run is a directory CONTEXT-SEED in
+--out. The same command continues where it was stopped, leaves finished runs as they are, and prints
+and writes a table of all runs of --contexts (table.md).
 
 All arguments but --contexts, --seeds, --rounds and --out are those of cityscapes_boxenet.py and
-hold for every run.
+apply to every run.
 
-Parameters and multiply-adds are counted for one image. Times are of one image in the form for
-inference, medians of rounds in which each network runs once; only their ratios mean much.
+Parameters and multiply-adds are counted for one image. Times are for one image and a network
+prepared for inference: medians of rounds in which each network runs once. Only their ratios carry
+over to other machines.
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +23,17 @@ from typing import NamedTuple
 import jax
 import tyro
 
+from experiments.common.memory import keep_freed_memory
+from experiments.common.program import UserError
 from experiments.common.timing import median_milliseconds, predictor
 from experiments.segmentation.comparison import Comparison, FinishedRun, mean_and_deviation
 from experiments.segmentation.data.datasets import open_dataset
-from experiments.segmentation.data.errors import DataError
-from experiments.segmentation.training.checkpoints import RunError
-from experiments.segmentation.training.memory import keep_freed_memory
+from experiments.segmentation.data.source import Size
 from experiments.segmentation.training.network import build_network
 from experiments.segmentation.training.settings import (
     CONTEXTS,
     Context,
     Settings,
-    UsageError,
     image_size,
     parse,
 )
@@ -45,42 +44,44 @@ from jaxbox.models.inference import for_inference
 
 @dataclass(frozen=True)
 class Layers:
-    """What to compare."""
+    """The context blocks to compare, and how."""
 
     contexts: tuple[Context, ...] = CONTEXTS
-    """Kinds of context blocks; times are to the first's."""
+    """Kinds of context blocks; the ratios of times are to the first."""
     seeds: tuple[int, ...] = (0,)
-    """Each network is trained once with each."""
+    """Seeds; each network is trained once with each."""
     rounds: int = 9
-    """How often each network is timed; 0 leaves the times out."""
+    """Number of times that each network is timed; 0 leaves the times out."""
     out: Path = Path("runs/layers")
     """Directory of the runs and of the table."""
 
 
 class Row(NamedTuple):
-    """What is known of a network; no time where none was taken."""
+    """A row of the table.
+
+    Attributes:
+      cost: the network's parameters and multiply-adds for one image.
+      milliseconds: the median time for one image, or None if it was not timed.
+      runs: the finished runs of the network.
+    """
 
     cost: Cost
     milliseconds: float | None
     runs: Sequence[FinishedRun]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code: 0 done, 130 stopped by Ctrl-C, 2 a user's error."""
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    """Runs the program; returns 130 if training was stopped by Ctrl-C."""
     compared, others = tyro.cli(
         Layers, args=arguments, description=__doc__, return_unknown_args=True
     )
     keep_freed_memory()
-    try:
-        return _compare(compared, parse(Settings(model="enet"), __doc__ or "", others))
-    except (UsageError, DataError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return _compare(compared, parse(Settings(model="enet"), __doc__ or "", others))
 
 
-def _compare(compared: Layers, common: Settings) -> int:
+def _compare(compared: Layers, common: Settings) -> int | None:
     if compared.rounds < 0:
-        raise UsageError(f"--rounds must be 0 or greater; got {compared.rounds}")
+        raise UserError(f"--rounds must be 0 or greater; got {compared.rounds}")
     comparison = Comparison("context", compared.contexts, compared.seeds, compared.out, common)
     if not comparison.train():
         print("stopped; the same command goes on")
@@ -88,7 +89,7 @@ def _compare(compared: Layers, common: Settings) -> int:
     text = table(_rows(compared, comparison))
     print(text)
     (compared.out / "table.md").write_text(text + "\n")
-    return 0
+    return None
 
 
 def _rows(compared: Layers, comparison: Comparison) -> dict[str, Row]:
@@ -109,7 +110,7 @@ def _rows(compared: Layers, comparison: Comparison) -> dict[str, Row]:
 
 
 def table(rows: Mapping[str, Row]) -> str:
-    """A line for each kind of block; times are to the first's."""
+    """A Markdown table with a row for each kind of block; ratios of times are to the first."""
     lines = [
         "| context block | parameters | multiply-adds (M) | ms | ratio | seeds | mean IoU, % |",
         "|---|---|---|---|---|---|---|",
@@ -127,9 +128,9 @@ def table(rows: Mapping[str, Row]) -> str:
 
 
 def _time(
-    networks: Mapping[Context, models.SegmentationNetwork], size: tuple[int, int], rounds: int
+    networks: Mapping[Context, models.SegmentationNetwork], size: Size, rounds: int
 ) -> dict[Context, float]:
-    """Median milliseconds of each network for one image; nothing without rounds."""
+    """The median time of each network for one image in milliseconds; empty without rounds."""
     if not rounds:
         return {}
     image = jax.random.normal(jax.random.key(1, impl="rbg"), (1, *size, 3))

@@ -1,60 +1,54 @@
 """Trains several networks, with several seeds each, on one budget, and compares them.
 
-Each run is a directory NETWORK-SEED in --out. The same command again goes on where it was stopped,
-leaves finished runs as they are, and writes the table of all runs in --out (table.md, runs.json)
-and their learning curves (curves.png).
+Each run is a directory NETWORK-SEED in --out. The same command continues where it was stopped,
+leaves finished runs as they are, and writes a table of all runs in --out (table.md, runs.json) and
+their learning curves (curves.png).
 
-All arguments but --networks, --seeds and --out are those of cityscapes_boxenet.py and hold for
+All arguments but --networks, --seeds and --out are those of cityscapes_boxenet.py and apply to
 every run.
 """
 
 import dataclasses
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from experiments.common.memory import keep_freed_memory
+from experiments.common.program import UserError
+from experiments.common.report import write_json
 from experiments.segmentation.comparison import Comparison, FinishedRun, mean_and_deviation
-from experiments.segmentation.data.errors import DataError
-from experiments.segmentation.pictures import draw_comparison
-from experiments.segmentation.training.checkpoints import RunError
-from experiments.segmentation.training.memory import keep_freed_memory
-from experiments.segmentation.training.settings import Settings, UsageError, parse
+from experiments.segmentation.drawing import draw_comparison
+from experiments.segmentation.training.settings import Settings, parse
 from jaxbox.models import NETWORKS
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What to compare."""
+    """The networks to compare, and how."""
 
     networks: tuple[str, ...] = ("enet", "boxenet")
-    """Names of networks."""
+    """Names of the networks."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each network is trained once with each."""
+    """Seeds; each network is trained once with each."""
     out: Path = Path("runs/comparison")
     """Directory of the runs and of the comparison."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code: 0 done, 130 stopped by Ctrl-C, 2 a user's error."""
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    """Runs the program; returns 130 if training was stopped by Ctrl-C."""
     compared, others = tyro.cli(
         Networks, args=arguments, description=__doc__, return_unknown_args=True
     )
     keep_freed_memory()
-    try:
-        return _compare(compared, parse(Settings(), __doc__ or "", others))
-    except (UsageError, DataError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return _compare(compared, parse(Settings(), __doc__ or "", others))
 
 
-def _compare(compared: Networks, common: Settings) -> int:
+def _compare(compared: Networks, common: Settings) -> int | None:
     for name in compared.networks:
         if name not in NETWORKS:
-            raise UsageError(f"--networks must be among {', '.join(NETWORKS)}; got {name!r}")
+            raise UserError(f"--networks must be among {', '.join(NETWORKS)}; got {name!r}")
     comparison = Comparison("model", compared.networks, compared.seeds, compared.out, common)
     if not comparison.train():
         print("stopped; the same command goes on")
@@ -64,22 +58,22 @@ def _compare(compared: Networks, common: Settings) -> int:
     print(table)
     (compared.out / "table.md").write_text(table + "\n")
     runs = [dataclasses.asdict(run) for own in finished.values() for run in own]
-    (compared.out / "runs.json").write_text(json.dumps(runs, indent=1) + "\n")
+    write_json(compared.out / "runs.json", runs)
     curves = {name: [run.records for run in own] for name, own in finished.items()}
     draw_comparison(curves).savefig(compared.out / "curves.png", dpi=120)
-    return 0
+    return None
 
 
 def _table(finished: Mapping[str, Sequence[FinishedRun]]) -> str:
-    """A row a network: mean and deviation over its seeds, in percent."""
+    """A Markdown table with a row for each network: mean and deviation over its seeds."""
     lines = [
         "| network | seeds | mean IoU, % | class accuracy, % | pixel accuracy, % |",
         "|---|---|---|---|---|",
     ]
     for name, runs in finished.items():
         cells = [
-            mean_and_deviation(runs, measure)
-            for measure in ("mean_iou", "class_accuracy", "pixel_accuracy")
+            mean_and_deviation(runs, metric)
+            for metric in ("mean_iou", "class_accuracy", "pixel_accuracy")
         ]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,23 +1,27 @@
 """The `evaluate` subcommand: a run's scores on its validation split at full resolution."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from experiments.common.report import write_json
 from experiments.segmentation.data.classes import ClassSet
+from experiments.segmentation.drawing import draw_confusion
 from experiments.segmentation.input.pipeline import evaluation_batches, read_ahead
-from experiments.segmentation.pictures import draw_confusion
-from experiments.segmentation.saved_run import SavedRun, open_run
-from experiments.segmentation.training.iou import Scores, count_pixels, merge_classes, scores_of
+from experiments.segmentation.saved_run import SavedRun, most_likely, open_run
+from experiments.segmentation.training.confusion_matrix import (
+    Scores,
+    count_pixels,
+    merge_classes,
+    scores_of,
+)
 
 
 @dataclass(frozen=True)
@@ -29,24 +33,23 @@ class _Settings:
     """
 
     run: tyro.conf.Positional[Path]
-    """Directory of the run; its newest checkpoint counts."""
+    """Directory of the run, whose newest checkpoint is used."""
 
 
-def evaluate(arguments: Sequence[str]) -> int:
-    """Runs the subcommand; returns the exit code."""
+def evaluate(arguments: Sequence[str]) -> None:
+    """Runs the subcommand with the arguments that follow it on the command line."""
     settings = tyro.cli(_Settings, args=arguments, prog="evaluate")
     opened = open_run(settings.run)
     classes = opened.val.classes
-    counts = full_resolution_counts(opened)
+    counts = _full_resolution_counts(opened)
     print(_table(classes, counts))
     report = {"step": int(opened.state.step), **_report(classes, counts)}
-    (settings.run / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(settings.run / "evaluation.json", report)
     draw_confusion(counts, classes).savefig(settings.run / "confusion.png", dpi=100)
     print(f"evaluation.json and confusion.png are in {settings.run}")
-    return 0
 
 
-def full_resolution_counts(opened: SavedRun) -> NDArray[np.int64]:
+def _full_resolution_counts(opened: SavedRun) -> NDArray[np.int64]:
     """The confusion matrix of the validation split at the resolution of its label files."""
     val = opened.val
     counts = np.zeros((len(val.classes),) * 2, np.int64)
@@ -57,31 +60,21 @@ def full_resolution_counts(opened: SavedRun) -> NDArray[np.int64]:
     return counts
 
 
-def most_likely(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.intp]:
-    """The most likely class of each pixel of a picture of another size.
-
-    Args:
-      logits: `(h, w, classes)`.
-      size: `(H, W)` in pixels, to which the logits are interpolated linearly.
-    """
-    height, width = size
-    return cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR).argmax(-1)
-
-
 def _logits(opened: SavedRun) -> Iterator[NDArray[np.float32]]:
     """The logits of each validation image, in order."""
     run, state, val = opened.run, opened.state, opened.val
     batches = evaluation_batches(val, run.settings.training.batch_size)
 
-    def all_with_filling() -> Iterator[NDArray[np.float32]]:
+    def with_padding() -> Iterator[NDArray[np.float32]]:
         for batch in run.trainer.on_devices(read_ahead(batches)):
-            logits = run.trainer.logits(state.params, state.rest, batch["image"])
+            logits = run.trainer.logits(state.params, state.model_state, batch["image"])
             yield from np.asarray(logits, np.float32)
 
-    return islice(all_with_filling(), len(val))
+    return islice(with_padding(), len(val))
 
 
 def _by_category(classes: ClassSet, counts: NDArray[np.int64]) -> tuple[list[str], Scores] | None:
+    """The names of the categories and their scores, or None if the data set has no categories."""
     if classes.categories is None:
         return None
     names = list(dict.fromkeys(classes.categories))

@@ -1,4 +1,4 @@
-"""The layers that are timed, what of each, and the images that they are given."""
+"""The layers that are timed, which directions of each, and the images that they are given."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,27 +18,29 @@ from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES, OVERLAP_MATRICES
 
 type Platform = Literal["cpu", "gpu"]
 type Layout = Literal["planes", "NHWC"]
-type Layer = Callable[[Array, Array], Array]  # Of images, and boxes or a kernel.
+type Layer = Callable[[Array, Array], Array]
+"""A function of images and parameters, which are boxes or a convolution's kernel."""
 
 PLANES, NHWC = "box_conv planes", "box_conv NHWC"
-# What the others are held against.
+# The contestant that the others are compared with.
 BASELINES: dict[Platform, str] = {"cpu": "textbook", "gpu": "xla"}
-# With more rows and columns together, matrices are far behind integral images on CPU.
-_LARGEST_MATRIX_SIDES = 400
+# If height and width add up to more, overlap matrices are far slower than integral images on CPU.
+_LARGEST_MATRIX_SIZE = 400
 
 box_conv_planes = partial(jaxbox.box_conv, channel_axis=-3)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A layer, and what of it is timed.
+    """A layer and the directions that are timed.
 
     Attributes:
-      name: in tables.
-      layer: takes images and `parameters`.
-      layout: planes are `(B, C, H, W)` in and `(B, C * F, H, W)` out; NHWC has channels last.
+      name: the name in tables.
+      layer: the layer, a function of images and `parameters`.
+      layout: the layout of images and output: `(B, C, H, W)` and `(B, C * F, H, W)` for planes;
+        channels are last for NHWC.
       parameters: boxes `(C, F, 4)` in pixels, or a convolution's kernel.
-      directions: what is timed.
+      directions: the directions that are timed.
     """
 
     name: str
@@ -49,7 +51,12 @@ class Contestant:
 
 
 class Images(NamedTuple):
-    """Random ones: what a layer is given, and the gradient by its output."""
+    """Random images.
+
+    Attributes:
+      x: the input of a layer.
+      g: the gradient with respect to the output.
+    """
 
     x: Array
     g: Array
@@ -58,7 +65,14 @@ class Images(NamedTuple):
 def contestants(
     shape: Shape, dtype: str, conv: tuple[Direction, ...], platform: Platform
 ) -> list[Contestant]:
-    """All that are timed at a shape; `conv` says what of convolutions."""
+    """All contestants at a shape.
+
+    Args:
+      shape: the shape of images and boxes.
+      dtype: the dtype of images.
+      conv: the directions in which convolutions are timed; without any there are no convolutions.
+      platform: the platform, which decides what box convolution is compared with.
+    """
     listed = _on_gpu(shape) if platform == "gpu" else _on_cpu(shape)
     if conv:
         listed += [_convolution(shape, dtype, *form, conv) for form in ((3, 2), (15, 1))]
@@ -74,7 +88,7 @@ def _on_cpu(shape: Shape) -> list[Contestant]:
         Contestant(NHWC, jaxbox.box_conv, "NHWC", theta),
         Contestant("integral images", integrals, "planes", theta),
     ]
-    if shape.H + shape.W <= _LARGEST_MATRIX_SIDES:
+    if shape.H + shape.W <= _LARGEST_MATRIX_SIZE:
         listed.append(Contestant("overlap matrices", matrices, "planes", theta))
     listed.append(Contestant(BASELINES["cpu"], textbook, "planes", theta, FULL_AND_PARTS))
     return listed
@@ -100,8 +114,9 @@ def _whole_pixels(theta: Array, *directions: Direction) -> Contestant:
 
 
 def _copy(x: Array, theta: Array, *, boxes: int) -> Array:
-    """Moves the bytes that the box convolution has to; XLA could leave out what changes nothing."""
+    """Moves as many bytes as box convolution has to."""
     del theta
+    # The change of sign keeps XLA from removing the copy.
     return jnp.repeat(-x, boxes, axis=1)
 
 
@@ -111,19 +126,19 @@ def _key(seed: int) -> Array:
 
 
 def sample_boxes(shape: Shape) -> Array:
-    """Boxes `(C, F, 4)` as layers begin with."""
+    """Boxes `(C, F, 4)` from the distribution with which layers are initialised."""
     return boxes.sample(_key(0), (shape.C, shape.F), (shape.H, shape.W))
 
 
 def square_boxes(shape: Shape, side: int) -> Array:
-    """Their centres lie anywhere in the middle half of the image, the same for all sides."""
+    """Square boxes `(C, F, 4)`; their centres in the middle half of the image never vary."""
     sizes = jnp.broadcast_to(jnp.array([shape.W, shape.H], jnp.float32), (shape.C, shape.F, 2))
     centres = sizes * jax.random.uniform(_key(4), sizes.shape, minval=-0.25, maxval=0.25)
     return jnp.stack([centres - side / 2, centres + side / 2], -1).reshape(shape.C, shape.F, 4)
 
 
 def _backend_layer(backend: Backend) -> Layer:
-    """A backend as a layer on planes."""
+    """A layer on planes made of a backend's forward and backward functions."""
 
     @jax.custom_vjp
     def box_conv(x: Array, theta: Array) -> Array:
@@ -146,7 +161,7 @@ def _backend_layer(backend: Backend) -> Layer:
 def _convolution(
     shape: Shape, dtype: str, size: int, dilation: int, directions: tuple[Direction, ...]
 ) -> Contestant:
-    """A depthwise one with as many outputs as there are boxes."""
+    """A depthwise convolution with as many outputs as there are boxes."""
 
     def convolve(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(
@@ -165,7 +180,7 @@ def _convolution(
 
 
 def images(shape: Shape, dtype: str) -> dict[Layout, Images]:
-    """The same images in both layouts."""
+    """Random images and gradients of a shape, the same in both layouts."""
     B, C, H, W, F = shape
     x = jax.random.normal(_key(2), (B, C, H, W), dtype)
     g = jax.random.normal(_key(3), (B, C * F, H, W), dtype)

@@ -1,19 +1,31 @@
-"""All figures of the contestants at one shape, and what they come to."""
+"""Measuring all contestants at one shape, and summarising shapes."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.benchmarks.box_conv import programs
+from experiments.benchmarks.box_conv import compilation
 from experiments.benchmarks.box_conv.contestants import NHWC, PLANES, Contestant, images
-from experiments.benchmarks.box_conv.interleaving import Timed, interleave
 from experiments.benchmarks.box_conv.methods import Method
 from experiments.benchmarks.box_conv.shapes import FULL, Direction, Shape
+from experiments.benchmarks.box_conv.timed_calls import Timed, time_calls
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a table says of one direction of a contestant."""
+    """The figures of a contestant in one direction.
+
+    Attributes:
+      name: the contestant.
+      direction: the direction.
+      milliseconds: the median time of a call.
+      rounds: the number of rounds that the median is taken from.
+      times_faster_than_baseline: the baseline's time divided by the contestant's.
+      times_floor: the contestant's time divided by the memory floor.
+      bytes_per_second: the bytes that have to be moved, divided by the time.
+      temporary_bytes: the peak memory besides arguments and results.
+      compile_seconds: the time that compilation took.
+    """
 
     name: str
     direction: Direction
@@ -28,7 +40,15 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Block:
-    """All measurements at one shape and dtype, and how fast memory was meanwhile."""
+    """All measurements at one shape and dtype.
+
+    Attributes:
+      shape: the shape of images and boxes.
+      dtype: the dtype of images.
+      baseline: the contestant that the others are compared with.
+      bytes_per_second: the speed of copies in the same rounds.
+      measurements: the measurements of all contestants and directions.
+    """
 
     shape: Shape
     dtype: str
@@ -47,7 +67,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Summary:
-    """Geometric means over the shapes of one dtype, and where NHWC is worst beside planes."""
+    """Geometric means over the shapes of one dtype.
+
+    Attributes:
+      dtype: the dtype of images.
+      baseline: the contestant that the others are compared with.
+      planes_times_faster_than_baseline: the speed-up of box convolution on planes.
+      planes_times_floor: the time on planes divided by the memory floor.
+      largest_nhwc_to_planes: the largest ratio of the time on NHWC to that on planes.
+      largest_at: the direction and shape of that ratio.
+    """
 
     dtype: str
     baseline: str
@@ -58,7 +87,14 @@ class Summary:
 
 
 def floor(shape: Shape, dtype: str, direction: Direction, bytes_per_second: float) -> float:
-    """The memory floor in milliseconds."""
+    """The memory floor in milliseconds: the time of a copy that moves as many bytes.
+
+    Args:
+      shape: the shape of images and boxes.
+      dtype: the dtype of images.
+      direction: the direction, which decides what has to be moved.
+      bytes_per_second: the speed of copies.
+    """
     return 1000 * shape.moved_bytes(dtype, direction) / bytes_per_second
 
 
@@ -70,20 +106,29 @@ def measure(
     method: Method,
     rounds: int,
 ) -> Block:
-    """Compiles and times all contestants at one shape."""
+    """Compiles and times all contestants at one shape.
+
+    Args:
+      shape: the shape of images and boxes.
+      dtype: the dtype of images.
+      contestants: the contestants, among them the baseline.
+      baseline: the name of the contestant that the others are compared with.
+      method: how to time on this platform.
+      rounds: the number of rounds.
+    """
     given = images(shape, dtype)
-    compiled: dict[tuple[str, Direction], programs.Compiled] = {}
+    compiled: dict[tuple[str, Direction], compilation.Compiled] = {}
     timed: dict[tuple[str, Direction], Timed] = {}
     for contestant in contestants:
         for direction in contestant.directions:
             key = contestant.name, direction
-            function = programs.function(contestant.layer, direction)
-            arguments = programs.arguments(
+            function = compilation.function(contestant.layer, direction)
+            arguments = compilation.arguments(
                 direction, given[contestant.layout], contestant.parameters
             )
-            compiled[key] = programs.compile_once(function, arguments)
+            compiled[key] = compilation.compile_once(function, arguments)
             timed[key] = method.prepare(function, arguments, compiled[key])
-    timings, bytes_per_second = interleave(timed, method.copying, rounds)
+    timings, bytes_per_second = time_calls(timed, method.copying, rounds)
     measurements = [
         Measurement(
             name=name,
@@ -103,7 +148,7 @@ def measure(
 
 
 def summarize(blocks: Sequence[Block]) -> Summary:
-    """What the blocks of one dtype come to."""
+    """Summarises the blocks of one dtype."""
     planes = {d: [block.find(PLANES, d) for block in blocks] for d in FULL}
     nhwc_to_planes = {
         f"{d} at {block.shape}": block.find(NHWC, d).milliseconds / planes.milliseconds

@@ -1,4 +1,4 @@
-"""How calls are timed on each platform, and how fast its memory is."""
+"""The method of timing on each platform, and copies that measure the speed of its memory."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,23 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments.benchmarks.box_conv.compilation import Arguments, Compiled, Function
 from experiments.benchmarks.box_conv.contestants import Platform
-from experiments.benchmarks.box_conv.interleaving import Copying, Timed
-from experiments.benchmarks.box_conv.programs import Arguments, Compiled, Function
 from experiments.benchmarks.box_conv.rotation import rotate
+from experiments.benchmarks.box_conv.timed_calls import Copying, Timed
 from experiments.common.report import cores
 
-# Several times what caches hold.
+# Several times the size of caches.
 _COPIED_BYTES: dict[Platform, int] = {"cpu": 2**27, "gpu": 2**29}
 
 
 @dataclass(frozen=True)
 class Method:
-    """How to time.
+    """A method of timing.
 
     Attributes:
-      prepare: makes what is timed of a function, its arguments, and the program of one call.
-      copying: shows how fast memory is.
+      prepare: makes the run that is timed, from a function, its arguments and the compiled program
+        of one call.
+      copying: the copy that measures the speed of memory.
     """
 
     prepare: Callable[[Function, Arguments, Compiled], Timed]
@@ -36,7 +37,10 @@ class Method:
 
 @contextmanager
 def method_of(platform: Platform) -> Iterator[Method]:
-    """Call by call on CPU, many calls a run on GPU; what is inside runs on that platform."""
+    """The method of a platform: one call in each run on CPU, many on GPU.
+
+    Inside the context the platform's first device is JAX's default device.
+    """
     with jax.default_device(jax.devices(platform)[0]):
         if platform == "gpu":
             yield Method(_rotated, _copying_on_gpu())
@@ -56,16 +60,16 @@ def _rotated(function: Function, arguments: Arguments, compiled: Compiled) -> Ti
 
 
 def _copying_on_cpu(threads: ThreadPoolExecutor) -> Copying:
-    """A copy that all cores share."""
+    """A copy in which all cores take part."""
     moved_bytes = _COPIED_BYTES["cpu"]
-    # Not np.empty: the system gives memory to a page when it is first written.
+    # Not np.empty, since the system allocates a page only when it is first written.
     source, target = np.ones((2, moved_bytes // 2), np.uint8)
     parts = [np.array_split(array, cores()) for array in (target, source)]
     return Copying(Timed(lambda: list(threads.map(np.copyto, *parts))), moved_bytes)
 
 
 def _copying_on_gpu() -> Copying:
-    """XLA could leave out a copy that changes nothing: this one changes the sign."""
+    """A copy that changes the sign, since XLA could remove one that changes nothing."""
     moved_bytes = _COPIED_BYTES["gpu"]
     source: Array = jnp.ones(moved_bytes // 8, jnp.float32)
     return Copying(rotate(jnp.negative, (source,)), moved_bytes)

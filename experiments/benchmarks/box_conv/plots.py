@@ -1,4 +1,4 @@
-"""Times of the box convolution on planes against the sizes of boxes and of the image."""
+"""Plots of the time of box convolution on planes, against the size of boxes and of the image."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jax import Array
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.box_conv import programs
+from experiments.benchmarks.box_conv import compilation
 from experiments.benchmarks.box_conv.contestants import (
     PLANES,
     box_conv_planes,
@@ -18,19 +18,25 @@ from experiments.benchmarks.box_conv.contestants import (
     sample_boxes,
     square_boxes,
 )
-from experiments.benchmarks.box_conv.interleaving import Timed, interleave
 from experiments.benchmarks.box_conv.measurements import floor
 from experiments.benchmarks.box_conv.methods import Method
 from experiments.benchmarks.box_conv.shapes import FULL, Direction, Shape
+from experiments.benchmarks.box_conv.timed_calls import Timed, time_calls
 
-# Of rows and of columns, in the plot against the image's size.
+# Factors on height and width, in the plot against the size of the image.
 _IMAGE_SCALES = (0.25, 0.5, 1, 2, 4, 8)
 _IMAGE_CHANNELS = 8  # With more the largest image would take gigabytes.
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What a point of a plot is timed on."""
+    """The input of one point of a plot.
+
+    Attributes:
+      size: the position on the plot's axis.
+      shape: the shape of images and boxes.
+      theta: the boxes, `(C, F, 4)` in pixels.
+    """
 
     size: int
     shape: Shape
@@ -38,7 +44,7 @@ class Case:
 
 
 class Point(NamedTuple):
-    """A point of a plot; `size` is a box's side in pixels, or an image's area."""
+    """A point of a plot; `size` is the side of a box in pixels, or the area of an image."""
 
     size: int
     direction: Direction
@@ -47,7 +53,18 @@ class Point(NamedTuple):
 
 
 def plot(shape: Shape, dtype: str, rounds: int, method: Method, out: Path) -> dict[str, object]:
-    """Times planes against both sizes, draws plots beside `out`, and returns points for JSON."""
+    """Times box convolution on planes against both sizes, and draws plots beside `out`.
+
+    Args:
+      shape: the shape of images and boxes.
+      dtype: the dtype of images.
+      rounds: the number of rounds.
+      method: how to time on this platform.
+      out: the file of the figures, to whose name the names of the plots are added.
+
+    Returns:
+      The points of both plots, as JSON values.
+    """
     by_box = _time_cases(cases_by_box_size(shape), dtype, rounds, method)
     by_image = _time_cases(_cases_by_image_size(shape), dtype, rounds, method)
     figures = {
@@ -76,13 +93,13 @@ def plot(shape: Shape, dtype: str, rounds: int, method: Method, out: Path) -> di
 
 
 def cases_by_box_size(shape: Shape) -> list[Case]:
-    """Square boxes, all of one size, from 2 pixels up to the image's width."""
+    """Square boxes of one size in each case, from 2 pixels up to the width of the image."""
     sides = {2**power for power in range(1, shape.W.bit_length())} | {shape.W}
     return [Case(side, shape, square_boxes(shape, side)) for side in sorted(sides)]
 
 
 def _cases_by_image_size(shape: Shape) -> list[Case]:
-    """Images from a quarter to 8 times as high and wide, with boxes as layers begin with."""
+    """Images from a quarter to 8 times as high and wide, with boxes as layers initialise them."""
     cases = []
     for scale in _IMAGE_SCALES:
         height, width = math.ceil(scale * shape.H), math.ceil(scale * shape.W)
@@ -92,19 +109,19 @@ def _cases_by_image_size(shape: Shape) -> list[Case]:
 
 
 def _time_cases(cases: Sequence[Case], dtype: str, rounds: int, method: Method) -> list[Point]:
-    """Times planes; cases of one shape share a program."""
+    """Times box convolution on planes; cases of one shape share a compiled program."""
     given = {shape: images(shape, dtype)["planes"] for shape in {case.shape for case in cases}}
-    functions = {direction: programs.function(box_conv_planes, direction) for direction in FULL}
-    compiled: dict[tuple[Shape, Direction], programs.Compiled] = {}
+    functions = {direction: compilation.function(box_conv_planes, direction) for direction in FULL}
+    compiled: dict[tuple[Shape, Direction], compilation.Compiled] = {}
     timed: dict[tuple[Case, Direction], Timed] = {}
     for case, direction in itertools.product(cases, FULL):
         function = functions[direction]
-        arguments = programs.arguments(direction, given[case.shape], case.theta)
+        arguments = compilation.arguments(direction, given[case.shape], case.theta)
         key = case.shape, direction
         if key not in compiled:
-            compiled[key] = programs.compile_once(function, arguments)
+            compiled[key] = compilation.compile_once(function, arguments)
         timed[case, direction] = method.prepare(function, arguments, compiled[key])
-    timings, bytes_per_second = interleave(timed, method.copying, rounds)
+    timings, bytes_per_second = time_calls(timed, method.copying, rounds)
     return [
         Point(
             case.size,
@@ -117,7 +134,7 @@ def _time_cases(cases: Sequence[Case], dtype: str, rounds: int, method: Method) 
 
 
 def _draw(points: Sequence[Point], *, title: str, xlabel: str, yscale: str) -> Figure:
-    """Times over sizes; dashed: the memory floor."""
+    """Draws times against sizes, and the memory floor as dashed lines."""
     figure = Figure((6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     for direction, color in zip(FULL, ("C0", "C1"), strict=True):
@@ -135,7 +152,7 @@ def _draw(points: Sequence[Point], *, title: str, xlabel: str, yscale: str) -> F
 
 
 def _box_size_text(points: Sequence[Point]) -> str:
-    """How the time of the largest boxes compares to that of the smallest."""
+    """A sentence that compares the time of the largest boxes with that of the smallest."""
     ratios = []
     for direction in FULL:
         smallest, *_, largest = (point for point in points if point.direction == direction)

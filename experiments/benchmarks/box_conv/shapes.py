@@ -1,8 +1,10 @@
-"""The shapes that are timed, the directions, and how many bytes each has to move."""
+"""Shapes and directions that are timed, and how many bytes each has to move."""
 
 from typing import Literal, NamedTuple, Self
 
 import jax.numpy as jnp
+
+from experiments.common.program import UserError
 
 type Direction = Literal["forward", "forward+backward", "forward+dx", "forward+dtheta"]
 
@@ -10,12 +12,16 @@ FULL: tuple[Direction, ...] = ("forward", "forward+backward")
 FULL_AND_PARTS: tuple[Direction, ...] = (*FULL, "forward+dx", "forward+dtheta")
 
 
-class UsageError(Exception):
-    """An argument is not allowed; the message says what is."""
-
-
 class Shape(NamedTuple):
-    """Images, channels, rows, columns, and boxes of each channel."""
+    """The shape of a box convolution.
+
+    Attributes:
+      B: the number of images.
+      C: the number of channels.
+      H: the height of images.
+      W: the width of images.
+      F: the number of boxes for each channel.
+    """
 
     B: int
     C: int
@@ -25,21 +31,30 @@ class Shape(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `B,C,H,W,F`."""
+        """Reads a shape from text such as `1,32,64,128,4`.
+
+        Raises:
+          UserError: the text is not five positive integers.
+        """
         sizes = text.split(",")
         if len(sizes) != 5 or not all(s.isascii() and s.isdigit() and int(s) for s in sizes):
-            raise UsageError(
+            raise UserError(
                 "--shapes must be B,C,H,W,F, five positive whole numbers such as 1,32,64,128,4; "
                 f"got {text!r}"
             )
         return cls(*map(int, sizes))
 
     def __str__(self) -> str:
-        """The inverse of `parse`."""
+        """The text that `parse` reads."""
         return ",".join(map(str, self))
 
     def moved_bytes(self, dtype: str, direction: Direction) -> int:
-        """Bytes that have to be read or written; those of boxes are too few to count."""
+        """The number of bytes that have to be read or written, without the few of the boxes.
+
+        Args:
+          dtype: the dtype of images and output.
+          direction: the direction; gradients of the output are read, those of images are written.
+        """
         image = self.B * self.C * self.H * self.W * jnp.dtype(dtype).itemsize
         forward = (1 + self.F) * image
         return (

@@ -1,4 +1,4 @@
-"""Measurements as text."""
+"""Measurements and summaries as text."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,11 @@ from experiments.benchmarks.box_conv.contestants import NHWC, PLANES
 from experiments.benchmarks.box_conv.measurements import Block, Measurement, Summary
 from experiments.benchmarks.box_conv.shapes import FULL, Direction
 
-_WIDTH = 51  # of the columns of one direction
+_WIDTH = 51  # of all columns of one direction together
 
 
 def table(block: Block, rounds: int) -> str:
-    """One line a contestant: its forward, and its forward and backward."""
+    """A table with one line for each contestant: forward, and forward with backward."""
     rows: dict[str, dict[bool, Measurement]] = {}
     for measurement in block.measurements:
         row = rows.setdefault(_row_name(measurement), {})
@@ -21,8 +21,8 @@ def table(block: Block, rounds: int) -> str:
         [
             f"B,C,H,W,F = {block.shape}, {block.dtype}; medians of {rounds} rounds (* of fewer)",
             f"memory floor: {floors}, at the {block.bytes_per_second / 1e9:.1f} GB/s of copies",
-            f"{block.baseline}: times faster than it; floor: times the memory floor; GB/s: of what"
-            " has to be moved; MB: temporaries at their peak; compile: seconds",
+            f"{block.baseline}: times faster than it; floor: times the memory floor; GB/s: of the"
+            " bytes that have to be moved; MB: temporaries at their peak; compile: seconds",
             f"{'':40}{'forward':^{_WIDTH}}{'forward+backward':^{_WIDTH}}".rstrip(),
             f"{'':40}{columns}{columns}",
             *(
@@ -34,7 +34,7 @@ def table(block: Block, rounds: int) -> str:
 
 
 def _row_name(measurement: Measurement) -> str:
-    """One gradient alone gets a line of its own."""
+    """The name of a line; a direction with only one gradient has a line of its own."""
     if measurement.direction in FULL:
         return measurement.name
     return f"{measurement.name}, {measurement.direction.removeprefix('forward+')} only"
@@ -54,7 +54,7 @@ def _cells(measurement: Measurement | None, rounds: int) -> str:
 
 
 def summary_text(summary: Summary) -> str:
-    """A summary in a sentence."""
+    """A sentence for a summary."""
 
     def both(ratios: Mapping[Direction, float]) -> str:
         return " and ".join(f"{ratios[direction]:.2f} ({direction})" for direction in FULL)

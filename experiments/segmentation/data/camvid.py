@@ -2,11 +2,42 @@
 
 from pathlib import Path
 
-from experiments.segmentation.data.classes import CAMVID
+from experiments.segmentation.data.classes import VOID, ClassSet
 from experiments.segmentation.data.paired_images import PairedImages, files_by_name
-from experiments.segmentation.data.source import Split, check_split
+from experiments.segmentation.data.source import FilesDataSet, Size, Split, check_split
 
 _IMAGE_FILES = "*.[jp][pn]g"
+
+CAMVID = ClassSet(
+    names=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign symbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    colors=(
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
+    codes=(*range(11), VOID),
+)
+"""SegNet's classes, and void for the value 11."""
 
 
 class CamVid(PairedImages):
@@ -27,7 +58,7 @@ class CamVid(PairedImages):
     Source: Brostow et al. 2009; Badrinarayanan et al. 2017 (SegNet) for the classes.
     """
 
-    def __init__(self, root: str | Path, split: Split, size: tuple[int, int] = (360, 480)):
+    def __init__(self, root: str | Path, split: Split, size: Size = (360, 480)):
         check_split(split)
         super().__init__(
             files_by_name(Path(root, split), _IMAGE_FILES),
@@ -35,3 +66,6 @@ class CamVid(PairedImages):
             CAMVID,
             size,
         )
+
+
+DATA_SET = FilesDataSet(CamVid, usual_size=(360, 480), usual_recipe="plain")

@@ -2,11 +2,77 @@
 
 from pathlib import Path
 
-from experiments.segmentation.data.classes import CITYSCAPES
+from experiments.segmentation.data.classes import VOID, ClassSet
 from experiments.segmentation.data.paired_images import PairedImages, files_by_name
-from experiments.segmentation.data.source import Split, check_split
+from experiments.segmentation.data.source import FilesDataSet, Size, Split, check_split
 
 _IMAGE, _LABEL = "_leftImg8bit", "_gtFine_labelIds"
+
+CITYSCAPES = ClassSet(
+    names=(
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "sky",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    ),
+    colors=(
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (102, 102, 156),
+        (190, 153, 153),
+        (153, 153, 153),
+        (250, 170, 30),
+        (220, 220, 0),
+        (107, 142, 35),
+        (152, 251, 152),
+        (70, 130, 180),
+        (220, 20, 60),
+        (255, 0, 0),
+        (0, 0, 142),
+        (0, 0, 70),
+        (0, 60, 100),
+        (0, 80, 100),
+        (0, 0, 230),
+        (119, 11, 32),
+    ),
+    # Seven void values, then flat, construction, object, nature, sky, human and vehicle.
+    codes=(
+        *(VOID,) * 7,
+        *(0, 1, VOID, VOID),
+        *(2, 3, 4, VOID, VOID, VOID),
+        *(5, VOID, 6, 7),
+        *(8, 9),
+        10,
+        *(11, 12),
+        *(13, 14, 15, VOID, VOID, 16, 17, 18),
+    ),
+    categories=(
+        *("flat",) * 2,
+        *("construction",) * 3,
+        *("object",) * 3,
+        *("nature",) * 2,
+        "sky",
+        *("human",) * 2,
+        *("vehicle",) * 6,
+    ),
+)
+"""The evaluated classes, in the order of their `trainId`; all other labels are void."""
 
 
 class Cityscapes(PairedImages):
@@ -27,7 +93,7 @@ class Cityscapes(PairedImages):
     Source: Cordts et al. 2016.
     """
 
-    def __init__(self, root: str | Path, split: Split, size: tuple[int, int] = (512, 1024)):
+    def __init__(self, root: str | Path, split: Split, size: Size = (512, 1024)):
         check_split(split)
         super().__init__(
             files_by_name(Path(root, "leftImg8bit", split), f"*/*{_IMAGE}.png", _IMAGE),
@@ -35,3 +101,11 @@ class Cityscapes(PairedImages):
             CITYSCAPES,
             size,
         )
+
+
+DATA_SET = FilesDataSet(
+    Cityscapes,
+    usual_size=(512, 1024),
+    usual_recipe="paper-enet",
+    note="DIR holds leftImg8bit/ and gtFine/",
+)

@@ -1,4 +1,4 @@
-"""The classes of a segmentation data set: names, colours and how label files spell them."""
+"""The classes of a segmentation data set: their names, colours and values in label files."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ VOID = 255
 """The label of a pixel that neither trains nor counts in the evaluation."""
 
 
-# Also a class nobody has.
+# A label that no class has, since there are at most 254; it stands for values without a meaning.
 _MEANINGLESS = VOID - 1
 
 type Color = tuple[int, int, int]
@@ -21,18 +21,18 @@ class ClassSet:
 
     Attributes:
       names: the name of every class.
-      colors: its 8-bit RGB colour in pictures; void is black.
-      codes: what the values in the label files mean: a pixel with value `v` is of class
-        `codes[v]`, or void, or `v` does not occur where that is `None`. Values of `len(codes)` and
-        more do not occur. Empty where label files are pictures in `colors`.
+      colors: the 8-bit RGB colour of every class in pictures; void is black.
+      codes: the meaning of the values in label files: a pixel with value `v` is of class
+        `codes[v]`, or void where that is `VOID`. Values for which `codes[v]` is `None`, and values
+        of `len(codes)` and more, must not occur. Empty if label files are pictures in `colors`.
       void_colors: the colours of void in label files that are pictures in `colors`.
-      categories: the category of every class, where the data set evaluates categories too.
+      categories: the category of every class if the data set evaluates categories too.
 
     Example:
-      >>> CAMVID.names[3], CAMVID.colors[3], len(CAMVID)
-      ('road', (128, 64, 128), 11)
-      >>> [int(label) for label in CITYSCAPES.decode(np.array([7, 8, 9], np.uint8))]
-      [0, 1, 255]
+      >>> colors = ((128, 64, 128), (0, 0, 142))
+      >>> classes = ClassSet(("road", "car"), colors, codes=(VOID, 0, 1))
+      >>> len(classes), classes.decode(np.array([2, 0, 1], np.uint8)).tolist()
+      (2, [1, 255, 0])
     """
 
     names: tuple[str, ...]
@@ -48,10 +48,10 @@ class ClassSet:
         """Turns the values of a label file into classes.
 
         Args:
-          values: any shape.
+          values: the pixels of the file, of any shape.
 
         Returns:
-          The same shape: classes, void is `VOID`.
+          The class of each pixel, in the same shape; void is `VOID`.
 
         Raises:
           ValueError: a value has no meaning in this data set.
@@ -69,10 +69,10 @@ class ClassSet:
         """Turns a label file that is a picture in the class colours into classes.
 
         Args:
-          picture: `(..., 3)` RGB.
+          picture: the file's pixels, `(..., 3)` RGB.
 
         Returns:
-          `(...)`: classes, void is `VOID`.
+          The class of each pixel, `(...)`; void is `VOID`.
 
         Raises:
           ValueError: a colour is neither a class's nor void's.
@@ -95,7 +95,7 @@ class ClassSet:
           labels: `(..., H, W)` classes; void is `VOID`.
 
         Returns:
-          `(..., H, W, 3)` RGB picture.
+          The picture, `(..., H, W, 3)` RGB.
         """
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(self)] = self.colors
@@ -103,108 +103,12 @@ class ClassSet:
 
 
 def _as_numbers(picture: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """One number a colour."""
+    """One integer for each colour of a picture, `(..., 3)`."""
     red, green, blue = np.moveaxis(picture.astype(np.int32), -1, 0)
     return red << 16 | green << 8 | blue
 
 
 def _ranges(values: NDArray[np.intp]) -> str:
-    """Ascending numbers, such as `0..2, 7`."""
+    """Text for ascending numbers, such as `0..2, 7`."""
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
-
-
-CITYSCAPES = ClassSet(
-    names=(
-        "road",
-        "sidewalk",
-        "building",
-        "wall",
-        "fence",
-        "pole",
-        "traffic light",
-        "traffic sign",
-        "vegetation",
-        "terrain",
-        "sky",
-        "person",
-        "rider",
-        "car",
-        "truck",
-        "bus",
-        "train",
-        "motorcycle",
-        "bicycle",
-    ),
-    colors=(
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (102, 102, 156),
-        (190, 153, 153),
-        (153, 153, 153),
-        (250, 170, 30),
-        (220, 220, 0),
-        (107, 142, 35),
-        (152, 251, 152),
-        (70, 130, 180),
-        (220, 20, 60),
-        (255, 0, 0),
-        (0, 0, 142),
-        (0, 0, 70),
-        (0, 60, 100),
-        (0, 80, 100),
-        (0, 0, 230),
-        (119, 11, 32),
-    ),
-    # Seven void values, then flat, construction, object, nature, sky, human and vehicle.
-    codes=(
-        *(VOID,) * 7,
-        *(0, 1, VOID, VOID),
-        *(2, 3, 4, VOID, VOID, VOID),
-        *(5, VOID, 6, 7),
-        *(8, 9),
-        10,
-        *(11, 12),
-        *(13, 14, 15, VOID, VOID, 16, 17, 18),
-    ),
-    categories=(
-        *("flat",) * 2,
-        *("construction",) * 3,
-        *("object",) * 3,
-        *("nature",) * 2,
-        "sky",
-        *("human",) * 2,
-        *("vehicle",) * 6,
-    ),
-)
-
-CAMVID = ClassSet(
-    names=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign symbol",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    colors=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
-    codes=(*range(11), VOID),
-)

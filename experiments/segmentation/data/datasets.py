@@ -1,16 +1,27 @@
-"""The data sets a program can be told to use, by the text that names them on the command line."""
+"""The table of data sets: which ones the programs know, by their names on the command line.
 
+To add one, write a file beside this with a `FilesDataSet` and add a line to `DATA_SETS`; the text
+of `--help`, the usual size and the usual recipe follow from it.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
-from experiments.segmentation.data.camvid import CamVid
-from experiments.segmentation.data.cityscapes import Cityscapes
+from experiments.segmentation.data import camvid, cityscapes, image_folder, sunrgbd, synthetic
 from experiments.segmentation.data.errors import DataError
-from experiments.segmentation.data.image_folder import ImageFolder
-from experiments.segmentation.data.source import Source
-from experiments.segmentation.data.sunrgbd import SunRgbd
-from experiments.segmentation.data.synthetic import SyntheticStreets
+from experiments.segmentation.data.source import FilesDataSet, GeneratedDataSet, Size, Source
 
-_KINDS = "synthetic, camvid:DIR, cityscapes:DIR, sunrgbd:DIR or folder:DIR"
+DATA_SETS: Final[Mapping[str, FilesDataSet | GeneratedDataSet]] = MappingProxyType(
+    {
+        "synthetic": synthetic.DATA_SET,
+        "camvid": camvid.DATA_SET,
+        "cityscapes": cityscapes.DATA_SET,
+        "sunrgbd": sunrgbd.DATA_SET,
+        "folder": image_folder.DATA_SET,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -20,22 +31,45 @@ class DataSet:
     Attributes:
       train: the training split.
       val: the held-out split.
-      size: `(H, W)` of both, in pixels.
+      size: `(H, W)` of the samples of both, in pixels.
+      has_files: whether samples are read from files, which may be damaged.
     """
 
     train: Source
     val: Source
-    size: tuple[int, int]
+    size: Size
+    has_files: bool
 
 
-def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
-    """Opens a data set.
+def usage() -> str:
+    """How the command line names each data set, for `--help`."""
+    forms = [
+        _form(name) + (f" ({entry.note})" if entry.note else "")
+        for name, entry in DATA_SETS.items()
+    ]
+    return _listed(forms, ", or ")
+
+
+def usual_recipe(text: str) -> str:
+    """The name of the recipe for a data set where the command line gives none.
 
     Args:
-      text: `synthetic`, `camvid:DIR`, `cityscapes:DIR`, `sunrgbd:DIR` or `folder:DIR`.
+      text: the data set, as on the command line.
+    """
+    entry = DATA_SETS.get(text.partition(":")[0])
+    # `open_dataset` refuses unknown data sets, with a better message than one about recipes.
+    return "plain" if entry is None else entry.usual_recipe
+
+
+def open_dataset(text: str, size: Size | None, seed: int) -> DataSet:
+    """Opens both splits of a data set.
+
+    Args:
+      text: the data set, as on the command line: `synthetic`, or a name and a directory such as
+        `camvid:DIR`.
       size: `(H, W)` in pixels to which pictures are brought; by default the data set's usual size,
-        which `folder:DIR` has not.
-      seed: of generated scenes.
+        which `folder:DIR` does not have.
+      seed: the seed of generated scenes.
 
     Raises:
       DataError: there is no such data set, it is incomplete, or it needs a size.
@@ -44,26 +78,25 @@ def open_dataset(text: str, size: tuple[int, int] | None, seed: int) -> DataSet:
       >>> open_dataset("synthetic", (48, 96), seed=0).train[0]["image"].shape
       (48, 96, 3)
     """
-    kind, _, directory = text.partition(":")
-    train: Source
-    val: Source
-    if kind == "synthetic" and not directory:
-        size = size or (96, 192)
-        train = SyntheticStreets("train", size, length=576, seed=seed)
-        val = SyntheticStreets("val", size, length=64, seed=seed)
-    elif kind == "camvid" and directory:
-        size = size or (360, 480)
-        train, val = CamVid(directory, "train", size), CamVid(directory, "val", size)
-    elif kind == "cityscapes" and directory:
-        size = size or (512, 1024)
-        train, val = Cityscapes(directory, "train", size), Cityscapes(directory, "val", size)
-    elif kind == "sunrgbd" and directory:
-        size = size or (480, 640)
-        train, val = SunRgbd(directory, "train", size), SunRgbd(directory, "val", size)
-    elif kind == "folder" and directory:
-        if size is None:
-            raise DataError(f"{text} has no usual size; give one such as 480x640")
-        train, val = ImageFolder(directory, "train", size), ImageFolder(directory, "val", size)
+    name, _, directory = text.partition(":")
+    entry = DATA_SETS.get(name)
+    if entry is None or bool(directory) != isinstance(entry, FilesDataSet):
+        forms = _listed([_form(known) for known in DATA_SETS], " or ")
+        raise DataError(f"unknown data {text!r}; choose {forms}")
+    size = size or entry.usual_size
+    if size is None:
+        raise DataError(f"{text} has no usual size; give one such as 480x640")
+    if isinstance(entry, GeneratedDataSet):
+        train, val = (entry.generate(split, size, seed) for split in ("train", "val"))
     else:
-        raise DataError(f"unknown data {text!r}; choose {_KINDS}")
-    return DataSet(train, val, size)
+        train, val = (entry.load(directory, split, size) for split in ("train", "val"))
+    return DataSet(train, val, size, has_files=isinstance(entry, FilesDataSet))
+
+
+def _form(name: str) -> str:
+    """How the command line names a data set."""
+    return f"{name}:DIR" if isinstance(DATA_SETS[name], FilesDataSet) else name
+
+
+def _listed(forms: list[str], last: str) -> str:
+    return ", ".join(forms[:-1]) + last + forms[-1]

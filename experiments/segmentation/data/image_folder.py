@@ -1,17 +1,17 @@
-"""Any folder of pictures and label pictures, with a palette that names the classes."""
+"""Any folder of pictures and label files, with a palette that names the classes."""
 
 from pathlib import Path
 
 from experiments.segmentation.data.paired_images import PairedImages, files_by_name
 from experiments.segmentation.data.palette import read_palette
-from experiments.segmentation.data.source import Split, check_split
+from experiments.segmentation.data.source import FilesDataSet, Size, Split, check_split
 
 
 class ImageFolder(PairedImages):
     """A folder with `palette.json`, `train/images/`, `train/labels/` and the same for `val`.
 
-    The label file `train/labels/NAME.png` belongs to `train/images/NAME.jpg` (or `.png`); what its
-    pixels mean is in `palette.json`, see `read_palette`.
+    The label file `train/labels/NAME.png` belongs to `train/images/NAME.jpg` (or `.png`); the
+    meaning of its pixels is in `palette.json`, see `read_palette`.
 
     Args:
       root: the folder.
@@ -23,7 +23,7 @@ class ImageFolder(PairedImages):
       ValueError: `split` or `size` is not allowed.
     """
 
-    def __init__(self, root: str | Path, split: Split, size: tuple[int, int]):
+    def __init__(self, root: str | Path, split: Split, size: Size):
         check_split(split)
         super().__init__(
             files_by_name(Path(root, split, "images"), "*.[jp][pn]g"),
@@ -31,3 +31,8 @@ class ImageFolder(PairedImages):
             read_palette(Path(root, "palette.json")),
             size,
         )
+
+
+DATA_SET = FilesDataSet(
+    ImageFolder, usual_size=None, usual_recipe="plain", note="your own; see the README"
+)

@@ -1,4 +1,4 @@
-"""Reading a whole source once, to find its damaged samples before training does."""
+"""Reading a whole source once, so that damaged samples are found before training starts."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +14,14 @@ from experiments.segmentation.data.source import Sample, Source
 
 
 class GoodSamples:
-    """The samples of a source that can be read, in its order.
+    """The samples of a source that can be read, in their order.
 
     Args:
-      source: all samples.
-      bad: what is wrong with the others, by their index.
+      source: the source with all samples.
+      bad: the error of each sample that cannot be read, by its index.
 
     Attributes:
-      left_out: what is wrong with each sample that is not here, in the source's order.
+      left_out: the errors of the samples that are left out, in the order of the samples.
     """
 
     def __init__(self, source: Source, bad: dict[int, DataError]):
@@ -31,7 +31,7 @@ class GoodSamples:
 
     @property
     def classes(self) -> ClassSet:
-        """The classes its labels name."""
+        """The classes that the labels name."""
         return self._source.classes
 
     @property
@@ -50,18 +50,18 @@ class GoodSamples:
         return self._source.label(self._indices[index])
 
     def original_label(self, index: int) -> NDArray[np.uint8]:
-        """The label of one sample at the size at which the data set has it."""
+        """The label of one sample at the size at which the data set stores it."""
         return self._source.original_label(self._indices[index])
 
 
 def find_bad_samples(source: Source) -> dict[int, DataError]:
-    """Reads every sample.
+    """Reads every sample and returns the errors of those that cannot be read.
 
     Args:
-      source: the samples.
+      source: the samples to read.
 
     Returns:
-      The error of each sample that cannot be read, by its index, ascending.
+      The error of each sample that cannot be read, by its index, in ascending order.
     """
 
     def error(index: int) -> DataError | None:
@@ -71,7 +71,7 @@ def find_bad_samples(source: Source) -> dict[int, DataError]:
             return error
         return None
 
-    cv2.setNumThreads(0)  # each thread would start as many again for every picture
+    cv2.setNumThreads(0)  # or each thread would start as many again for every picture
     with ThreadPoolExecutor() as threads:
         errors = tqdm(
             threads.map(error, range(len(source))),
@@ -84,16 +84,16 @@ def find_bad_samples(source: Source) -> dict[int, DataError]:
 
 
 def without_bad_samples(source: Source) -> GoodSamples:
-    """Reads every sample, and leaves out those that cannot be read.
+    """Reads every sample and leaves out those that cannot be read.
 
     Args:
-      source: the samples.
+      source: the samples to read.
 
     Returns:
-      The others; what was left out, and why, is in its `left_out`.
+      The samples that can be read; the errors of the others are in the attribute `left_out`.
 
     Raises:
-      DataError: no sample can be read; names each, one a line.
+      DataError: no sample can be read; the message names each on a line of its own.
     """
     good = GoodSamples(source, find_bad_samples(source))
     if good.left_out and not len(good):
@@ -102,7 +102,12 @@ def without_bad_samples(source: Source) -> GoodSamples:
 
 
 def describe_left_out(left_out: Sequence[Exception], kept: int) -> str:
-    """How many samples cannot be read, beside how many can, then each on a line of its own."""
+    """A message: how many of all samples cannot be read, then each error on a line of its own.
+
+    Args:
+      left_out: the errors of the samples that cannot be read.
+      kept: the number of samples that can be read.
+    """
     count = len(left_out)
     lines = [f"{count} of {kept + count} samples cannot be read:", *map(str, left_out)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A source of pictures and label pictures kept as pairs of files."""
+"""A source of pairs of files, each a picture and its labels."""
 
 import contextlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.data.errors import DataError
-from experiments.segmentation.data.source import Sample, check_size
+from experiments.segmentation.data.source import Sample, Size, check_size
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -24,10 +24,10 @@ _TRAILER = 64  # some cameras pad a JPEG behind its end mark
 
 
 class PairedImages:
-    """A source of pairs of files, one with the picture, one with the class of each pixel.
+    """A source of pairs of files: one is the picture, the other holds the class of each pixel.
 
-    Only the names are looked at here; the files are read when a sample is asked for. A file without
-    partner is a sample too, a bad one: see `without_bad_samples`.
+    The constructor only looks at names; a file is opened when its sample is read. A file without a
+    partner counts as a sample that cannot be read: see `without_bad_samples`.
 
     Args:
       images: the picture files (PNG or JPEG) by name.
@@ -37,8 +37,8 @@ class PairedImages:
       size: `(H, W)` in pixels, to which pictures (area average) and labels (nearest) are resized.
 
     Raises:
-      DataError: when a sample is read: a file has no partner, cannot be decoded, has a value
-        outside the palette or a size other than its partner's.
+      DataError: when a sample is read whose files lack a partner, cannot be decoded, differ in
+        size, or hold a value outside the palette.
       ValueError: `size` is not two positive numbers of pixels.
     """
 
@@ -47,7 +47,7 @@ class PairedImages:
         images: Mapping[str, Path],
         labels: Mapping[str, Path],
         classes: ClassSet,
-        size: tuple[int, int],
+        size: Size,
     ):
         check_size(size)
         self.classes = classes
@@ -75,12 +75,12 @@ class PairedImages:
         return self._fit(self.original_label(index))
 
     def original_label(self, index: int) -> NDArray[np.uint8]:
-        """The label of one sample as large as its file."""
+        """The label of one sample at the size of its file."""
         _, path = self._pairs[index].complete()
         return _read_label(path, self.classes)
 
     def _fit(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        # The exact variant samples at pixel centres, where the area average puts its pixels too.
+        # The exact variant samples at pixel centres, as the area average for images does.
         return self._resize(label, cv2.INTER_NEAREST_EXACT)
 
     def _resize(self, pixels: NDArray[np.uint8], interpolation: int) -> NDArray[np.uint8]:
@@ -97,6 +97,7 @@ class _Pair(NamedTuple):
     label: Path | None
 
     def complete(self) -> tuple[Path, Path]:
+        """Both files; raises `DataError` if one is missing."""
         if self.image is None:
             raise DataError(f"{self.label}: label without image; add it or remove this")
         if self.label is None:
@@ -105,20 +106,20 @@ class _Pair(NamedTuple):
 
 
 def files_by_name(directory: Path, pattern: str, suffix: str = "") -> dict[str, Path]:
-    """Finds files and names them by what they share with their partners.
+    """Finds files, by the part of their name that they share with their partners.
 
     Args:
-      directory: where to look; must exist.
-      pattern: glob relative to it.
-      suffix: the end of a file's stem that its partner has not.
+      directory: the directory to search; it must exist.
+      pattern: the glob pattern of the files, relative to `directory`.
+      suffix: the end of a file's stem that its partner does not have.
 
     Returns:
       The files by their path relative to `directory`, without `suffix` and extension. Hidden files
       are left out.
 
     Raises:
-      DataError: there is no such directory, no file in it matches, or files share a name; all that
-        do are named, one a line.
+      DataError: there is no such directory, no file in it matches, or files share a name; the
+        message names all of these, one on each line.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory; pass the root of the unpacked data set")
@@ -146,7 +147,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _is_complete(data: bytes) -> bool:
-    """Whether a file ends as its format does: OpenCV fills what a truncated one lacks with grey."""
+    """Whether a file has its end mark; OpenCV fills the rest of a truncated one with grey."""
     if data.startswith(_PNG_START):
         return _PNG_END in data[-_TRAILER:]
     return data.startswith(_JPEG_START) and _JPEG_END in data[-_TRAILER:]
@@ -154,7 +155,7 @@ def _is_complete(data: bytes) -> bool:
 
 def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
     pixels = None
-    # OpenCV raises where a file claims to have more pixels than it would allocate.
+    # OpenCV raises an error if a file claims to have more pixels than it would allocate.
     with contextlib.suppress(cv2.error):
         if _is_complete(data):
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -164,23 +165,23 @@ def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """A picture file's pixels, `(H, W, 3)` 8-bit RGB.
+    """The pixels of a picture file, `(H, W, 3)` 8-bit RGB.
 
     Raises:
-      DataError: it cannot be read or decoded.
+      DataError: the file cannot be read or decoded.
     """
     return _decode(path, _read_bytes(path), _READ_RGB)
 
 
 def _read_label(path: Path, classes: ClassSet) -> NDArray[np.uint8]:
-    """A label file's classes."""
+    """The class of each pixel of a label file."""
     data = _read_bytes(path)
     if data.startswith(_JPEG_START):
         raise DataError(f"{path}: label is a JPEG, which changes class numbers; save it as PNG")
     is_png, png_format = data.startswith(_PNG_START), data[_PNG_FORMAT]
     try:
         if classes.codes:
-            # OpenCV would turn palette indices into colours and stretch 1, 2 and 4 bits to 0..255.
+            # OpenCV turns palette indices into colours and scales 1, 2 and 4 bits to 0..255.
             if is_png and png_format != _PNG_GREY_8_BIT:
                 raise DataError(
                     f"{path}: label is not 8-bit grey; save class numbers as 8-bit grey PNG"

@@ -1,4 +1,4 @@
-"""The file in which a folder of pictures names its classes."""
+"""Reading `palette.json`, in which a folder of pictures names its classes."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ _MOST_CLASSES = 254
 
 
 def read_palette(path: Path) -> ClassSet:
-    """Reads the classes of label files.
+    """Reads the classes of label files from JSON.
 
-    The file is JSON, for label files whose pixels are values (8-bit grey):
+    For label files whose pixels are values (8-bit grey) it looks like this:
 
         {
           "classes": [
@@ -23,15 +23,15 @@ def read_palette(path: Path) -> ClassSet:
           "void": [0, 255]
         }
 
-    `color` is RGB, `void` lists the values of void. Without `value` in any class label files are
+    `color` is RGB, and `void` lists the values of void. If no class has a `value`, label files are
     pictures in the colours of the classes, and `void` lists colours: `[[0, 0, 0]]`. Values and
     colours that are not listed must not occur; `void` may be left out.
 
     Args:
-      path: the file.
+      path: the palette file.
 
     Raises:
-      DataError: the file cannot be read or is not as above.
+      DataError: the file cannot be read or does not look like this.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -46,10 +46,27 @@ def read_palette(path: Path) -> ClassSet:
 
 
 class _PaletteError(Exception):
-    """What is wrong with the content, without the path."""
+    """The content of the file is wrong; the message does not name the file yet."""
 
 
 def _classes(content: Any) -> ClassSet:
+    entries, void = _entries(content)
+    names = tuple(entry["name"] for entry in entries)
+    colors = tuple(_color(entry["color"]) for entry in entries)
+    _check_distinct("name", names)
+    lacking = sorted(entry["name"] for entry in entries if "value" not in entry)
+    if len(lacking) == len(entries):
+        void_colors = tuple(map(_color, void))
+        _check_distinct("color", (*colors, *void_colors))
+        return ClassSet(names, colors, codes=(), void_colors=void_colors)
+    if lacking:
+        raise _PaletteError(f"give every class a value or none; {', '.join(lacking)} lacks one")
+    _check_distinct("color", colors)
+    return ClassSet(names, colors, _codes(entries, void))
+
+
+def _entries(content: Any) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The entries of the classes and of void."""
     classes = _fields(content, "the palette", {"classes"}, {"void"})["classes"]
     void = content.get("void", [])
     if not isinstance(classes, list) or not 1 <= len(classes) <= _MOST_CLASSES:
@@ -60,19 +77,12 @@ def _classes(content: Any) -> ClassSet:
         _fields(entry, "a class", {"name", "color"}, {"value"})
         if not isinstance(entry["name"], str) or not entry["name"]:
             raise _PaletteError(f"name must be a text, got {entry['name']!r}")
-    names = tuple(entry["name"] for entry in classes)
-    colors = tuple(_color(entry["color"]) for entry in classes)
-    _check_distinct("name", names)
-    with_value = [entry["name"] for entry in classes if "value" in entry]
-    if not with_value:
-        void_colors = tuple(map(_color, void))
-        _check_distinct("color", (*colors, *void_colors))
-        return ClassSet(names, colors, codes=(), void_colors=void_colors)
-    if len(with_value) < len(classes):
-        lacking = sorted(set(names) - set(with_value))
-        raise _PaletteError(f"give every class a value or none; {', '.join(lacking)} lacks one")
-    _check_distinct("color", colors)
-    values = [*(_byte("value", entry["value"]) for entry in classes)]
+    return classes, void
+
+
+def _codes(entries: list[dict[str, Any]], void: list[Any]) -> tuple[int | None, ...]:
+    """The label of each value: see `ClassSet.codes`."""
+    values = [_byte("value", entry["value"]) for entry in entries]
     void_values = [_byte("void", value) for value in void]
     _check_distinct("value", (*values, *void_values))
     codes: list[int | None] = [None] * (1 + max(values + void_values))
@@ -80,10 +90,11 @@ def _classes(content: Any) -> ClassSet:
         codes[value] = label
     for value in void_values:
         codes[value] = VOID
-    return ClassSet(names, colors, tuple(codes))
+    return tuple(codes)
 
 
 def _fields(entry: Any, what: str, required: set[str], optional: set[str]) -> dict[str, Any]:
+    """The entry itself if it is an object with the allowed fields; `what` names it in messages."""
     if not isinstance(entry, dict):
         raise _PaletteError(f"{what} must be an object, got {entry!r}")
     if missing := required - entry.keys():

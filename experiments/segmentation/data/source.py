@@ -1,5 +1,8 @@
-"""What the input pipeline asks of a data set."""
+"""What the input pipeline requires of a data set, and what the table of data sets lists."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
 import numpy as np
@@ -8,6 +11,8 @@ from numpy.typing import NDArray
 from experiments.segmentation.data.classes import ClassSet
 
 type Split = Literal["train", "val"]
+type Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 class Sample(TypedDict):
@@ -23,14 +28,14 @@ class Sample(TypedDict):
 
 
 class Source(Protocol):
-    """A data set with random access, every sample of the same size."""
+    """One split of a data set, with random access to samples that all have the same size."""
 
     @property
     def classes(self) -> ClassSet:
-        """The classes its labels name."""
+        """The classes that the labels name."""
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """`(H, W)` of every sample, in pixels."""
 
     def __len__(self) -> int: ...
@@ -41,16 +46,51 @@ class Source(Protocol):
         """The label of one sample without its image."""
 
     def original_label(self, index: int) -> NDArray[np.uint8]:
-        """The label of one sample at the size at which the data set has it."""
+        """The label of one sample at the size at which the data set stores it."""
+
+
+@dataclass(frozen=True)
+class FilesDataSet:
+    """An entry in the table of data sets, for one in a directory: `--data NAME:DIR`.
+
+    Attributes:
+      load: opens a split in a directory, with pictures brought to a size; the arguments are
+        `(directory, split, size)`.
+      usual_size: `(H, W)` in pixels where no size is given; None if a size must be given.
+      usual_recipe: the name of the recipe that trains on it where no recipe is given.
+      note: what `--help` says about it in brackets; may be empty.
+    """
+
+    load: Callable[[str | Path, Split, Size], Source]
+    usual_size: Size | None
+    usual_recipe: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GeneratedDataSet:
+    """An entry in the table of data sets, for one that needs no files: `--data NAME`.
+
+    Attributes:
+      generate: generates a split; the arguments are `(split, size, seed)`.
+      usual_size: `(H, W)` in pixels where no size is given.
+      usual_recipe: the name of the recipe that trains on it where no recipe is given.
+      note: what `--help` says about it in brackets; may be empty.
+    """
+
+    generate: Callable[[Split, Size, int], Source]
+    usual_size: Size
+    usual_recipe: str
+    note: str = ""
 
 
 def check_split(split: str) -> None:
-    """Raises `ValueError` unless the split is one that is trained on or evaluated."""
+    """Raises `ValueError` unless the split is `"train"` or `"val"`."""
     if split not in ("train", "val"):
         raise ValueError(f"split must be 'train' or 'val', got {split!r}")
 
 
-def check_size(size: tuple[int, int]) -> None:
+def check_size(size: Size) -> None:
     """Raises `ValueError` unless the size is `(H, W)` in whole pixels, each at least 1."""
     if len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
         raise ValueError(f"size must be (H, W) in pixels, each an int of at least 1, got {size!r}")

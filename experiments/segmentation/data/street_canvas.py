@@ -1,4 +1,4 @@
-"""A canvas on which each pixel remembers its material, and the light that turns it into a picture.
+"""A canvas that stores the material of each pixel, and the light that turns it into a picture.
 
 A material is a class, a colour and a texture. Painting only writes material numbers, so label and
 picture agree to the pixel, and a scene costs one polygon fill per shape and one shading pass.
@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 from experiments.segmentation.data.classes import VOID
 
 type Color = NDArray[np.float32]
-"""RGB, 1 is white."""
+"""An RGB colour; 1 is white."""
 type Polygon = Sequence[tuple[float, float]]
-"""x and y of the corners, in pixels."""
+"""The corners of a polygon, `(x, y)` in pixels."""
 
-# Blur of each texture's white noise, as a fraction of the picture's height.
+# Each texture is white noise, blurred by this fraction of the picture's height.
 _TEXTURE_BLUR = {"plain": 0.03, "rough": 0.006, "leaves": 0.012, "clouds": 0.06}
 _TEXTURES = tuple(_TEXTURE_BLUR)
 _TEXTURE_SEED = 0
-_TEXTURE_MARGIN = 256  # each picture takes its textures from another place within this many pixels
+_TEXTURE_MARGIN = 256  # range in pixels from which a picture draws the offset of its textures
 _SUBPIXEL_BITS = 4
 _SUBPIXELS = 2**_SUBPIXEL_BITS
-_SHADE = np.float32(0.55)  # what a shadow leaves of the light
+_SHADE = np.float32(0.55)  # share of the light that remains in a shadow
 
 
 class Material(NamedTuple):
-    """What a shape is made of.
+    """The material of a shape.
 
     Attributes:
-      label: its class, or `VOID`.
-      color: its mean colour.
+      label: the class, or `VOID`.
+      color: the mean colour.
       texture: "plain", "rough", "leaves" or "clouds".
       contrast: standard deviation of the texture relative to the colour.
     """
@@ -53,7 +53,7 @@ class Light:
 
     Attributes:
       gain: overall brightness.
-      cast: what each colour channel is multiplied with.
+      cast: factor on each colour channel.
       slope: relative change of brightness from one edge to the other, along x and y.
       noise: standard deviation of the camera's noise.
     """
@@ -106,11 +106,11 @@ class Canvas:
         return np.array([m.label for m in self._materials], np.uint8)[self._map]
 
     def picture(self, light: Light, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """What a camera sees of it: `(H, W, 3)` RGB."""
+        """The scene as a camera sees it, `(H, W, 3)` RGB."""
         height, width = self._map.shape
         textures, noise = _random_crop(height, width, rng)
         colors, contrasts = self._tables()
-        # Channels come first until the end: NumPy is slow along an innermost axis of three.
+        # Channels come first until the end because NumPy is slow along an innermost axis of three.
         image = colors.take(self._map, axis=1)
         image *= 1 + np.einsum("thw,thw->hw", contrasts.take(self._map, axis=1), textures)
         image *= light.gain * _slope(height, width, light.slope) * self._soft_shadow()
@@ -122,7 +122,7 @@ class Canvas:
         return np.asarray(bits, np.uint8)
 
     def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of every material: colour `(3, n)`, contrast of each texture `(kinds, n)`."""
+        """The colours of all n materials, `(3, n)`, and the contrasts of textures, `(kinds, n)`."""
         materials = self._materials
         colors = np.array([m.color for m in materials], np.float32).T
         contrasts = np.zeros((len(_TEXTURES), len(materials)), np.float32)
@@ -144,7 +144,7 @@ def _slope(height: int, width: int, slope: tuple[float, float]) -> NDArray[np.fl
 def _random_crop(
     height: int, width: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Textures `(kinds, H, W)` and camera noise `(H, W, 3)` of one scene."""
+    """The textures `(kinds, H, W)` and the camera's noise `(H, W, 3)` for one scene."""
     tiles, noise = _tiles(height, width)
     (y, x), (v, u) = rng.integers(0, _TEXTURE_MARGIN, (2, 2))
     return tiles[:, y : y + height, x : x + width], noise[v : v + height, u : u + width]
@@ -152,7 +152,7 @@ def _random_crop(
 
 @lru_cache(maxsize=4)
 def _tiles(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Blurred noise of unit deviation for every texture; white noise."""
+    """Blurred noise of unit deviation for every texture, and white noise."""
     rng = np.random.default_rng(_TEXTURE_SEED)
     shape = (height + _TEXTURE_MARGIN, width + _TEXTURE_MARGIN)
     tiles = []

@@ -1,4 +1,4 @@
-"""Street scenes drawn in perspective, in which the surroundings decide what a thing is.
+"""Street scenes drawn in perspective, in which the surroundings decide the class of a thing.
 
 A scene lies in town or in the country, and three pairs of classes look the same by construction: a
 facade is building or wall, the ground beside the road sidewalk or terrain, a large vehicle bus or
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.segmentation.data.classes import CITYSCAPES, VOID
+from experiments.segmentation.data.cityscapes import CITYSCAPES
+from experiments.segmentation.data.classes import VOID
 from experiments.segmentation.data.street_canvas import Canvas, Color, Light, Material, Polygon
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _GREEN = np.array([0.28, 0.42, 0.18], np.float32)
 
 _FAR, _NEAR = 0.05, 1.6  # nearness of the far and near ends of what lines the road
 _HORIZON = 0.01  # nearness at which the road itself ends
-_BLOCKS = 6  # stretches of facades, hedges or nothing on each side
+_BLOCKS = 6  # stretches of facades, of hedges or of nothing on each side
 
 
 def _circle(x: float, y: float, radius: float, corners: int) -> Polygon:
@@ -54,7 +55,7 @@ class Hardness:
     """What makes a scene hard to label.
 
     Attributes:
-      texture: contrast of all textures, relative to the usual.
+      texture: factor on the contrast of all textures.
       gain: least and greatest brightness.
       cast: standard deviation of the light's colour.
       slope: greatest change of brightness across the picture.
@@ -80,7 +81,7 @@ class Hardness:
 
 @dataclass(frozen=True)
 class Perspective:
-    """Where points of the world appear.
+    """Maps points of the world to pixels.
 
     A place on the ground is given by its offset from the road's middle in metres, positive to the
     right, and its nearness: 0 at the horizon, 1 at the lower edge of the picture.
@@ -174,7 +175,7 @@ def draw_street(
     Args:
       size: `(H, W)` in pixels.
       hardness: what makes the scene hard to label.
-      rng: decides everything else.
+      rng: the generator of everything that is drawn at random.
 
     Returns:
       The picture, `(H, W, 3)` RGB, and its Cityscapes classes, `(H, W)`; void is `VOID`.

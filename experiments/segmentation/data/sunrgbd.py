@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.segmentation.data.classes import VOID, ClassSet, Color
 from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.paired_images import PairedImages, files_by_name
-from experiments.segmentation.data.source import Split, check_split
+from experiments.segmentation.data.source import FilesDataSet, Size, Split, check_split
 
 _IMAGE_FOLDERS: dict[Split, str] = {
     "train": "SUNRGBD-train_images",
@@ -15,7 +15,7 @@ _IMAGE_FOLDERS: dict[Split, str] = {
 }
 _LABEL_FOLDER = "sunrgbd_train_test_labels"
 _NAME = re.compile("img-[0-9]{6}")
-# Labels are numbered through both parts: those of the test pictures come first.
+# Label files are numbered consecutively: first those of the test pictures, then the others.
 _TEST_PICTURES = 5050
 
 _NAMES = (
@@ -60,8 +60,8 @@ _NAMES = (
 
 
 def _color(index: int) -> Color:
-    """A colour unlike those of the classes around it; the data set has none of its own."""
-    hue = index * 0.618034 % 1  # The golden ratio's multiples spread evenly over the circle.
+    """A colour unlike those of neighbouring classes; the data set itself defines none."""
+    hue = index * 0.618034 % 1  # Multiples of the golden ratio spread evenly over the circle.
     brightness = (1.0, 0.75, 0.5)[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.65, brightness)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -78,23 +78,23 @@ class SunRgbd(PairedImages):
     """SUN RGB-D as three archives unpack, each into a folder of its own name.
 
     `SUNRGBD-train_images/img-NUMBER.jpg` (1 to 5285) has the label
-    `sunrgbd_train_test_labels/img-(NUMBER + 5050).png`, `SUNRGBD-test_images/img-NUMBER.jpg` (1 to
-    5050) the one of its own number. The value 0 is void, 1 to 37 are the classes.
+    `sunrgbd_train_test_labels/img-(NUMBER + 5050).png`, and `SUNRGBD-test_images/img-NUMBER.jpg`
+    (1 to 5050) has the label of the same number. The value 0 is void, 1 to 37 are the classes.
 
     Args:
       root: the directory with those folders.
-      split: `"train"` or `"val"`, which is the official test split.
-      size: `(H, W)` in pixels; the files have several sizes, 441 x 591 to 530 x 730 most of them.
+      split: `"train"` or `"val"`; the latter is the official test split.
+      size: `(H, W)` in pixels; the files have several sizes, mostly 441 x 591 to 530 x 730.
 
     Raises:
-      DataError: see `PairedImages`; also when a folder is missing or empty, or a file is not
-        numbered.
+      DataError: see `PairedImages`; also when a folder is missing or empty, or a file has no
+        number.
       ValueError: `split` or `size` is not allowed.
 
     Source: Song et al. 2015; Handa et al. 2016 for the archives.
     """
 
-    def __init__(self, root: str | Path, split: Split, size: tuple[int, int] = (480, 640)):
+    def __init__(self, root: str | Path, split: Split, size: Size = (480, 640)):
         check_split(split)
         images = _by_number(Path(root, _IMAGE_FOLDERS[split]), "*.jpg")
         labels = _by_number(Path(root, _LABEL_FOLDER), "*.png")
@@ -113,6 +113,7 @@ class SunRgbd(PairedImages):
 
 
 def _by_number(directory: Path, pattern: str) -> dict[int, Path]:
+    """Finds files by the number in their name."""
     found = files_by_name(directory, pattern)
     wrong = [
         f"{path}: not named img- and six digits; remove it"
@@ -122,3 +123,6 @@ def _by_number(directory: Path, pattern: str) -> dict[int, Path]:
     if wrong:
         raise DataError("\n".join(wrong))
     return {int(name[-6:]): path for name, path in found.items()}
+
+
+DATA_SET = FilesDataSet(SunRgbd, usual_size=(480, 640), usual_recipe="paper-enet")

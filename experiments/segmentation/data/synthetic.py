@@ -3,25 +3,34 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.segmentation.data.classes import CITYSCAPES
-from experiments.segmentation.data.source import Sample, Split, check_size, check_split
+from experiments.segmentation.data.cityscapes import CITYSCAPES
+from experiments.segmentation.data.source import (
+    GeneratedDataSet,
+    Sample,
+    Size,
+    Split,
+    check_size,
+    check_split,
+)
 from experiments.segmentation.data.street_scene import Hardness, draw_street
 
 _SPLITS: tuple[Split, ...] = ("train", "val")
+# How many scenes the programs train on and evaluate on.
+_SCENES: dict[Split, int] = {"train": 576, "val": 64}
 
 
 class SyntheticStreets:
-    """Street scenes in Cityscapes' classes, drawn when they are asked for.
+    """Street scenes with Cityscapes' classes, each drawn when it is read.
 
-    Scene `i` is a pure function of `seed`, `split`, `i`, `size` and `hardness`; no scene of one
-    split is in the other.
+    Scene `i` is a pure function of `seed`, `split`, `i`, `size` and `hardness`; the splits have no
+    scene in common.
 
     Args:
       split: `"train"` or `"val"`.
       size: `(H, W)` in pixels.
-      length: number of scenes.
-      seed: 0 or more.
-      hardness: what makes a scene hard to label.
+      length: the number of scenes.
+      seed: the seed of all scenes, 0 or more.
+      hardness: what makes a scene hard to label; the usual by default.
 
     Raises:
       ValueError: an argument is not allowed.
@@ -37,7 +46,7 @@ class SyntheticStreets:
     def __init__(
         self,
         split: Split,
-        size: tuple[int, int] = (96, 192),
+        size: Size = (96, 192),
         *,
         length: int = 1000,
         seed: int = 0,
@@ -63,9 +72,18 @@ class SyntheticStreets:
         return Sample(image=image, label=label)
 
     def label(self, index: int) -> NDArray[np.uint8]:
-        """The label of one scene."""
+        """The label of one scene without its image."""
         return self[index]["label"]
 
     def original_label(self, index: int) -> NDArray[np.uint8]:
-        """The same: a scene has no other size."""
+        """The label of one scene: it is drawn at the size at which it is read."""
         return self.label(index)
+
+
+def _generate(split: Split, size: Size, seed: int) -> SyntheticStreets:
+    return SyntheticStreets(split, size, length=_SCENES[split], seed=seed)
+
+
+DATA_SET = GeneratedDataSet(
+    _generate, usual_size=(96, 192), usual_recipe="quick", note="generated, no download"
+)

@@ -1,4 +1,4 @@
-"""Random changes to a training sample."""
+"""Random augmentation of a training sample."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from experiments.segmentation.data.source import Sample
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training samples are changed at random.
+    """The limits of the random changes to training samples.
 
     The paper's recipe is `Augmentation(flip=0.5, rotation=7.5, scale=0.12)`.
 
     Attributes:
-      flip: probability of mirroring left to right.
-      rotation: largest angle in degrees, less than 180; uniform in both directions.
-      scale: largest change of size, less than 1: the factor is uniform in `1 - scale` to
+      flip: the probability of mirroring left to right.
+      rotation: the largest angle in degrees, less than 180; angles are uniform in both directions.
+      scale: the largest change of size, less than 1; factors are uniform in `1 - scale` to
         `1 + scale`.
 
     Raises:
@@ -43,13 +43,13 @@ class Augmentation:
 
 
 class RandomAugmentation(grain.transforms.RandomMap):
-    """Mirrors, turns and scales image and label together, as an `Augmentation` says."""
+    """Mirrors, rotates and scales image and label together, within an `Augmentation`'s limits."""
 
     def __init__(self, augmentation: Augmentation):
         self._augmentation = augmentation
 
     def random_map(self, element: Sample, rng: np.random.Generator) -> Sample:
-        """Returns the changed sample; the argument is left unchanged."""
+        """Returns a changed copy of the sample."""
         limits = self._augmentation
         return warp(
             element,
@@ -60,16 +60,16 @@ class RandomAugmentation(grain.transforms.RandomMap):
 
 
 def warp(sample: Sample, *, mirrored: bool, degrees: float, factor: float) -> Sample:
-    """Mirrors a sample, then turns and scales it about its centre.
+    """Mirrors a sample, then rotates and scales it about its centre.
 
-    Image (bilinear) and label (nearest) go through one affine map; what comes from outside repeats
-    the pixels of the border. Without turning and scaling no pixel changes its value.
+    Image (bilinear) and label (nearest) go through the same affine map; pixels outside the image
+    repeat the border. Without rotation and scaling no pixel changes its value.
 
     Args:
-      sample: left unchanged.
-      mirrored: whether left and right change places first.
-      degrees: angle, counter-clockwise as the picture is seen.
-      factor: how many times larger things become.
+      sample: the sample, which is left unchanged.
+      mirrored: whether left and right are swapped first.
+      degrees: the angle of rotation, counter-clockwise as the picture is seen.
+      factor: the factor by which things become larger.
 
     Returns:
       A sample of the same size.

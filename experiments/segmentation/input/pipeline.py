@@ -1,4 +1,4 @@
-"""From a source to batches that a network takes."""
+"""The input pipeline: from a source of samples to batches for a network."""
 
 import gc
 from collections.abc import Generator
@@ -16,16 +16,16 @@ from experiments.segmentation.data.source import Sample, Source
 from experiments.segmentation.input.augmentation import Augmentation, RandomAugmentation
 from experiments.segmentation.input.worker import prepare_worker
 
-# The usual mean and deviation of natural images (ImageNet) for RGB in [0, 1].
+# Mean and standard deviation of natural images (ImageNet), for RGB in [0, 1].
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
-# What becomes of each of 256 levels in each channel: looking it up is many times faster.
+# The normalised value of each of 256 levels in each channel; a look-up is faster than computing.
 _NORMALIZED = ((np.arange(256, dtype=np.float32) / 255)[:, None, None] - _MEAN) / _STD
-_SEEDS = 2**32  # what grain's shuffle can tell apart
+_SEEDS = 2**32  # the number of seeds that grain's shuffle distinguishes
 
 
 class Batch(TypedDict):
-    """What a training or evaluation step takes.
+    """The input of a training or evaluation step.
 
     Attributes:
       image: `(N, H, W, 3)` float32, normalised.
@@ -37,14 +37,14 @@ class Batch(TypedDict):
 
 
 def normalize(sample: Sample) -> Batch:
-    """Turns one sample into what a network takes: image `(x / 255 - mean) / std`, label int32."""
+    """Converts a sample for networks: the image to `(x / 255 - mean) / std`, the label to int32."""
     image = cv2.LUT(np.ascontiguousarray(sample["image"]), _NORMALIZED)
     return Batch(image=np.asarray(image, np.float32), label=sample["label"].astype(np.int32))
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of every batch a process loads: of `count` equal parts in a row the `index`-th.
+    """The part of every batch that a process loads: the `index`-th of `count` equal parts.
 
     Raises:
       ValueError: `index` is not from 0 to `count - 1`.
@@ -69,17 +69,17 @@ def training_batches(
 ) -> grain.MapDataset:
     """Endless shuffled, augmented training batches with random access.
 
-    `dataset[step]` depends on the arguments and `step` alone, so training resumes exactly by going
-    on at the next step. Each epoch has an order of its own and every sample once; a batch may span
-    two epochs, so all are full.
+    `dataset[step]` depends on the arguments and `step` alone, so training resumes exactly by
+    continuing at the next step. Each epoch has an order of its own and every sample once; a batch
+    may span two epochs, so all batches are full.
 
     Args:
       source: the samples.
-      batch_size: samples per batch, in all processes together.
-      seed: 0 to 2**32 - 1.
-      augmentation: random changes, drawn anew each epoch.
-      shard: the part of each batch to load. All parts in a row are, to the bit, the batch that one
-        process alone would load.
+      batch_size: the number of samples in a batch, in all processes together.
+      seed: the seed of order and augmentation, 0 to 2**32 - 1.
+      augmentation: the limits of random changes, which are drawn anew each epoch.
+      shard: the part of each batch to load. All parts one after the other are, bit by bit, the
+        batch that a single process would load.
 
     Returns:
       A dataset of `Batch` with `batch_size / shard.count` samples each.
@@ -97,14 +97,14 @@ def training_batches(
 
 
 def evaluation_batches(source: Source, batch_size: int, shard: Shard = Shard()) -> grain.MapDataset:
-    """Every sample once, in order and unchanged but for the normalisation.
+    """Every sample once, in order and without augmentation.
 
-    The last batch is filled up with black images whose labels are all void, so that each batch has
-    one shape and the evaluation compiles once. All shards have as many batches.
+    The last batch is padded with black images whose labels are all void, so that all batches have
+    one shape and the evaluation compiles once. All shards have the same number of batches.
 
     Args:
       source: the samples.
-      batch_size: samples per batch, in all processes together.
+      batch_size: the number of samples in a batch, in all processes together.
       shard: the part of each batch to load.
 
     Returns:
@@ -115,29 +115,29 @@ def evaluation_batches(source: Source, batch_size: int, shard: Shard = Shard()) 
         `shard.count`.
     """
     part_size = _part_size(source, batch_size, shard)
-    return _batch(grain.MapDataset.source(_FilledUp(source, batch_size)), part_size, shard)
+    return _batch(grain.MapDataset.source(_Padded(source, batch_size)), part_size, shard)
 
 
 def read_ahead(
     dataset: grain.MapDataset, step: int = 0, workers: int = 0, threads: int = 4
 ) -> Generator[Batch]:
-    """Reads a dataset from a step on, preparing the next elements meanwhile.
+    """Reads a dataset from a step on, and prepares the next elements meanwhile.
 
-    What it yields does not depend on how many workers or threads prepare it. Threads suffice where
-    most of the work is OpenCV's and NumPy's, which release the interpreter; workers also share the
-    rest, at the price of a few seconds to start and of one more copy.
+    The result does not depend on how many workers or threads prepare it. Threads suffice where most
+    of the work is done by OpenCV and NumPy, which release the interpreter lock; workers also share
+    the rest, but take a few seconds to start and copy each batch once more.
 
     Args:
-      dataset: what `training_batches` or `evaluation_batches` returned.
-      step: the first element wanted.
-      workers: how many processes prepare elements, each one at a time and at most three ahead. They
-        end when the generator is closed or deleted, or when this process ends in any way. The
-        program must not start anything when it is imported. 0 uses threads of this process.
-      threads: without workers, how many elements are prepared at a time.
+      dataset: a result of `training_batches` or `evaluation_batches`.
+      step: the index of the first element.
+      workers: the number of processes that prepare elements, each one at a time and at most three
+        ahead. They end when the generator is closed or deleted, or when this process ends in any
+        way. The program must not start anything when it is imported. 0 uses threads instead.
+      threads: the number of elements that are prepared at a time without workers.
 
     Returns:
-      Yields `dataset[step]`, `dataset[step + 1]`, ...; what reading a sample raises is raised
-      there.
+      A generator of `dataset[step]`, `dataset[step + 1]`, and so on. It raises what reading a
+      sample raises.
 
     Raises:
       ValueError: `step` or `workers` is negative, or `threads` is not positive.
@@ -146,11 +146,11 @@ def read_ahead(
         raise ValueError(
             f"step must be >= 0, workers >= 0 and threads >= 1, got {step}, {workers} and {threads}"
         )
-    cv2.setNumThreads(0)  # each thread would start as many again for every picture
+    cv2.setNumThreads(0)  # or each thread would start as many again for every picture
     if workers == 0:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         return _closing(iter(dataset[step:].to_iter_dataset(options)))
-    # Grain reads its absl flags, which refuse to be read in a program that has not parsed any.
+    # Grain reads its absl flags, which raises an error in a program that has not parsed any flags.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     one_at_a_time = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
@@ -165,8 +165,8 @@ def _closing(batches: grain.DatasetIterator) -> Generator[Batch]:
         yield from batches
     finally:
         batches.close()
-        # The exception that ended it keeps it in a cycle of references, with semaphores of workers:
-        # multiprocessing warns if these are collected while it is busy with others.
+        # An exception that ended the iterator keeps it, and its workers' semaphores, in a cycle of
+        # references. multiprocessing warns if these are collected while it starts other workers.
         gc.collect()
 
 
@@ -175,10 +175,10 @@ def class_frequencies(source: Source, most: int | None = None) -> NDArray[np.flo
 
     Args:
       source: the samples.
-      most: how many labels to read at most, evenly spread over the source; all by default.
+      most: the largest number of labels to read, evenly spread over the source; all by default.
 
     Returns:
-      `(classes,)`, summing to 1.
+      The frequencies, `(classes,)`, whose sum is 1.
 
     Raises:
       ValueError: every pixel is void, or `most` is less than 1.
@@ -194,8 +194,8 @@ def class_frequencies(source: Source, most: int | None = None) -> NDArray[np.flo
     return counts / counts.sum()
 
 
-class _FilledUp:
-    """A source and as many void samples as full batches need."""
+class _Padded:
+    """A source, padded with void samples so that all batches are full."""
 
     def __init__(self, source: Source, batch_size: int):
         self._source = source
@@ -212,6 +212,7 @@ class _FilledUp:
 
 
 def _part_size(source: Source, batch_size: int, shard: Shard) -> int:
+    """The number of samples of each batch that the shard has."""
     if len(source) == 0:
         raise ValueError("source must have at least one sample, got none")
     if batch_size < 1:
@@ -225,5 +226,5 @@ def _part_size(source: Source, batch_size: int, shard: Shard) -> int:
 
 
 def _batch(dataset: grain.MapDataset, part_size: int, shard: Shard) -> grain.MapDataset:
-    # Parts follow each other in the order of samples: a shard's are every `count`-th.
+    # A batch is `count` consecutive parts, so a shard's parts are every `count`-th.
     return dataset.map(normalize).batch(part_size, drop_remainder=True)[shard.index :: shard.count]

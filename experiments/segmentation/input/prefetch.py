@@ -1,4 +1,4 @@
-"""Copying batches to the devices before they are needed."""
+"""Prefetching: batches are copied to the devices before they are needed."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,16 +13,17 @@ from experiments.segmentation.input.pipeline import Batch
 def to_device(
     batches: Iterable[Batch], sharding: jax.sharding.Sharding | None = None, ahead: int = 2
 ) -> Iterator[Batch]:
-    """Keeps batches on the devices or on their way there before they are needed.
+    """Starts to copy batches to the devices before they are needed.
 
     Args:
-      batches: in this process's memory; with several processes the part that each loads.
-      sharding: how the batch of all processes together lies on their devices; by default this
-        process's batch on its default device.
-      ahead: how many batches are on the devices besides the one that is computed with.
+      batches: the batches in this process's memory. With several processes each passes the part
+        that it loads.
+      sharding: how the batch of all processes together is spread over their devices. By default
+        this process's batch goes to its default device.
+      ahead: how many batches are on the devices besides the one in use.
 
     Returns:
-      The same batches, of `jax.Array`s. Batches are taken from `batches` when one is asked for.
+      The same batches as `jax.Array`s. `batches` is read only when the result is.
 
     Raises:
       ValueError: `ahead` is less than 1.
@@ -32,15 +33,15 @@ def to_device(
     put = jax.device_put
     if sharding is not None:
         put = partial(jax.make_array_from_process_local_data, sharding)
-    return _keep_under_way(batches, put, ahead)
+    return _prefetched(batches, put, ahead)
 
 
-def _keep_under_way(
+def _prefetched(
     batches: Iterable[Batch], put: Callable[[np.ndarray], jax.Array], ahead: int
 ) -> Iterator[Batch]:
-    under_way: deque[Batch] = deque()
+    copied: deque[Batch] = deque()
     for batch in batches:
-        under_way.append(jax.tree.map(put, batch))
-        if len(under_way) > ahead:
-            yield under_way.popleft()
-    yield from under_way
+        copied.append(jax.tree.map(put, batch))
+        if len(copied) > ahead:
+            yield copied.popleft()
+    yield from copied

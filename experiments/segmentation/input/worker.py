@@ -1,4 +1,4 @@
-"""What a process that prepares samples has to see to."""
+"""The set-up of a worker process, which prepares samples for the training program."""
 
 import multiprocessing
 import os
@@ -10,23 +10,23 @@ import jax
 
 
 def prepare_worker(index: int, count: int) -> None:
-    """Makes this process a worker: it prepares samples, nothing else, and no longer than needed.
+    """Makes this process a worker: it only prepares samples, and ends when the program ends.
 
     Args:
-      index: which worker it is; all are alike.
-      count: how many there are.
+      index: the worker's number; it is not used, since all workers are alike.
+      count: the number of workers; it is not used either.
     """
     del index, count
-    # The accelerator belongs to the program.
+    # The accelerator belongs to the training program.
     jax.config.update("jax_platforms", "cpu")
     cv2.setNumThreads(0)  # the other workers use the other cores
-    # Ctrl-C goes to all processes of a terminal: what then happens is the program's decision.
+    # Ctrl-C reaches all processes of a terminal, but the training program decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_program, daemon=True).start()
 
 
 def _end_with_the_program() -> None:
-    """Nobody tells a worker when the program is killed."""
+    """Ends this process when the training program is gone; if that is killed, nothing else does."""
     program = multiprocessing.parent_process()
     if program is not None:
         program.join()

@@ -1,1 +1,1 @@
-"""One training run: its settings, its steps, what it saves."""
+"""One training run: its settings, its steps, and what it saves."""

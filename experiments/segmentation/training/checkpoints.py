@@ -1,34 +1,33 @@
-"""Saving a training run so that it goes on exactly where it was, whatever stopped it."""
+"""Saving the state of a training run, so that the run can continue exactly where it was."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
 
 import orbax.checkpoint as ocp
 
-from experiments.segmentation.training.devices import is_first_process, wait_for_all
+from experiments.common.program import UserError
 from experiments.segmentation.training.trainer import TrainState
 
-_SETTINGS = "settings.json"
 _CHECKPOINTS = "checkpoints"
-
-
-class RunError(Exception):
-    """A run's directory is not what was expected; the message says what to do."""
+# The names of parts of the state in checkpoints of older programs.
+_OLD_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {"model_state": "rest", "opt_state": "optimizer"}
+)
 
 
 class Checkpoints:
     """The checkpoints of one run, in the run's directory; use as a context manager.
 
     A checkpoint appears whole or not at all (orbax renames it into place when it is complete), so
-    a run killed at any moment can be resumed. With several processes each has to call what the
-    others call.
+    a run that is killed at any moment can be resumed. With several processes, each has to make the
+    same calls.
 
     Args:
       directory: the run's directory.
-      keep_every: the two newest are kept, and those of steps that are a multiple of this.
+      keep_every: the number of steps between checkpoints that are kept for good; besides these the
+        two newest are kept.
     """
 
     def __init__(self, directory: Path, keep_every: int | None = None):
@@ -40,6 +39,7 @@ class Checkpoints:
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
             ),
+            item_handlers=ocp.StandardCheckpointHandler(),
         )
 
     def __enter__(self) -> Self:
@@ -54,95 +54,47 @@ class Checkpoints:
         self._manager.close()
 
     def save(self, state: TrainState) -> None:
-        """Saves the state unless the one of its step is saved already."""
+        """Saves the state unless its step was saved before."""
         step = int(state.step)
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
 
     def latest(self, like: TrainState) -> TrainState | None:
-        """The newest saved state, or None when none was saved yet.
+        """The newest saved state, or None if none was saved yet.
 
         Args:
-          like: a state of the same network and optimizer; the result lies on the same devices,
-            which need not be those that it was saved from.
+          like: a state of the same network and optimizer. The result lies on the same devices,
+            which may differ from those that saved it.
 
         Raises:
-          RunError: the saved state is of another network or optimizer, or cannot be read.
+          UserError: the saved state is of another network or optimizer, or cannot be read.
         """
         step = self._manager.latest_step()
         return None if step is None else self._restore(step, like)
 
     def all(self, like: TrainState) -> dict[int, TrainState]:
-        """All states that were kept, by their number of steps, in order; see `latest`."""
+        """All states that were kept, by their number of steps, in ascending order; see `latest`."""
         return {step: self._restore(step, like) for step in sorted(self._manager.all_steps())}
 
     def _restore(self, step: int, like: TrainState) -> TrainState:
         try:
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(like._asdict()))
-        except Exception as error:  # orbax raises a dozen kinds
-            raise RunError(
+            names = self._stored_names(step)
+            parts = {names[name]: part for name, part in like._asdict().items()}
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(parts))
+        except Exception as error:  # orbax raises a dozen types
+            raise UserError(
                 f"checkpoint {step} in {self._manager.directory} does not fit this network, or is "
                 f"damaged ({_first_line(error)}); start again with another --out"
             ) from error
-        return TrainState(**restored)
+        return TrainState(**{name: restored[names[name]] for name in TrainState._fields})
 
-
-def begin_run(directory: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
-    """Makes the directory of a new run, or sees that the run in it is the one to go on with.
-
-    Args:
-      directory: the run's directory.
-      settings: what the run depends on, as JSON values. A run can be resumed with the same
-        settings only: any other would silently be another experiment.
-      resume: go on with the run in `directory` rather than start one.
-
-    Raises:
-      RunError: `directory` holds a run although `resume` is not set, or none although it is, or
-        a run with other settings.
-    """
-    if resume:
-        _check_same_run(directory, settings)
-    elif is_first_process():
-        _start_run(directory, settings)
-    wait_for_all("run begun")
-
-
-def read_settings(directory: Path) -> dict[str, Any]:
-    """What the run in a directory depends on.
-
-    Raises:
-      RunError: there is no run, or its record is damaged.
-    """
-    file = directory / _SETTINGS
-    if not file.exists():
-        raise RunError(f"{directory} holds no run")
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise RunError(f"{file} is damaged ({error}); start again with another --out") from error
-
-
-def _start_run(directory: Path, settings: Mapping[str, Any]) -> None:
-    if (directory / _SETTINGS).exists():
-        raise RunError(f"{directory} holds a run; go on with --resume, or choose another --out")
-    if directory.exists() and not directory.is_dir():
-        raise RunError(f"{directory} is not a directory; choose another --out")
-    if directory.exists() and any(directory.iterdir()):
-        raise RunError(f"{directory} is not empty and holds no run; choose another --out")
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _check_same_run(directory: Path, settings: Mapping[str, Any]) -> None:
-    if not (directory / _SETTINGS).exists():
-        raise RunError(f"{directory} holds no run to resume; leave --resume out to start one")
-    saved = read_settings(directory)
-    differing = [name for name in settings if saved.get(name) != settings[name]]
-    if differing:
-        changes = ", ".join(
-            f"{name} {saved.get(name)!r} (now {settings[name]!r})" for name in differing
-        )
-        raise RunError(f"{directory} holds a run with another setting: {changes}; repeat its own")
+    def _stored_names(self, step: int) -> dict[str, str]:
+        """The name of each part of the state in a checkpoint."""
+        stored: Any = self._manager.item_metadata(step)
+        return {
+            name: name if name in stored else _OLD_NAMES.get(name, name)
+            for name in TrainState._fields
+        }
 
 
 def _first_line(error: Exception) -> str:

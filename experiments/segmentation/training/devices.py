@@ -1,4 +1,4 @@
-"""The devices a program runs on: one, all of a machine, or those of several processes."""
+"""The devices that a program trains on: one, all of a machine, or those of several processes."""
 
 import re
 
@@ -10,14 +10,15 @@ _ADDRESS = re.compile(r"(?P<coordinator>[^,]+:\d+),(?P<index>\d+)/(?P<count>\d+)
 
 
 def join_processes(text: str) -> None:
-    """Joins the processes that train together; call it before the first computation.
+    """Connects the processes that train together; call it before the first computation.
 
     Args:
-      text: `auto` where the cluster tells each process who it is (Slurm, Open MPI, TPU), otherwise
-        `HOST:PORT,INDEX/COUNT`: where process 0 listens, and which of how many this one is.
+      text: `auto` on a cluster that tells each process its index (Slurm, Open MPI, TPU), otherwise
+        `HOST:PORT,INDEX/COUNT`: process 0 listens at `HOST:PORT`, and this process is `INDEX` of
+        `COUNT`.
 
     Raises:
-      ValueError: `text` is neither.
+      ValueError: `text` is neither of the two.
     """
     if text == "auto":
         jax.distributed.initialize()
@@ -32,27 +33,27 @@ def join_processes(text: str) -> None:
 
 
 def data_mesh() -> Mesh:
-    """All devices of all processes in one axis, `data`, over which batches are spread."""
+    """A mesh of all devices of all processes, whose one axis `data` batches are spread over."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Each device has the whole array."""
+    """The sharding of an array that each device has as a whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def spread(mesh: Mesh) -> NamedSharding:
-    """Each device has an equal share of the first axis."""
+    """The sharding of an array of whose first axis each device has an equal share."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes records and pictures."""
+    """Whether this process is the one that writes metrics and pictures."""
     return jax.process_index() == 0
 
 
 def wait_for_all(where: str) -> None:
-    """Returns when every process is here; `where` is a name for messages."""
+    """Waits until every process has called it; `where` is a name for error messages."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
 

@@ -1,65 +1,59 @@
-"""The training loop: steps, held-out scores, records and checkpoints until the end or Ctrl-C."""
+"""The training loop: steps, held-out scores, metrics and checkpoints, until the end or Ctrl-C."""
 
-import signal
 from contextlib import ExitStack
-from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from experiments.common.program import UserError
 from experiments.segmentation.input.pipeline import (
     Shard,
     evaluation_batches,
     read_ahead,
     training_batches,
 )
-from experiments.segmentation.training.checkpoints import Checkpoints, RunError, begin_run
-from experiments.segmentation.training.devices import any_process, is_first_process
-from experiments.segmentation.training.iou import Scores
-from experiments.segmentation.training.run import Run
-from experiments.segmentation.training.run_log import RunLog
-from experiments.segmentation.training.settings import to_record
+from experiments.segmentation.training.checkpoints import Checkpoints
+from experiments.segmentation.training.confusion_matrix import Scores
+from experiments.segmentation.training.devices import is_first_process
+from experiments.segmentation.training.interrupts import Interrupts
+from experiments.segmentation.training.metrics_log import MetricsLog
+from experiments.segmentation.training.prepared_run import PreparedRun
+from experiments.segmentation.training.run_directory import begin_run
 from experiments.segmentation.training.trainer import TrainState
 
-_STEPS_BETWEEN_LOOKS = 10  # at the loss, which has to be waited for, and at other processes
-_MOMENTS_KEPT = 8
+_STEPS_BETWEEN_UPDATES = 10  # of the progress bar, which waits for the loss
+_CHECKPOINTS_KEPT = 8  # enough to see how boxes moved
 
 
-def train(run: Run) -> TrainState:
+def train(run: PreparedRun) -> TrainState:
     """Trains until the end or Ctrl-C; scores, records and saves at the end of each epoch.
 
-    Whenever it is stopped, the same call with `resume` set goes on with the newest checkpoint and
-    ends the same.
+    However it was stopped, the same call with `resume` set continues from the newest checkpoint and
+    has the same result.
 
     Returns:
-      The state at the end, or where it was stopped.
+      The state at the end, or where training was stopped.
 
     Raises:
-      RunError: the run's directory is not what was expected, or the loss is not finite.
+      UserError: the run's directory is not as expected, or the loss is not finite.
     """
     settings = run.settings
-    begin_run(settings.out, to_record(settings), resume=settings.resume)
+    begin_run(settings)
     with ExitStack() as stack:
-        # Moments enough to see how boxes moved.
-        keep_every = -(-run.epochs // _MOMENTS_KEPT) * run.steps_per_epoch
+        keep_every = -(-run.epochs // _CHECKPOINTS_KEPT) * run.steps_per_epoch
         checkpoints = stack.enter_context(Checkpoints(settings.out, keep_every))
         state = checkpoints.latest(run.trainer.initial) or run.trainer.initial
         log = None
         if is_first_process():
-            log = stack.enter_context(RunLog(settings.out, int(state.step)))
+            log = stack.enter_context(MetricsLog(settings.out, int(state.step)))
         return _train(run, state, checkpoints, log)
 
 
-def held_out_scores(run: Run, state: TrainState) -> Scores:
-    """Scores the network on the validation split at the size at which it trains."""
-    batches = evaluation_batches(run.dataset.val, run.settings.training.batch_size, _shard())
-    read = read_ahead(batches, workers=run.settings.workers)
-    return run.trainer.evaluate(state, run.trainer.on_devices(read))
-
-
-def _train(run: Run, state: TrainState, checkpoints: Checkpoints, log: RunLog | None) -> TrainState:
+def _train(
+    run: PreparedRun, state: TrainState, checkpoints: Checkpoints, log: MetricsLog | None
+) -> TrainState:
     settings, recipe = run.settings, run.settings.training
     step = int(state.step)
     dataset = training_batches(
@@ -67,33 +61,43 @@ def _train(run: Run, state: TrainState, checkpoints: Checkpoints, log: RunLog | 
     )
     batches = run.trainer.on_devices(read_ahead(dataset, step, workers=settings.workers))
     scores: Scores | None = None
-    with (
-        _Interrupts() as interrupts,
-        tqdm(
-            total=run.steps * recipe.batch_size,
-            initial=step * recipe.batch_size,
-            unit="img",
-            desc=settings.model,
-            disable=None if is_first_process() else True,
-        ) as bar,
-    ):
-        bar.set_postfix_str("compiling")
+    with Interrupts() as interrupts, _progress_bar(run, step) as bar:
         while step < run.steps and not interrupts.stop_after(step):
             state = run.trainer.step(state, next(batches))
             step += 1
-            since_epoch = (step - 1) % run.steps_per_epoch + 1
-            if step % _STEPS_BETWEEN_LOOKS == 0 or step == run.steps:
+            steps_in_epoch = (step - 1) % run.steps_per_epoch + 1
+            if step % _STEPS_BETWEEN_UPDATES == 0 or step == run.steps:
                 bar.update(step * recipe.batch_size - bar.n)
-                bar.set_postfix(_postfix(float(state.epoch_loss) / since_epoch, scores))
-            if since_epoch == run.steps_per_epoch or step == run.steps:
-                scores = held_out_scores(run, state)
-                loss = _finite(float(state.epoch_loss) / since_epoch, step)
+                bar.set_postfix(_postfix(float(state.epoch_loss) / steps_in_epoch, scores))
+            if steps_in_epoch == run.steps_per_epoch or step == run.steps:
+                scores = _held_out_scores(run, state)
+                loss = _finite(float(state.epoch_loss) / steps_in_epoch, step)
                 state = run.trainer.begin_epoch(state)
                 if log:
-                    log.add(_record(run, step, loss, scores))
+                    log.add(_metrics(run, step, loss, scores))
                 checkpoints.save(state)
         checkpoints.save(state)
     return state
+
+
+def _progress_bar(run: PreparedRun, step: int) -> tqdm:
+    batch_size = run.settings.training.batch_size
+    bar = tqdm(
+        total=run.steps * batch_size,
+        initial=step * batch_size,
+        unit="img",
+        desc=run.settings.model,
+        disable=None if is_first_process() else True,
+    )
+    bar.set_postfix_str("compiling")
+    return bar
+
+
+def _held_out_scores(run: PreparedRun, state: TrainState) -> Scores:
+    """Scores the network on the validation split, at the size at which it trains."""
+    batches = evaluation_batches(run.dataset.val, run.settings.training.batch_size, _shard())
+    read = read_ahead(batches, workers=run.settings.workers)
+    return run.trainer.evaluate(state, run.trainer.on_devices(read))
 
 
 def _shard() -> Shard:
@@ -102,53 +106,22 @@ def _shard() -> Shard:
 
 def _finite(loss: float, step: int) -> float:
     if not np.isfinite(loss):
-        raise RunError(
+        raise UserError(
             f"the loss is {loss} after step {step}; lower --learning-rate and start again with "
             "another --out"
         )
     return loss
 
 
-class _Interrupts:
-    """While entered, Ctrl-C asks for a stop after the current step; pressed twice it stops now.
-
-    So does the signal with which schedulers announce that they will end a program.
-    """
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self._pending = False
-
-    def __enter__(self) -> "_Interrupts":
-        self._previous = {number: signal.signal(number, self._handle) for number in self._SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def stop_after(self, step: int) -> bool:
-        """Whether to stop; with several processes all stop after the same step."""
-        if jax.process_count() > 1 and step % _STEPS_BETWEEN_LOOKS:
-            return False
-        return any_process(self._pending)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if self._pending:
-            raise KeyboardInterrupt
-        self._pending = True
-
-
 def _postfix(loss: float, scores: Scores | None) -> dict[str, str]:
+    """The values at the end of the progress bar."""
     shown = {"loss": f"{loss:.3f}"}
     if scores is not None:
         shown["mIoU"] = f"{scores.mean_iou:.3f}"
     return shown
 
 
-def _record(run: Run, step: int, loss: float, scores: Scores) -> dict[str, Any]:
+def _metrics(run: PreparedRun, step: int, loss: float, scores: Scores) -> dict[str, Any]:
     names = run.dataset.val.classes.names
     return {
         "step": step,

@@ -4,22 +4,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.segmentation.training.settings import Settings, UsageError
+from experiments.common.program import UserError
+from experiments.segmentation.data.source import Size
+from experiments.segmentation.training.settings import Settings
 from jaxbox import models, surgery
 
 
-def build_network(
-    settings: Settings, num_classes: int, size: tuple[int, int]
-) -> models.SegmentationNetwork:
+def build_network(settings: Settings, num_classes: int, size: Size) -> models.SegmentationNetwork:
     """Builds the network with its initial parameters.
 
     Args:
-      settings: of the run; the model, its context blocks, dropout, precision and seed are used.
-      num_classes: of logits of a pixel.
+      settings: the run's settings, of which model, context, dropout, precision and seed are used.
+      num_classes: the number of classes, which is the number of logits for each pixel.
       size: `(H, W)` of the images in pixels.
 
     Raises:
-      UsageError: the network has no dilated convolutions, or none that the layer can replace.
+      UserError: the network has no dilated convolutions, or none that the layer can replace.
     """
     # XLA compiles this generator many times faster than JAX's default one.
     rngs = nnx.Rngs(jax.random.key(settings.seed, impl="rbg"))
@@ -29,7 +29,7 @@ def build_network(
         try:
             model = surgery.replace_convs(model, settings.context, rngs=rngs)
         except ValueError as error:
-            raise UsageError(
+            raise UserError(
                 f"--context must be dilated for {settings.model}; got {settings.context}: {error}"
             ) from error
     for _, layer in nnx.iter_modules(model):

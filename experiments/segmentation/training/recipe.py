@@ -1,4 +1,4 @@
-"""How to train: ready-made recipes by name, and what they make of an optimizer."""
+"""Recipes, which say how to train: ready-made ones by name, and the optimizer of a recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,25 +18,26 @@ class Recipe:
     """How to train."""
 
     epochs: int = 100
-    """How often to go through the training images."""
+    """Number of passes over the training images."""
     batch_size: int = 8
     """Images in a batch, over all devices."""
     learning_rate: float = 2e-3
-    """Adam's at the start."""
+    """Adam's learning rate at the start."""
     schedule: Literal["cosine", "steps"] = "cosine"
-    """cosine: the learning rate falls to zero along a cosine; steps: at each of --decay-epochs."""
+    """cosine: the learning rate falls to zero along a cosine; steps: it falls after each of
+    --decay-epochs."""
     decay_epochs: tuple[int, ...] = ()
     """Epochs after which the learning rate is multiplied by --decay-factor."""
     decay_factor: float = 0.45
-    """What the learning rate is multiplied by."""
+    """Factor on the learning rate after each of --decay-epochs."""
     weight_decay: float = 2e-4
     """Strength of the L2 penalty on everything but the boxes."""
     box_l2: float = 1e-7
     """Strength of the L2 penalty on the boxes' coordinates in pixels; it shrinks idle boxes."""
     box_step_scale: float = 1.0
-    """How far boxes move: an optimizer step of 1 becomes this many feature maps' widths."""
+    """Step size of boxes: an optimizer step of 1 becomes this many widths of the feature map."""
     dropout: float = 1.0
-    """How much of the network's dropout to use, from 0 to 1."""
+    """Factor on the network's dropout rates, from 0 to 1."""
     augmentation: Annotated[Augmentation, tyro.conf.arg(name="")] = Augmentation()
     """Random changes to each training image and its label."""
 
@@ -45,12 +46,11 @@ _PAPER_AUGMENTATION = Augmentation(flip=0.5, rotation=7.5, scale=0.12)
 
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
-        # Many small steps, and nothing that slows learning down: for scenes enough that so short
-        # a training cannot learn them by heart.
+        # Many small steps and no regularisation: so short a training cannot overfit.
         "quick": Recipe(epochs=3, batch_size=4, learning_rate=8e-3, dropout=0.0),
         "plain": Recipe(),
-        # The authors keep boxes as theta / (0.86 * the map's size), with the weights' penalty on
-        # that: at 1/8 of 512 x 1024 a penalty of 2e-4 / 110**2 on a box's sides in pixels.
+        # The authors store boxes as theta / (0.86 * the map's size) and penalise that like weights:
+        # at 1/8 of 512 x 1024 this is a penalty of 2e-4 / 110**2 on coordinates in pixels.
         "paper-enet": Recipe(
             epochs=1300,
             batch_size=12,
@@ -75,17 +75,17 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         ),
     }
 )
-"""`quick`: generated scenes in minutes. `plain`: one cosine, flips only. `paper-enet` and
-`paper-erfnet`: those of the authors' code for the networks of each family."""
+"""The recipes by name. `quick` trains on generated scenes in minutes; `plain` has a cosine schedule
+and flips; `paper-enet` and `paper-erfnet` are those of the authors' code for each family."""
 
 
 def learning_rate(recipe: Recipe, steps: int, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate as a function of the step.
 
     Args:
-      recipe: says how it falls.
-      steps: the whole training's.
-      steps_per_epoch: turns the recipe's epochs into steps.
+      recipe: the recipe with the initial learning rate and the schedule.
+      steps: the number of steps in the whole training.
+      steps_per_epoch: the number of steps in an epoch.
 
     Example:
       >>> schedule = learning_rate(RECIPES["paper-enet"], 13000, steps_per_epoch=10)
@@ -101,7 +101,14 @@ def learning_rate(recipe: Recipe, steps: int, steps_per_epoch: int) -> optax.Sch
 def optimizer(
     recipe: Recipe, model: nnx.Module, steps: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """Adam with the recipe's penalties, fit for the model's boxes and positions."""
+    """Adam with the recipe's penalties, adapted to the model's boxes and positions.
+
+    Args:
+      recipe: the recipe with learning rate, schedule and penalties.
+      model: the network to train.
+      steps: the number of steps in the whole training.
+      steps_per_epoch: the number of steps in an epoch.
+    """
     decayed = optim.decay_mask(optim.find_boxes(model), optim.find_positions(model))
     return optim.constrain(
         optax.chain(

@@ -18,14 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks.box_conv import interleaving, methods, plots, rotation
-from experiments.benchmarks.box_conv import program as bench_box_conv
+from experiments.benchmarks.box_conv import benchmark as bench_box_conv
+from experiments.benchmarks.box_conv import methods, plots, rotation, timed_calls
 from experiments.benchmarks.box_conv.contestants import Contestant, contestants, images
-from experiments.benchmarks.box_conv.interleaving import Copying, Timed
 from experiments.benchmarks.box_conv.measurements import measure
 from experiments.benchmarks.box_conv.shapes import FULL_AND_PARTS, Direction, Shape
 from experiments.benchmarks.box_conv.tables import table
 from experiments.benchmarks.box_conv.textbook import textbook
+from experiments.benchmarks.box_conv.timed_calls import Copying, Timed
+from experiments.common.program import exit_code
 from jaxbox import boxes
 from tests.kernels.test_mosaic_compiled import describe, environment
 from tests.oracles import box_conv as reference
@@ -54,7 +55,7 @@ def test_writes_a_figure_of_every_contestant(
     monkeypatch.setattr(bench_box_conv.contestants, "contestants", listed)
     out = tmp_path / "new" / "bench.json"
     arguments = ["--device", "cpu", "--shapes", str(SHAPE), "--rounds", "1", "--out", str(out)]
-    assert bench_box_conv.main(arguments) == 0
+    assert exit_code(bench_box_conv.main, arguments) == 0
     report = json.loads(out.read_text())
     (block,) = report["blocks"]
     assert block["shape"] == list(SHAPE)
@@ -87,7 +88,7 @@ def test_writes_a_figure_of_every_contestant(
         assert name in printed
 
 
-def test_moved_bytes():
+def test_moved_bytes_are_those_of_inputs_and_results():
     image, output = 2 * 2 * 8 * 12, 2 * 2 * 2 * 8 * 12  # Of bfloat16.
     moved = {d: SHAPE.moved_bytes("bfloat16", d) for d in FULL_AND_PARTS}
     assert moved == {
@@ -99,17 +100,19 @@ def test_moved_bytes():
 
 
 def test_slow_contestants_run_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(interleaving, "_LONGEST_SECONDS", 0.01)
+    monkeypatch.setattr(timed_calls, "_LONGEST_SECONDS", 0.01)
     calls = []
     slow = Timed(lambda: [calls.append("slow"), time.sleep(0.02)])
     copying = Copying(Timed(lambda: calls.append("copy")), 1)
-    timings, _ = interleaving.interleave({"slow": slow}, copying, 4)
+    timings, _ = timed_calls.time_calls({"slow": slow}, copying, 4)
     assert timings["slow"].rounds == 1
     assert calls.count("slow") == 2  # One to warm up.
     assert calls.count("copy") == 5
 
 
-def test_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_plots_are_drawn_against_both_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(plots, "_IMAGE_SCALES", (0.25, 2))
     monkeypatch.setattr(plots, "_IMAGE_CHANNELS", 1)
     method = methods.Method(methods._single, Copying(Timed(lambda: None), 1))
@@ -126,7 +129,7 @@ def test_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "boxes as wide as the image" in capsys.readouterr().out
 
 
-def test_square_boxes():
+def test_square_boxes_keep_their_centres_at_every_size():
     shape = Shape(1, 3, 8, 12, 2)
     sides = {}
     for case in plots.cases_by_box_size(shape):
@@ -156,7 +159,7 @@ def test_contestants_with_boxes_agree(dtype: str):
         np.testing.assert_allclose(output, expected, atol=bound, err_msg=contestant.name)
 
 
-def test_textbook_gradients():
+def test_the_textbook_form_has_the_reference_s_gradients():
     x, g = images(SHAPE, "float32")["planes"]
     # Boxes larger than the image too: their sides are clipped.
     theta = 2 * boxes.sample(jax.random.key(0), (SHAPE.C, SHAPE.F), (SHAPE.H, SHAPE.W))
@@ -177,7 +180,7 @@ def test_convolutions_are_optional_and_matrices_are_for_small_images():
     assert "overlap matrices" not in names(Shape(1, 1, 200, 201, 1))
 
 
-def test_every_turn_calls_the_function_on_each_copy():
+def test_every_iteration_calls_the_function_on_each_copy():
     seen: collections.Counter[float] = collections.Counter()
 
     @jax.jit
@@ -186,7 +189,7 @@ def test_every_turn_calls_the_function_on_each_copy():
         return x + y, [x * y]
 
     copies = [(jnp.full(3, 2.0), jnp.float32(number)) for number in range(4)]
-    timed = rotation.rotate_copies(function, copies, turns=5)
+    timed = rotation.rotate_copies(function, copies, iterations=5)
     assert timed.calls == 20
     jax.effects_barrier()
     assert seen == dict.fromkeys(range(4), 5)
@@ -206,7 +209,7 @@ def test_copies_do_not_fit_into_the_cache_together():
     assert timed.calls == 9 * 3
 
 
-def test_figures_of_many_calls_in_a_run():
+def test_times_are_of_one_call_when_a_run_makes_many():
     """As on a GPU, with fewer calls."""
     few = functools.partial(rotation.rotate, past_cache_bytes=1000, moved_bytes=5000)
     source = jnp.ones(500)
@@ -234,7 +237,7 @@ def test_figures_of_many_calls_in_a_run():
         assert title in table(block, 2)
 
 
-def test_contestants_on_a_gpu():
+def test_on_a_gpu_there_are_other_contestants():
     listed = {c.name: c for c in contestants(Shape(1, 2, 200, 201, 2), "float32", (), "gpu")}
     assert list(listed) == [
         "box_conv planes",
@@ -261,7 +264,7 @@ def test_nothing_but_calls_is_in_the_loop_on_a_gpu():
         from jax import lax
         from jax.experimental import topologies
         from jax.sharding import NamedSharding, PartitionSpec
-        from experiments.benchmarks.box_conv.rotation import turn_around
+        from experiments.benchmarks.box_conv.rotation import call_in_loop
 
         topology = topologies.get_topology_desc(
             platform="cuda", topology_name="gpu", target_config=sys.argv[1], topology="1x1x1"
@@ -269,7 +272,7 @@ def test_nothing_but_calls_is_in_the_loop_on_a_gpu():
         sharding = NamedSharding(topologies.make_mesh(topology, (1,), ("gpu",)), PartitionSpec())
         array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32, sharding=sharding)
         copies, results = [(array((32, 64)),)] * 3, [array((32, 256))] * 3
-        lowered = turn_around.lower(lambda x: jnp.repeat(-x, 4, 1), 7, copies, results)
+        lowered = call_in_loop.lower(lambda x: jnp.repeat(-x, 4, 1), 7, copies, results)
         print(lowered.compile().as_text())
     """
     run = subprocess.run(
@@ -283,14 +286,14 @@ def test_nothing_but_calls_is_in_the_loop_on_a_gpu():
     (body,) = re.findall(r"while\(.*body=%?([\w.]+)", run.stdout)
     (text,) = re.findall(rf"^%?{re.escape(body)} \(.*?^}}", run.stdout, re.MULTILINE | re.DOTALL)
     operations = collections.Counter(re.findall(r" = .*? ([\w-]+)\(", text))
-    # The fourth counts turns.
+    # The fourth counts iterations.
     assert operations["fusion"] == 4
     assert set(operations) <= {"fusion", "get-tuple-element", "parameter", "tuple", "bitcast"}
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="for machines without a GPU")
-def test_there_is_no_gpu(capsys: pytest.CaptureFixture[str]):
-    assert bench_box_conv.main(["--device", "gpu"]) == 2
+def test_a_gpu_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert exit_code(bench_box_conv.main, ["--device", "gpu"]) == 2
     assert "--device must be cpu, for JAX found no GPU" in capsys.readouterr().err
 
 
@@ -315,7 +318,7 @@ def test_bad_arguments_say_what_is_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
-    assert bench_box_conv.main(arguments) == 2
+    assert exit_code(bench_box_conv.main, arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert re.search(message, error), error

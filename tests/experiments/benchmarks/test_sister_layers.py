@@ -5,12 +5,16 @@ import json
 import pytest
 
 from experiments.benchmarks import sister_layers as bench_sister_layers
+from experiments.common.program import exit_code
 
 
 @pytest.mark.slow
-def test_it_writes_ratios(tmp_path, capsys):
+def test_writes_ratios_to_the_plain_convolution(tmp_path, capsys):
     out = tmp_path / "bench.json"
-    assert bench_sister_layers.main(["--rounds", "1", "--no-backward", "--out", str(out)]) == 0
+    assert (
+        exit_code(bench_sister_layers.main, ["--rounds", "1", "--no-backward", "--out", str(out)])
+        == 0
+    )
     measurements = json.loads(out.read_text())["measurements"]
     assert all(m["ratio"] == 1 for m in measurements if m["layer"] == "plain")
     layers = {"plain", "DCLS", "octave", "DO-Conv", "folded"}
@@ -26,6 +30,6 @@ def test_it_writes_ratios(tmp_path, capsys):
         (["--out", "/proc/none/bench.json"], "--out must be a file that can be written"),
     ],
 )
-def test_bad_settings(capsys, arguments, message):
-    assert bench_sister_layers.main(arguments) == 2
+def test_bad_arguments_say_what_is_allowed(capsys, arguments, message):
+    assert exit_code(bench_sister_layers.main, arguments) == 2
     assert message in capsys.readouterr().err

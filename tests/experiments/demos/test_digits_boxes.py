@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from experiments.common.program import exit_code
 from experiments.demos import digits_boxes
 from experiments.demos.digits import load
 
@@ -30,13 +31,15 @@ def test_boxes_learn_digits(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion")
-def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert digits_boxes.main(["--out", str(tmp_path)]) == 0
+def test_the_program_classifies_nine_of_ten_digits_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert exit_code(digits_boxes.main, ["--out", str(tmp_path)]) == 0
     learnt = capsys.readouterr().out.splitlines()[1]
     assert float(learnt.split("%")[0]) >= 90
     assert (tmp_path / "digits_boxes.gif").stat().st_size < 400_000
 
 
-def test_bad_arguments(capsys: pytest.CaptureFixture[str]):
-    assert digits_boxes.main(["--steps", "0"]) == 2
+def test_bad_arguments_say_what_is_allowed(capsys: pytest.CaptureFixture[str]):
+    assert exit_code(digits_boxes.main, ["--steps", "0"]) == 2
     assert capsys.readouterr().err.startswith("error: --boxes and --steps must be at least 1")

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from experiments.common.program import exit_code
 from experiments.paper import table3 as paper_table3
 
 
 def test_counts_stand_beside_those_of_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "new" / "table.json"
-    assert paper_table3.main(["--rounds", "0", "--out", str(out)]) == 0
+    assert exit_code(paper_table3.main, ["--rounds", "0", "--out", str(out)]) == 0
     networks = json.loads(out.read_text())["networks"]
     printed = capsys.readouterr().out
     for name, published in paper_table3.PUBLISHED.items():
@@ -28,5 +29,5 @@ def test_counts_stand_beside_those_of_the_paper(tmp_path: Path, capsys: pytest.C
 def test_bad_arguments_say_what_is_allowed(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ):
-    assert paper_table3.main(arguments) == 2
+    assert exit_code(paper_table3.main, arguments) == 2
     assert message in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.common.program import exit_code
 from experiments.segmentation import compare_layers
 from experiments.segmentation.compare_layers import Row
 from experiments.segmentation.comparison import FinishedRun
@@ -12,7 +13,7 @@ def _run(name, seed, score):
     return FinishedRun(name, seed, [{"mean_iou": 0.9}, {"mean_iou": score}])
 
 
-def test_figures_of_the_table():
+def test_the_table_has_costs_times_and_scores():
     runs = [_run("box", seed, score) for seed, score in enumerate((0.5, 0.52))]
     rows = {
         "dilated": Row(Cost(1000, 4_000_000, 3_000_000), 10.0, [_run("dilated", 0, 0.5)]),
@@ -31,16 +32,16 @@ def test_figures_of_the_table():
         (["--model", "enet-minus", "--contexts", "dcls"], "--context must be dilated for enet-m"),
     ],
 )
-def test_what_is_not_allowed_is_refused(tmp_path, capsys, arguments, message):
-    assert compare_layers.main(["--out", str(tmp_path / "out"), *arguments]) == 2
+def test_bad_arguments_say_what_is_allowed(tmp_path, capsys, arguments, message):
+    assert exit_code(compare_layers.main, ["--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("relaxed_promotion")
-def test_it_runs(tmp_path, capsys):
+def test_all_context_blocks_train_and_are_tabulated(tmp_path, capsys):
     arguments = ["--size", "32x48", "--steps", "2", "--batch-size", "2", "--rounds", "1"]
-    assert compare_layers.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert exit_code(compare_layers.main, [*arguments, "--out", str(tmp_path)]) == 0
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert len(table.strip().split("\n")) == 7

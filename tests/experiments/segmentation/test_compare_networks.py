@@ -1,4 +1,4 @@
-"""Comparing networks, and what the subcommands say of a run: one short training serves all."""
+"""Comparing networks, and the subcommands evaluate and predict, on one short training."""
 
 import json
 import shutil
@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from experiments import cityscapes_boxenet
+from experiments.common.program import exit_code
 from experiments.segmentation import compare_networks
 from experiments.segmentation.saved_run import open_run
 
-_ARGUMENTS = ["--size", "16x32", "--batch-size", "16", "--steps", "3"]
+# The same training step as in test_cityscapes_boxenet.py, so that they can share its compilation.
+_ARGUMENTS = ["--size", "16x32", "--batch-size", "48", "--dropout", "1", "--steps", "13"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def runs(tmp_path_factory):
     # Flax's BatchNorm and optax's Adam mix ranks and dtypes.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         networks = ["--networks", "enet-minus", "--out", str(out)]
-        assert compare_networks.main([*networks, "--seeds", "0", *_ARGUMENTS]) == 0
+        assert exit_code(compare_networks.main, [*networks, "--seeds", "0", *_ARGUMENTS]) == 0
         yield out, networks
 
 
@@ -31,11 +33,12 @@ def test_tabulates_all_runs_of_one_budget(runs, capsys):
     shutil.copytree(first, second)
     settings, records = ((second / name) for name in ("settings.json", "metrics.jsonl"))
     settings.write_text(settings.read_text().replace('"seed": 0', '"seed": 1'))
-    last = json.loads(records.read_text())
-    records.write_text(json.dumps({**last, "mean_iou": last["mean_iou"] + 0.02}) + "\n")
+    *others, last = map(json.loads, records.read_text().splitlines())
+    changed = [*others, {**last, "mean_iou": last["mean_iou"] + 0.02}]
+    records.write_text("".join(json.dumps(record) + "\n" for record in changed))
     before = {file: file.read_bytes() for file in out.glob("*/*") if file.is_file()}
 
-    assert compare_networks.main([*networks, "--seeds", "0", *_ARGUMENTS]) == 0
+    assert exit_code(compare_networks.main, [*networks, "--seeds", "0", *_ARGUMENTS]) == 0
     # What was trained is not trained again.
     assert before == {file: file.read_bytes() for file in out.glob("*/*") if file.is_file()}
     results = json.loads((out / "runs.json").read_text())
@@ -49,19 +52,19 @@ def test_tabulates_all_runs_of_one_budget(runs, capsys):
     assert (out / "curves.png").stat().st_size > 5000
 
     other = [*networks, *_ARGUMENTS, "--learning-rate", "1"]
-    assert compare_networks.main(other) == 2
+    assert exit_code(compare_networks.main, other) == 2
     assert "was trained with another training" in capsys.readouterr().err
     assert not (out / "enet-minus-2").exists()
 
 
 def test_networks_that_are_none_are_refused(tmp_path, capsys):
-    assert compare_networks.main(["--networks", "lenet", "--out", str(tmp_path)]) == 2
+    assert exit_code(compare_networks.main, ["--networks", "lenet", "--out", str(tmp_path)]) == 2
     assert "--networks must be among" in capsys.readouterr().err
 
 
 def test_evaluates_at_the_resolution_of_the_labels(runs, capsys):
     run = runs[0] / "enet-minus-0"
-    assert cityscapes_boxenet.main(["evaluate", str(run)]) == 0
+    assert exit_code(cityscapes_boxenet.main, ["evaluate", str(run)]) == 0
     printed = capsys.readouterr().out
     report = json.loads((run / "evaluation.json").read_text())
     # Generated labels have the resolution at which the network works: the last record's scores.
@@ -74,19 +77,18 @@ def test_evaluates_at_the_resolution_of_the_labels(runs, capsys):
         *("flat", "construction", "object", "nature", "sky", "human", "vehicle")
     }
     assert (run / "confusion.png").stat().st_size > 5000
-    assert cityscapes_boxenet.main(["evaluate", str(run.parent)]) == 2
+    assert exit_code(cityscapes_boxenet.main, ["evaluate", str(run.parent)]) == 2
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_predicts_a_folder_and_names_what_it_cannot_read(runs, tmp_path, capsys):
+def test_predicts_a_folder_and_names_what_it_cannot_read(runs, tmp_path, capsys, rng):
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    rng = np.random.default_rng()
     for name, shape in (("a.png", (20, 50, 3)), ("b.jpg", (9, 7, 3))):
         cv2.imwrite(str(images / name), rng.integers(0, 256, shape).astype(np.uint8))
     (images / "broken.png").write_bytes(b"")
     arguments = ["predict", str(runs[0] / "enet-minus-0"), str(images), "--out", str(out)]
-    assert cityscapes_boxenet.main(arguments) == 2
+    assert exit_code(cityscapes_boxenet.main, arguments) == 2
     assert f"{images / 'broken.png'}: empty" in capsys.readouterr().err
     assert sorted(file.name for file in out.iterdir()) == [
         *("a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png")
@@ -104,5 +106,5 @@ def test_predicts_a_folder_and_names_what_it_cannot_read(runs, tmp_path, capsys)
     np.testing.assert_allclose(overlay, expected, atol=0.51)
 
     (images / "broken.png").unlink()
-    assert cityscapes_boxenet.main([*arguments, "--tint", "2"]) == 2
+    assert exit_code(cityscapes_boxenet.main, [*arguments, "--tint", "2"]) == 2
     assert "--tint must be from 0 to 1; got 2.0" in capsys.readouterr().err

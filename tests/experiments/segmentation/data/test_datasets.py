@@ -7,21 +7,16 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import labels as official_labels
 
-from experiments.segmentation.data.camvid import CamVid
-from experiments.segmentation.data.cityscapes import Cityscapes
-from experiments.segmentation.data.classes import CAMVID, CITYSCAPES, VOID, ClassSet
-from experiments.segmentation.data.datasets import open_dataset
+from experiments.segmentation.data.camvid import CAMVID, CamVid
+from experiments.segmentation.data.cityscapes import CITYSCAPES, Cityscapes
+from experiments.segmentation.data.classes import VOID, ClassSet
+from experiments.segmentation.data.datasets import open_dataset, usage
 from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.image_folder import ImageFolder
 from experiments.segmentation.data.palette import read_palette
 from experiments.segmentation.data.sunrgbd import SUN_RGBD, SunRgbd
 
 SIZE = (12, 16)
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng()
 
 
 def write(path, rgb):
@@ -295,6 +290,14 @@ def test_data_sets_are_opened_by_their_names(camvid, rng):
             open_dataset(text, None, seed=0)
 
 
+def test_help_lists_every_data_set():
+    assert usage() == (
+        "synthetic (generated, no download), camvid:DIR, "
+        "cityscapes:DIR (DIR holds leftImg8bit/ and gtFine/), sunrgbd:DIR, "
+        "or folder:DIR (your own; see the README)"
+    )
+
+
 def test_original_labels_have_the_size_of_their_files(camvid):
     root, pairs = camvid
     source = CamVid(root, "val", (3, 5))
@@ -326,7 +329,7 @@ def test_halving_averages_areas(camvid):
     np.testing.assert_allclose(sample["image"], means, atol=0.51)
 
 
-def test_jpeg_pictures_and_hidden_files(camvid):
+def test_jpeg_pictures_are_read_and_hidden_files_are_not(camvid):
     root, _ = camvid
     smooth = np.tile(np.linspace(0, 255, SIZE[1], dtype=np.uint8)[:, None], (SIZE[0], 1, 3))
     (root / "train" / "a.png").unlink()
@@ -501,12 +504,12 @@ def test_labels_in_other_formats_are_refused(camvid):
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, -1), (4.0, 4), (4, 4, 3)])
-def test_sizes_are_checked(camvid, size):
+def test_sizes_that_are_none_are_refused(camvid, size):
     with pytest.raises(ValueError, match="size must be"):
         CamVid(camvid[0], "train", size)
 
 
-def test_splits_are_checked(camvid):
+def test_unknown_splits_are_refused(camvid):
     for data_set in (CamVid, Cityscapes):
         with pytest.raises(ValueError, match="split must be 'train' or 'val', got 'test'"):
             data_set(camvid[0], "test", SIZE)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import cityscapes_boxenet
+from experiments.common.program import exit_code
 from experiments.segmentation.data.camvid import CamVid
 from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.inspection import (
@@ -45,9 +46,8 @@ def png(width, height):
 
 
 @pytest.fixture
-def hostile(tmp_path):
+def hostile(tmp_path, rng):
     """A split with three good pairs and sixteen bad ones; what is said of each, by its file."""
-    rng = np.random.default_rng()
     image = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
     label = rng.integers(0, 12, SIZE).astype(np.uint8)
     out_of_range = label.copy()
@@ -165,7 +165,7 @@ def test_the_program_names_those_of_both_splits(hostile, capsys):
     for folder in ("", "annot"):
         shutil.copytree(root / f"train{folder}", root / f"val{folder}")
     arguments = ["--data", f"camvid:{root}", "--size", "16x32", "--out", str(root / "run")]
-    assert cityscapes_boxenet.main(arguments) == 2
+    assert exit_code(cityscapes_boxenet.main, arguments) == 2
     error = capsys.readouterr().err
     head, *lines = error.splitlines()
     assert head == "error: 32 of 38 samples cannot be read:"

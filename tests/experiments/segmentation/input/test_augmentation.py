@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 
-from experiments.segmentation.data.classes import CAMVID
+from experiments.segmentation.data.camvid import CAMVID
 from experiments.segmentation.input.augmentation import Augmentation, RandomAugmentation, warp
 
 PAPER = Augmentation(flip=0.5, rotation=7.5, scale=0.12)
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng()
 
 
 def random_sample(rng, height, width):

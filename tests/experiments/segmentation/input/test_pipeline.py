@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.segmentation.data.classes import CAMVID, VOID
+from experiments.segmentation.data.camvid import CAMVID
+from experiments.segmentation.data.classes import VOID
 from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.synthetic import SyntheticStreets
 from experiments.segmentation.input.augmentation import Augmentation
@@ -53,12 +54,7 @@ class Numbered:
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng()
-
-
-@pytest.fixture
-def seed(rng):
+def data_seed(rng):
     return int(rng.integers(2**32))
 
 
@@ -75,8 +71,8 @@ def assert_same(batch, other):
         np.testing.assert_array_equal(batch[key], other[key])
 
 
-def test_every_epoch_has_each_sample_once_in_an_order_of_its_own(seed):
-    dataset = training_batches(Numbered(10), 4, seed)
+def test_every_epoch_has_each_sample_once_in_an_order_of_its_own(data_seed):
+    dataset = training_batches(Numbered(10), 4, data_seed)
     assert all(dataset[step]["label"].shape == (4, 2, 4) for step in range(5))
     first, second = np.concatenate([numbers(dataset[step]) for step in range(5)]).reshape(2, 10)
     assert sorted(first) == sorted(second) == list(range(10))
@@ -84,32 +80,32 @@ def test_every_epoch_has_each_sample_once_in_an_order_of_its_own(seed):
     assert len(np.unique(many, axis=0)) > 15
 
 
-def test_a_batch_is_a_function_of_seed_and_step(seed):
-    dataset, again = (training_batches(Numbered(7), 3, seed) for _ in range(2))
+def test_a_batch_is_a_function_of_seed_and_step(data_seed):
+    dataset, again = (training_batches(Numbered(7), 3, data_seed) for _ in range(2))
     for step in (11, 2, 11, 0):
         assert_same(dataset[step], again[step])
-    other = training_batches(Numbered(7), 3, (seed + 1) % 2**32)
+    other = training_batches(Numbered(7), 3, (data_seed + 1) % 2**32)
     steps = range(12)
     assert any((numbers(dataset[step]) != numbers(other[step])).any() for step in steps)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_reading_ahead_resumes_at_any_step(seed, rng, threads):
-    dataset = training_batches(Numbered(9), 2, seed)
+def test_reading_ahead_resumes_at_any_step(data_seed, rng, threads):
+    dataset = training_batches(Numbered(9), 2, data_seed)
     step = int(rng.integers(1, 30))
     batches = list(itertools.islice(read_ahead(dataset, step, threads=threads), 6))
     for offset, batch in enumerate(batches):
         assert_same(batch, dataset[step + offset])
 
 
-def test_a_batch_larger_than_the_source_is_full(seed):
-    batch = training_batches(Numbered(3), 7, seed)[0]
+def test_a_batch_larger_than_the_source_is_full(data_seed):
+    batch = training_batches(Numbered(3), 7, data_seed)[0]
     assert sorted(numbers(batch)[:6]) == [0, 0, 1, 1, 2, 2]
     assert len(numbers(batch)) == 7
 
 
-def test_half_of_the_samples_are_flipped_and_anew_each_epoch(seed):
-    dataset = training_batches(Numbered(60), 60, seed)
+def test_half_of_the_samples_are_flipped_and_anew_each_epoch(data_seed):
+    dataset = training_batches(Numbered(60), 60, data_seed)
     flipped = []
     for epoch in range(20):
         batch = dataset[epoch]
@@ -118,7 +114,7 @@ def test_half_of_the_samples_are_flipped_and_anew_each_epoch(seed):
     assert len(np.unique(flipped, axis=0)) == 20
 
 
-def test_normalisation_and_types(rng):
+def test_images_are_normalised_and_types_are_set(rng):
     image = rng.integers(0, 256, (3, 5, 3)).astype(np.uint8)
     label = rng.integers(0, 256, (3, 5)).astype(np.uint8)
     batch = normalize({"image": image, "label": label})
@@ -156,10 +152,10 @@ ANY_CHANGE = Augmentation(flip=0.5, rotation=20, scale=0.3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_shards_in_a_row_are_the_whole_batch(streets, seed, count):
-    whole = training_batches(streets, 6, seed, ANY_CHANGE)
+def test_shards_in_a_row_are_the_whole_batch(streets, data_seed, count):
+    whole = training_batches(streets, 6, data_seed, ANY_CHANGE)
     parts = [
-        training_batches(streets, 6, seed, ANY_CHANGE, Shard(index, count))
+        training_batches(streets, 6, data_seed, ANY_CHANGE, Shard(index, count))
         for index in range(count)
     ]
     for step in (0, 1, 7, 2):
@@ -188,8 +184,8 @@ def test_what_fills_batches_up_is_black_and_void():
     np.testing.assert_array_equal(batch["image"][1], black["image"])
 
 
-def test_workers_change_nothing(streets, seed):
-    dataset = training_batches(streets, 4, seed, ANY_CHANGE, Shard(1, 2))
+def test_workers_change_nothing(streets, data_seed):
+    dataset = training_batches(streets, 4, data_seed, ANY_CHANGE, Shard(1, 2))
     with contextlib.closing(read_ahead(dataset, 5, workers=2)) as batches:
         # All at once, since each is in memory of its own that a worker gave up.
         loaded = list(itertools.islice(batches, 5))

@@ -29,7 +29,7 @@ def test_all_batches_arrive_in_order(ahead):
         assert (batch["image"].dtype, batch["label"].dtype) == (np.float32, np.int32)
 
 
-def test_only_so_many_are_under_way():
+def test_only_so_many_batches_are_read_ahead():
     taken = []
     source = (taken.append(value) or batch for value, batch in enumerate(_batches(10)))
     batches = to_device(source, ahead=2)
@@ -65,6 +65,6 @@ def test_what_loading_raises_arrives():
         list(to_device(broken()))
 
 
-def test_ahead_is_checked():
+def test_fewer_than_one_batch_ahead_is_refused():
     with pytest.raises(ValueError, match="ahead must be at least 1, got 0"):
         to_device(_batches(1), ahead=0)

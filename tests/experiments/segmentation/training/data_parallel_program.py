@@ -1,6 +1,8 @@
-"""Trains a small network with boxes in double precision; `test_devices` runs it in many ways.
+"""Trains a small network with boxes in double precision, for `test_devices`.
 
-Prints the losses of its steps and what the devices tell each other in a step.
+A single process trains twice, on its first device and on all of its devices; several processes
+train together on all of their devices. Prints JSON with the losses of each training's steps and how
+many arrays the devices exchange in a step.
 
 Usage: data_parallel_program.py STEPS [HOST:PORT,INDEX/COUNT]
 """
@@ -54,12 +56,20 @@ def main(steps, address=None):
     jax.config.update("jax_enable_x64", True)
     if address:
         join_processes(address)
-    source = SyntheticStreets("train", SIZE, length=64, seed=0)
     rngs = nnx.Rngs(jax.random.key(0, impl="rbg"))
     model = SegmentationNetwork(ARCHITECTURE, 19, SIZE, dtype=jnp.float64, rngs=rngs)
-    trainer = Trainer(
-        model, jaxbox.optim.constrain(optax.adam(1e-3), model), np.ones(19), mesh=data_mesh()
-    )
+    results = {"all devices": train(model, steps, data_mesh())}
+    if not address:
+        results["one device"] = train(model, steps, None)
+    if is_first_process():
+        print(json.dumps(results))
+
+
+def train(model, steps, mesh):
+    """Trains from the network's initial state, which stays as it is."""
+    optimizer = jaxbox.optim.constrain(optax.adam(1e-3), model)
+    trainer = Trainer(model, optimizer, np.ones(19), mesh=mesh)
+    source = SyntheticStreets("train", SIZE, length=64, seed=0)
     shard = Shard(jax.process_index(), jax.process_count())
     read = read_ahead(training_batches(source, 8, 0, shard=shard))
     batches = trainer.on_devices(map(double_images, read))
@@ -69,20 +79,20 @@ def main(steps, address=None):
         step = step or trainer.step.lower(state, batch).compile()
         state = step(state, batch)
         losses.append(float(state.epoch_loss))
-    if is_first_process():
-        sizes = {
-            "parameters": len(jax.tree.leaves(state.params)),
-            "norms": sum(isinstance(m, BatchNorm) for _, m in nnx.iter_modules(model)),
-        }
-        print(json.dumps({"losses": losses, "told": collectives(step.as_text()), **sizes}))
+    return {
+        "losses": losses,
+        "exchanged": exchanged_arrays(step.as_text()),
+        "parameters": len(jax.tree.leaves(state.params)),
+        "norms": sum(isinstance(m, BatchNorm) for _, m in nnx.iter_modules(model)),
+    }
 
 
 def double_images(batch):
     return {**batch, "image": batch["image"].astype(np.float64)}
 
 
-def collectives(program):
-    """How many arrays each kind of communication carries."""
+def exchanged_arrays(program):
+    """The number of arrays that each kind of communication carries."""
     counts = collections.Counter()
     for match in COLLECTIVE.finditer(program):
         counts[match["name"]] += len(re.findall(r"\w+\[", match["result"]))

@@ -1,4 +1,4 @@
-"""Training on several devices and in several processes: the same as on one."""
+"""Training on several devices and in several processes gives the same result as on one device."""
 
 import json
 import os
@@ -35,32 +35,33 @@ def _start(devices: int, *address: str) -> subprocess.Popen[str]:
 def _result(process: subprocess.Popen[str]) -> dict:
     output, _ = process.communicate()
     assert process.returncode == 0
-    # The library of the processes' communication announces itself first.
+    # The library for communication between processes prints a line first.
     return json.loads(output.splitlines()[-1])
 
 
 def test_devices_and_processes_train_as_one_device():
-    """In double precision, since Adam makes of every rounding of a small gradient a whole step.
+    """In double precision, since Adam turns a rounding error of a small gradient into a whole step.
 
-    In single precision the curves part by a few thousandths within ten steps; so do those of one
-    device whose images are changed in the last bit.
+    In single precision the curves diverge by a few thousandths within ten steps; so do those of one
+    device if its images change in the last bit.
     """
-    one, eight = _start(1), _start(8)
-    expected, spread = _result(one), _result(eight)
+    alone = _start(8)
     with socket.create_server(("localhost", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
     processes = [_start(1, f"{address},{index}/2") for index in range(2)]
-    together = _result(processes[0])
+    together = _result(processes[0])["all devices"]
     processes[1].communicate()
     assert processes[1].returncode == 0
-    assert not expected["told"]
+    results = _result(alone)
+    expected, spread = results["one device"], results["all devices"]
+    assert not expected["exchanged"]
     for result in (spread, together):
         np.testing.assert_allclose(result["losses"], expected["losses"], rtol=0, atol=1e-9)
-        # Each parameter's gradient once, two sums for the statistics of each BatchNorm, and the
-        # loss: no features of an image go from one device to another.
-        assert list(result["told"]) == ["all-reduce"]
+        # The gradient of each parameter, two sums for the statistics of each BatchNorm, and the
+        # loss; no features of images.
+        assert list(result["exchanged"]) == ["all-reduce"]
         most = result["parameters"] + 2 * result["norms"] + 4
-        assert result["parameters"] <= result["told"]["all-reduce"] <= most
+        assert result["parameters"] <= result["exchanged"]["all-reduce"] <= most
 
 
 @pytest.mark.parametrize("text", ["", "node0,0/2", "node0:1234,2/2", "node0:1234,0"])

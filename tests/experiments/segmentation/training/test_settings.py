@@ -1,13 +1,10 @@
-"""Settings: recipes by name, what overrides them, and what is recorded."""
-
-import json
-from pathlib import Path
+"""Settings: recipes by name, and the arguments that override them."""
 
 import pytest
 
 from experiments.segmentation.input.augmentation import Augmentation
 from experiments.segmentation.training.recipe import RECIPES
-from experiments.segmentation.training.settings import Settings, from_record, parse, to_record
+from experiments.segmentation.training.settings import Settings, parse
 
 
 def _parse(*arguments: str) -> Settings:
@@ -39,11 +36,3 @@ def test_everything_in_a_recipe_can_be_overridden():
     assert (training.learning_rate, training.decay_epochs) == (0.5, (1, 2))
     assert training.augmentation == Augmentation(flip=0.25, rotation=3.0, scale=0.12)
     assert training.batch_size == RECIPES["paper-erfnet"].batch_size
-
-
-def test_a_record_gives_the_settings_back():
-    settings = _parse("--recipe", "paper-enet", "--size", "16x32", "--seed", "5")
-    record = json.loads(json.dumps(to_record(settings)))
-    assert from_record(record, Path("there")) == Settings(
-        **{**vars(settings), "out": Path("there")}
-    )

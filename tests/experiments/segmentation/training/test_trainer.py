@@ -13,8 +13,7 @@ from jaxbox import models
 from jaxbox.layers.box import FrozenBoxes
 
 
-def test_loss_against_a_loop_over_the_pixels():
-    rng = np.random.default_rng()
+def test_the_loss_is_that_of_a_loop_over_the_pixels(rng):
     logits = rng.normal(size=(2, 3, 5, 4)).astype(np.float32)
     labels = rng.integers(0, 4, (2, 3, 5)).astype(np.int32)
     labels[rng.random(labels.shape) < 0.3] = VOID
@@ -42,7 +41,7 @@ def test_loss_of_void_alone_is_zero_and_has_no_gradient():
     assert not np.any(gradient)
 
 
-def test_class_weights():
+def test_class_weights_fall_with_frequency_as_enet_s():
     np.testing.assert_allclose(
         class_weights(np.array([0.0, 0.9])), [1 / np.log(1.1), 1 / np.log(2)]
     )
@@ -63,10 +62,9 @@ class _Tiny(nnx.Module):
 
 
 @pytest.mark.usefixtures("relaxed_promotion")
-def test_a_step_changes_everything_and_leaves_its_argument_alone():
+def test_a_step_changes_everything_and_leaves_its_argument_alone(rng):
     model = _Tiny(nnx.Rngs(0))
     trainer = Trainer(model, jaxbox.optim.constrain(optax.adam(1e-2), model), np.ones(3))
-    rng = np.random.default_rng(0)
     batch = {
         "image": rng.normal(size=(2, 6, 8, 3)).astype(np.float32),
         "label": rng.integers(0, 3, (2, 6, 8)).astype(np.int32),
@@ -100,11 +98,10 @@ def test_a_step_changes_everything_and_leaves_its_argument_alone():
 
 @pytest.mark.usefixtures("relaxed_promotion")
 @pytest.mark.parametrize("name", ["boxenet-frozen", "boxerfnet-frozen"])
-def test_frozen_boxes_stay_as_they_were_drawn(name):
+def test_frozen_boxes_stay_as_they_were_drawn(name, rng):
     """BoxENet† and BoxERFNet†: to the bit, while everything else trains."""
     model = models.create(name, 3, (16, 24), rngs=nnx.Rngs(0))
     trainer = Trainer(model, jaxbox.optim.constrain(optax.adamw(1e-2), model), np.ones(3))
-    rng = np.random.default_rng()
     batch = {
         "image": rng.normal(size=(2, 16, 24, 3)).astype(np.float32),
         "label": rng.integers(0, 3, (2, 16, 24)).astype(np.int32),
@@ -114,7 +111,7 @@ def test_frozen_boxes_stay_as_they_were_drawn(name):
         state = trainer.step(state, batch)
 
     def frozen(state):
-        return jax.tree.leaves(nnx.filter_state(state.rest, FrozenBoxes))
+        return jax.tree.leaves(nnx.filter_state(state.model_state, FrozenBoxes))
 
     boxes = frozen(trainer.initial)
     assert len(boxes) == {"boxenet-frozen": 12, "boxerfnet-frozen": 5}[name]

@@ -1,4 +1,4 @@
-"""The record of a run: `metrics.jsonl` for programs and TensorBoard's event files for people."""
+"""The metrics of a run: `metrics.jsonl` for programs, TensorBoard's event files for people."""
 
 import json
 import math
@@ -13,18 +13,18 @@ _METRICS = "metrics.jsonl"
 _TENSORBOARD = "tensorboard"
 
 
-class RunLog:
-    """Appends one record an epoch; use as a context manager.
+class MetricsLog:
+    """Appends one record for each epoch; use as a context manager.
 
     Args:
       directory: the run's directory.
-      step: the step from which the run goes on; records of later steps, written between the last
+      step: the step from which the run continues. Records of later steps, written between the last
         checkpoint and a sudden end, are dropped, since those steps are run again.
     """
 
     def __init__(self, directory: Path, step: int):
         self._file = directory / _METRICS
-        self._write([record for record in read_records(directory) if record["step"] <= step])
+        self._write([record for record in read_metrics(directory) if record["step"] <= step])
         self._board = SummaryWriter(str(directory / _TENSORBOARD), purge_step=step + 1)
 
     def __enter__(self) -> Self:
@@ -39,7 +39,11 @@ class RunLog:
         self._board.close()
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Writes a record; it has a `step`, and numbers that are not finite become null."""
+        """Appends a record.
+
+        Args:
+          record: the metrics by name, among them `step`. Numbers that are not finite become null.
+        """
         cleaned = _without_nan(dict(record))
         with self._file.open("a") as file:
             file.write(json.dumps(cleaned) + "\n")
@@ -54,8 +58,8 @@ class RunLog:
         temporary.replace(self._file)
 
 
-def read_records(directory: Path) -> list[dict[str, Any]]:
-    """The records of a run so far; a last line cut short by a sudden end is left out."""
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The records of a run so far, without a last line that a sudden end cut short."""
     file = directory / _METRICS
     if not file.exists():
         return []

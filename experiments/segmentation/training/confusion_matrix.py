@@ -1,4 +1,4 @@
-"""Intersection over union as Cityscapes defines it, without losing a count."""
+"""The confusion matrix with exact counts, and the scores computed from it, as in Cityscapes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,18 @@ from experiments.segmentation.data.classes import VOID
 
 @dataclass(frozen=True)
 class Scores:
-    """How well predictions fit labels.
+    """How well predictions agree with labels.
 
     Attributes:
-      iou: `(classes,)` intersection over union; NaN where neither labels nor predictions (outside
-        void) have the class.
-      mean_iou: mean of `iou` over the classes that are not NaN; NaN if there are none.
-      accuracy: `(classes,)` share of the pixels of each class that are right; NaN where the labels
-        do not have the class.
-      class_accuracy: mean of `accuracy` over the classes that are not NaN; NaN if there are none.
-      pixel_accuracy: share of the pixels outside void that are right; NaN if there are none.
+      iou: intersection over union of each class, `(classes,)`; NaN for a class that occurs neither
+        in labels nor in predictions (outside void).
+      mean_iou: the mean of `iou` over the classes that are not NaN; NaN if there are none.
+      accuracy: the share of each class's pixels that are predicted right, `(classes,)`; NaN for a
+        class that does not occur in the labels.
+      class_accuracy: the mean of `accuracy` over the classes that are not NaN; NaN if there are
+        none.
+      pixel_accuracy: the share of all pixels outside void that are predicted right; NaN if there
+        are none.
     """
 
     iou: NDArray[np.float64]
@@ -36,7 +38,7 @@ class Scores:
 
 
 def scores_of(counts: NDArray[np.int64]) -> Scores:
-    """The scores of a confusion matrix, `(classes, classes)`: rows are labels."""
+    """The scores of a confusion matrix, `(classes, classes)`, whose rows are labels."""
     exact = counts.astype(np.float64)
     right, labelled, predicted = np.diagonal(exact), exact.sum(axis=1), exact.sum(axis=0)
     iou = _ratio(right, labelled + predicted - right)
@@ -51,7 +53,12 @@ def scores_of(counts: NDArray[np.int64]) -> Scores:
 
 
 def merge_classes(counts: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """The confusion matrix, `(groups, groups)`, of groups of classes, each given by its classes."""
+    """The confusion matrix of groups of classes, `(groups, groups)`.
+
+    Args:
+      counts: the confusion matrix of the classes, `(classes, classes)`.
+      groups: the classes of each group.
+    """
     member = np.zeros((len(groups), len(counts)), np.int64)
     for row, classes in zip(member, groups, strict=True):
         row[list(classes)] = 1
@@ -61,20 +68,26 @@ def merge_classes(counts: NDArray[np.int64], groups: Sequence[Sequence[int]]) ->
 def count_pixels(
     labels: NDArray[np.integer], predictions: NDArray[np.integer], classes: int
 ) -> NDArray[np.int64]:
-    """The confusion matrix of one picture of any size, on the host; void pixels do not count."""
+    """The confusion matrix of one picture of any size, computed on the host.
+
+    Args:
+      labels: the class of each pixel; pixels with `VOID` do not count.
+      predictions: the predicted class of each pixel, in the same shape.
+      classes: the number of classes.
+    """
     seen = labels != VOID
     cells = labels[seen].astype(np.int64) * classes + predictions[seen]
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 class ConfusionMatrix(nnx.Metric):
-    """How often each class was predicted as each class.
+    """Counts how often each class was predicted as each class.
 
-    Counts are 64-bit integers, kept as two 32-bit halves since JAX has no wider ones by default:
-    float32 sums would stall at 2**24 pixels, less than nine Cityscapes images.
+    Counts are 64-bit integers, stored as two 32-bit halves because JAX has no wider integers by
+    default. Sums in float32 would stall at 2**24 pixels, which is less than nine Cityscapes images.
 
     Args:
-      classes: number of classes.
+      classes: the number of classes.
 
     Example:
       >>> metric = ConfusionMatrix(2)
@@ -88,24 +101,24 @@ class ConfusionMatrix(nnx.Metric):
         if classes < 1 or classes > VOID:
             raise ValueError(f"classes must be from 1 to {VOID}, got {classes}")
         self.classes = classes
-        # Cell `label * classes + prediction`; the last cell is for what is neither class nor void.
+        # Cell `label * classes + prediction`; the last cell counts values that are not allowed.
         self.low = MetricState(jnp.zeros(classes**2 + 1, jnp.uint32))
         self.high = MetricState(jnp.zeros(classes**2 + 1, jnp.uint32))
 
     def reset(self) -> None:
-        """Forgets all counts."""
+        """Sets all counts to 0."""
         self.low[...] = jnp.zeros_like(self.low[...])
         self.high[...] = jnp.zeros_like(self.high[...])
 
     def update(  # type: ignore[override]  # the base class names no arguments
         self, *, predictions: jax.Array, labels: jax.Array, **_: Any
     ) -> None:
-        """Counts a batch; takes and ignores other keywords, as metrics do for `nnx.MultiMetric`.
+        """Counts a batch; other keywords are ignored, as `nnx.MultiMetric` requires.
 
         Args:
-          predictions: classes, integers with the shape of `labels`, or logits, floats with one
-            more axis of `classes` channels, of which the largest is the prediction.
-          labels: integers, any shape; pixels with `VOID` do not count.
+          predictions: classes, which are integers with the shape of `labels`, or logits, which are
+            floats with one more axis of `classes` channels; the largest logit is the prediction.
+          labels: the classes of the pixels, integers of any shape; pixels with `VOID` do not count.
 
         Raises:
           TypeError: `labels` are not integers.
@@ -130,7 +143,7 @@ class ConfusionMatrix(nnx.Metric):
         self.high[...] = self.high[...] + carry
 
     def _cells(self, predictions: jax.Array, labels: jax.Array) -> jax.Array:
-        """The cell each pixel counts in; void pixels get one past the end."""
+        """The cell that each pixel counts in; the cell of void pixels is one past the end."""
         invalid = self.classes**2
         is_class = (labels >= 0) & (labels < self.classes)
         is_class &= (predictions >= 0) & (predictions < self.classes)
@@ -138,7 +151,7 @@ class ConfusionMatrix(nnx.Metric):
         return jnp.where(labels == VOID, invalid + 1, cells)
 
     def counts(self) -> NDArray[np.int64]:
-        """The matrix itself, `(classes, classes)`: rows are labels, columns are predictions.
+        """The matrix, `(classes, classes)`: rows are labels, columns are predictions.
 
         Raises:
           ValueError: a label was neither a class nor void, or a prediction was no class.
@@ -153,7 +166,7 @@ class ConfusionMatrix(nnx.Metric):
         return counts[:-1].reshape(self.classes, self.classes)
 
     def compute(self) -> Scores:
-        """The scores of everything counted so far; not for use under `jax.jit`.
+        """The scores of all counts so far; not for use under `jax.jit`.
 
         Raises:
           ValueError: see `counts`.
@@ -162,7 +175,7 @@ class ConfusionMatrix(nnx.Metric):
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """NaN where the whole is 0."""
+    """`part / whole`, and NaN where `whole` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
 

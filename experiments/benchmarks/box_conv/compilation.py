@@ -1,4 +1,4 @@
-"""What a layer computes in each direction, as a compiled program."""
+"""Compiling a layer for each direction: its output alone, or also gradients."""
 
 import time
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from experiments.benchmarks.box_conv.shapes import Direction
 type Function = Callable[..., Any]
 type Arguments = tuple[Array, ...]
 
-# Which arguments of a layer the gradients are by.
-_GRADIENTS_BY: dict[Direction, tuple[int, ...]] = {
+# The indices of the arguments of a layer, `(x, parameters)`, that are differentiated.
+_DIFFERENTIATED: dict[Direction, tuple[int, ...]] = {
     "forward+backward": (0, 1),
     "forward+dx": (0,),
     "forward+dtheta": (1,),
@@ -22,7 +22,13 @@ _GRADIENTS_BY: dict[Direction, tuple[int, ...]] = {
 
 
 class Compiled(NamedTuple):
-    """A program, what it takes beyond arguments and results, and how long compiling it took."""
+    """A compiled program.
+
+    Attributes:
+      executable: the program.
+      temporary_bytes: the memory that it needs besides arguments and results.
+      seconds: the time that compilation took.
+    """
 
     executable: jax.stages.Compiled
     temporary_bytes: int
@@ -30,28 +36,31 @@ class Compiled(NamedTuple):
 
 
 def function(layer: Layer, direction: Direction) -> Function:
-    """The output of a layer and, if asked for, gradients, given one by the output."""
+    """The function that is timed for a layer and a direction; `arguments` are its arguments.
+
+    It returns the output of the layer, and with it the direction's gradients if there are any.
+    """
     if direction == "forward":
         return layer
 
     def differentiate(x: Array, parameters: Array, g: Array) -> tuple[Array, list[Array]]:
         output, pull = jax.vjp(layer, x, parameters)
         gradients = pull(g)
-        # XLA leaves out what only the other gradient needs.
-        return output, [gradients[argument] for argument in _GRADIENTS_BY[direction]]
+        # XLA removes what only the other gradient needs.
+        return output, [gradients[argument] for argument in _DIFFERENTIATED[direction]]
 
     return differentiate
 
 
 def arguments(direction: Direction, images: Images, parameters: Array) -> Arguments:
-    """What the function of a layer is given."""
+    """The arguments of `function`: images, parameters, and for gradients the output's."""
     if direction == "forward":
         return images.x, parameters
     return images.x, parameters, images.g
 
 
 def compile_once(function: Function, arguments: Arguments) -> Compiled:
-    """Compiles a function by itself."""
+    """Compiles a function and measures how long that takes."""
     start = time.perf_counter()
     executable = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - start

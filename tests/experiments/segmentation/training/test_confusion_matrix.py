@@ -8,8 +8,9 @@ from cityscapesscripts.helpers.labels import labels as official_labels
 from flax import nnx
 from PIL import Image
 
-from experiments.segmentation.data.classes import CITYSCAPES, VOID
-from experiments.segmentation.training.iou import (
+from experiments.segmentation.data.cityscapes import CITYSCAPES
+from experiments.segmentation.data.classes import VOID
+from experiments.segmentation.training.confusion_matrix import (
     ConfusionMatrix,
     count_pixels,
     merge_classes,
@@ -17,11 +18,6 @@ from experiments.segmentation.training.iou import (
 )
 
 RAW_OF_CLASS = np.array([CITYSCAPES.codes.index(c) for c in range(len(CITYSCAPES))], np.uint8)
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng()
 
 
 @nnx.jit

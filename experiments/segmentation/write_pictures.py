@@ -1,12 +1,12 @@
-"""The pictures that a run leaves in its directory."""
+"""Writing the pictures of a run into its directory."""
 
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.segmentation.drawing import draw_curves, draw_predictions
 from experiments.segmentation.input.pipeline import normalize
-from experiments.segmentation.pictures import draw_curves, draw_predictions
-from experiments.segmentation.training.run import Run
-from experiments.segmentation.training.run_log import read_records
+from experiments.segmentation.training.metrics_log import read_metrics
+from experiments.segmentation.training.prepared_run import PreparedRun
 from experiments.segmentation.training.trainer import TrainState
 from jaxbox.analysis import box_layers
 from jaxbox.plots import draw_before_and_after
@@ -14,10 +14,15 @@ from jaxbox.plots import draw_before_and_after
 _SAMPLES_DRAWN = 4
 
 
-def write_pictures(run: Run, state: TrainState) -> None:
-    """Writes predictions.png, curves.png and, if there are boxes, boxes.png."""
+def write_pictures(run: PreparedRun, state: TrainState) -> None:
+    """Writes predictions.png, curves.png and, if the network has boxes, boxes.png.
+
+    Args:
+      run: the run; the pictures go into its directory.
+      state: the state whose predictions and boxes are drawn.
+    """
     out, val = run.settings.out, run.dataset.val
-    records = read_records(out)
+    records = read_metrics(out)
     if records:
         draw_curves(records).savefig(out / "curves.png", dpi=120)
         print(f"held-out mean IoU {records[-1]['mean_iou']:.3f} after step {records[-1]['step']}")

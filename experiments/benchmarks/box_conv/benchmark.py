@@ -1,30 +1,29 @@
-"""Times the box convolution on CPU or GPU, beside other ways to compute it and convolutions.
+"""Times box convolution on CPU or GPU, beside other ways to compute it and convolutions.
 
-Contestants, all in one process; in each round every one of them runs once, and the figures are
-medians over the rounds:
+The contestants run in one process, each once in every round; figures are medians over the rounds:
 
-- `box_conv` on planes, on images with channels last (NHWC), and with boxes of whole pixels;
-- on CPU its implementations by themselves, integral images and overlap matrices, on planes, and
-  the textbook form: prefix sums of the image read at each box's corners, gradients by autodiff;
+- `box_conv` on planes, on images with channels last (NHWC), and with boxes on whole pixels;
+- on CPU its single backends, integral images and overlap matrices, on planes, and the textbook
+  form: prefix sums of the image, read at each box's corners, with gradients by autodiff;
 - on GPU `implementation="xla"`, overlap matrices, and a copy of x for each box, on planes;
-- XLA's depthwise convolutions on NHWC, 3x3 with dilation 2 and 15x15, F outputs a channel; on GPU
-  XLA leaves these to cuDNN.
+- XLA's depthwise convolutions on NHWC, 3x3 with dilation 2 and 15x15, with F outputs for each
+  channel; on GPU XLA leaves these to cuDNN.
 
-Forward+backward is the output and both gradients, given a gradient by the output; "dx only" and
-"dtheta only" are the output and one of them.
+Forward+backward is the output and both gradients; "dx only" and "dtheta only" are the output and
+one of them.
 
-The memory floor is the time of a copy that moves as many bytes as have to be moved: x and the
-output for forward; g, the gradient by the output, and dx on top for forward+backward and "dx only";
-g on top for "dtheta only". Copies are timed in the same rounds, between arrays that exist already.
+The memory floor is the time of a copy that moves as many bytes as have to be moved. These are x and
+the output for forward; also g, the gradient with respect to the output, and dx for forward+backward
+and "dx only"; also g for "dtheta only". Copies are timed in the same rounds, between arrays that
+exist already.
 
-On CPU a run is one call; copies are made on all cores, and what a contestant returns or needs
-beyond 32 MB is new to the process at each call. On GPU a run is a program of many calls, on copies
-of the images that do not fit into the cache together (box_conv_benchmark/rotation.py).
+On CPU a run is one call. Copies are made on all cores, and blocks of memory beyond 32 MB are new to
+the process at each call. On GPU a run is a program of many calls, on copies of the images that do
+not fit into the cache together (see `rotation.py`).
 
 Prints a table for each shape and dtype, and writes JSON.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,9 +37,10 @@ from experiments.benchmarks.box_conv.contestants import Platform
 from experiments.benchmarks.box_conv.measurements import measure, summarize
 from experiments.benchmarks.box_conv.methods import Method, method_of
 from experiments.benchmarks.box_conv.plots import plot
-from experiments.benchmarks.box_conv.shapes import FULL, Direction, Shape, UsageError
+from experiments.benchmarks.box_conv.shapes import FULL, Direction, Shape
 from experiments.benchmarks.box_conv.tables import summary_text, table
 from experiments.common import report
+from experiments.common.program import UserError
 
 _DTYPES = ("float32", "bfloat16")
 _DEFAULT_SHAPES: dict[Platform, tuple[str, ...]] = {
@@ -48,8 +48,8 @@ _DEFAULT_SHAPES: dict[Platform, tuple[str, ...]] = {
     "gpu": ("8,32,64,128,4", "8,16,128,256,4", "8,8,256,512,2"),
 }
 _DEFAULT_DTYPES: dict[Platform, tuple[str, ...]] = {"cpu": ("float32",), "gpu": _DTYPES}
-# The values of --conv.
-_CONVOLVED: dict[str, tuple[Direction, ...]] = {
+# The directions of convolutions for each value of --conv.
+_CONV_DIRECTIONS: dict[str, tuple[Direction, ...]] = {
     "forward+backward": FULL,
     "forward": ("forward",),
     "none": (),
@@ -58,69 +58,64 @@ _CONVOLVED: dict[str, tuple[Direction, ...]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Times the box convolution on CPU or GPU."""
+    """Times box convolution on CPU or GPU."""
 
     device: Literal["cpu", "gpu"] | None = None
-    """Where to compute; by default on a GPU if there is one."""
+    """Platform to compute on; by default a GPU if there is one."""
     shapes: tuple[str, ...] | None = None
-    """B,C,H,W,F each: images, channels, rows, columns, and boxes of each channel. By default
+    """Shapes B,C,H,W,F: images, channels, height, width, and boxes for each channel. By default
     1,32,64,128,4 8,32,64,128,4 1,16,128,256,4 1,8,256,512,2 1,32,128,128,1 on CPU and
     8,32,64,128,4 8,16,128,256,4 8,8,256,512,2 on GPU."""
     dtypes: tuple[str, ...] | None = None
-    """Of the images: float32, bfloat16 or both; by default float32 on CPU, both on GPU. Boxes are
-    float32."""
+    """Dtypes of the images: float32, bfloat16 or both; by default float32 on CPU and both on GPU.
+    Boxes are float32."""
     rounds: int = 15
-    """How often each contestant is timed. One that would take more than 10 seconds is timed less
-    often, but once at least."""
+    """Number of times that each contestant is timed. One that would take more than 10 seconds is
+    timed less often, but at least once."""
     conv: Literal["forward+backward", "forward", "none"] = "forward+backward"
-    """What of the depthwise convolutions to time. XLA's gradients take minutes in all on CPU."""
+    """Directions of the depthwise convolutions to time. XLA's gradients take minutes on CPU."""
     plots: bool = False
-    """Also time planes against the sizes of boxes and of the image, and draw both beside --out: at
-    the first of --shapes and of --dtypes; images with 8 channels, from a quarter to 8 times as high
-    and wide."""
+    """Also plot the time on planes against the size of boxes and of the image, into files beside
+    --out, for the first of --shapes and of --dtypes. Images in the latter have 8 channels and are a
+    quarter to 8 times as high and wide."""
     out: Path = Path("runs/bench_box_conv.json")
-    """Where the figures go."""
+    """JSON file for the figures."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to time, with nothing left open."""
+    """Platform, shapes and dtypes to time, checked and with all defaults filled in."""
 
     platform: Platform
     shapes: list[Shape]
     dtypes: tuple[str, ...]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code: 0 done, 2 a user's error."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program."""
     settings = tyro.cli(
         Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
     )
-    try:
-        plan = _plan(settings)
-    except (UsageError, report.ReportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    plan = _plan(settings)
     with method_of(plan.platform) as method:
         _run(settings, plan, method)
-    return 0
 
 
 def _plan(settings: Settings) -> _Plan:
     platform = settings.device or ("gpu" if jax.default_backend() == "gpu" else "cpu")
     if platform == "gpu" and jax.default_backend() != "gpu":
-        raise UsageError("--device must be cpu, for JAX found no GPU; got 'gpu'")
+        raise UserError("--device must be cpu, for JAX found no GPU; got 'gpu'")
     shapes = _DEFAULT_SHAPES[platform] if settings.shapes is None else settings.shapes
     dtypes = _DEFAULT_DTYPES[platform] if settings.dtypes is None else settings.dtypes
     for name, values in (("shapes", shapes), ("dtypes", dtypes)):
         if not values:
-            raise UsageError(f"--{name} must be one or more; got none")
+            raise UserError(f"--{name} must be one or more; got none")
     plan = _Plan(platform, [Shape.parse(text) for text in shapes], dtypes)
     for dtype in dtypes:
         if dtype not in _DTYPES:
-            raise UsageError(f"--dtypes must be of {', '.join(_DTYPES)}; got {dtype!r}")
+            raise UserError(f"--dtypes must be of {', '.join(_DTYPES)}; got {dtype!r}")
     if settings.rounds < 1:
-        raise UsageError(f"--rounds must be 1 or more; got {settings.rounds}")
+        raise UserError(f"--rounds must be 1 or more; got {settings.rounds}")
     report.make_writable(settings.out)
     return plan
 
@@ -130,8 +125,8 @@ def _run(settings: Settings, plan: _Plan, method: Method) -> None:
     blocks = []
     for dtype in plan.dtypes:
         for shape in plan.shapes:
-            convolved = _CONVOLVED[settings.conv]
-            listed = contestants.contestants(shape, dtype, convolved, plan.platform)
+            conv = _CONV_DIRECTIONS[settings.conv]
+            listed = contestants.contestants(shape, dtype, conv, plan.platform)
             blocks.append(measure(shape, dtype, listed, baseline, method, settings.rounds))
             print(table(blocks[-1], settings.rounds), end="\n\n", flush=True)
     summaries = [summarize([b for b in blocks if b.dtype == dtype]) for dtype in plan.dtypes]

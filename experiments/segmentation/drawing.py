@@ -1,6 +1,6 @@
-"""The pictures a training run leaves besides those of its boxes: predictions and curves.
+"""Drawing predictions, learning curves and confusion matrices with Matplotlib.
 
-All return Matplotlib figures of their own and leave Matplotlib's global state alone.
+All functions return new figures and leave Matplotlib's global state alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,13 @@ from experiments.segmentation.data.source import Sample
 def draw_predictions(
     samples: Sequence[Sample], predictions: Sequence[NDArray[np.integer]], classes: ClassSet
 ) -> Figure:
-    """Input, truth and prediction side by side, one row a sample, and the classes' colours."""
+    """Draws input, truth and prediction side by side, one sample in each row, and a legend.
+
+    Args:
+      samples: the samples to draw.
+      predictions: the predicted classes of each sample, `(H, W)`.
+      classes: the names and colours of the classes.
+    """
     height, width = samples[0]["label"].shape
     row_height = 4.0 * height / width
     figure = Figure((12, row_height * len(samples) + 1.0), layout="constrained")
@@ -43,7 +49,11 @@ def draw_predictions(
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training loss and held-out mean IoU over the epochs."""
+    """Draws training loss and held-out scores over the epochs.
+
+    Args:
+      records: the metrics of a run, one record for each epoch.
+    """
     figure = Figure((8, 3.2), layout="constrained")
     loss, score = figure.subplots(1, 2)
     epochs = [record["epoch"] for record in records]
@@ -61,10 +71,10 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def draw_comparison(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Figure:
-    """Held-out mean IoU over the epochs: each run thin, the mean of a network's runs thick.
+    """Draws held-out mean IoU over the epochs: each run thin, the mean of a network's runs thick.
 
     Args:
-      curves: the records of each run of each network, by the network's name.
+      curves: the metrics of each run of each network, by the network's name.
     """
     figure = Figure((8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -85,7 +95,12 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[floa
 
 
 def draw_confusion(counts: NDArray[np.integer], classes: ClassSet) -> Figure:
-    """A confusion matrix, rows are labels: the share of each class predicted as each class."""
+    """Draws a confusion matrix as the share of each class that is predicted as each class.
+
+    Args:
+      counts: the confusion matrix, `(classes, classes)`, whose rows are labels.
+      classes: the names of the classes.
+    """
     size = 2.5 + 0.32 * len(classes)
     figure = Figure((size + 0.8, size), layout="constrained")
     axes = figure.subplots()

@@ -1,0 +1,12 @@
+"""Times the sister layers; see `experiments/benchmarks/sister_layers.py`."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
+
+from experiments.benchmarks.sister_layers import main
+from experiments.common.program import run
+
+if __name__ == "__main__":
+    run(main)
