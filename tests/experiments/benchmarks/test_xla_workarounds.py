@@ -5,13 +5,14 @@ import json
 import pytest
 
 from experiments.benchmarks import xla_workarounds
+from experiments.common.program import exit_code
 from jaxbox_kernels.common.workarounds import Workaround
 
 
 def test_it_compares_every_workaround(tmp_path, capsys):
     out = tmp_path / "bench.json"
     arguments = ["--rounds", "1", "--tiny", "--no-backward", "--out", str(out)]
-    assert xla_workarounds.main(arguments) == 0
+    assert exit_code(xla_workarounds.main, arguments) == 0
     figures = json.loads(out.read_text())
     measurements = figures["workarounds"]
     assert {m["workaround"] for m in measurements} == {*Workaround, "all"}
@@ -31,5 +32,5 @@ def test_it_compares_every_workaround(tmp_path, capsys):
     ],
 )
 def test_bad_settings(capsys, arguments, message):
-    assert xla_workarounds.main(arguments) == 2
+    assert exit_code(xla_workarounds.main, arguments) == 2
     assert message in capsys.readouterr().err
