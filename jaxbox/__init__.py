@@ -1,25 +1,30 @@
 """Box convolution and its sister layers for JAX and Flax.
 
 `jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. The sister layers are
-`jaxbox.DclsConv`, `jaxbox.OctConv` (and `jaxbox.OctConvTranspose`) and `jaxbox.DOConv`, of the
-operations `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (and `jaxbox.octave_conv_transpose`) and
-`jaxbox.doconv_kernel`. Submodules: `boxes` (boxes as data), `layers` and `linen` (the layers),
-`optim` (what boxes and positions ask of an optimizer), `surgery` (other layers in place of
-convolutions), `models` (the paper's networks), `analysis` and `plots` (what trained boxes are like,
-in numbers and in pictures), `interop` (weights from and for PyTorch).
+`jaxbox.DclsConv`, `jaxbox.OctConv` (with `jaxbox.OctConvTranspose`) and `jaxbox.DOConv`; their
+operations are `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (with `jaxbox.octave_conv_transpose`) and
+`jaxbox.doconv_kernel`. The modules are `boxes` (boxes as data), `layers` (Flax NNX) and `linen`
+(Flax Linen), `optim` (boxes and positions in an optimizer), `models` (the paper's networks),
+`surgery` (other layers in place of a model's convolutions), `analysis` and `plots` (what trained
+boxes are like, in numbers and in pictures) and `interop` (weights from and for PyTorch).
+
+The operations are loaded with the package. Layers and modules, which need Flax and optax, are
+loaded when they are first used.
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxbox import boxes
 from jaxbox.ops.box_conv import box_conv
 from jaxbox.ops.dcls import dcls_kernel
 from jaxbox.ops.doconv import doconv_kernel
+from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 
 if TYPE_CHECKING:
-    from jaxbox import analysis, boxes, interop, layers, linen, models, optim, plots, surgery
+    from jaxbox import analysis, interop, layers, linen, models, optim, plots, surgery
     from jaxbox.layers import BoxConv, DclsConv, DOConv, OctConv, OctConvTranspose
-    from jaxbox.ops.octave import octave_conv, octave_conv_transpose
 
 __all__ = [
     "BoxConv",
@@ -27,6 +32,8 @@ __all__ = [
     "DclsConv",
     "OctConv",
     "OctConvTranspose",
+    "OctaveBias",
+    "OctaveKernels",
     "analysis",
     "box_conv",
     "boxes",
@@ -43,16 +50,34 @@ __all__ = [
     "surgery",
 ]
 
-_MODULES = {
-    *("analysis", "boxes", "interop", "layers", "linen", "models", "optim", "plots", "surgery")
+__version__ = importlib.metadata.version("jaxbox")
+
+# The module that a name is loaded from when it is first used.
+_LAZY = {
+    "BoxConv": "jaxbox.layers",
+    "DOConv": "jaxbox.layers",
+    "DclsConv": "jaxbox.layers",
+    "OctConv": "jaxbox.layers",
+    "OctConvTranspose": "jaxbox.layers",
+    "analysis": "jaxbox.analysis",
+    "interop": "jaxbox.interop",
+    "layers": "jaxbox.layers",
+    "linen": "jaxbox.linen",
+    "models": "jaxbox.models",
+    "optim": "jaxbox.optim",
+    "plots": "jaxbox.plots",
+    "surgery": "jaxbox.surgery",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: who only wants the operation does not wait for Flax and optax.
-    if name in _MODULES:
-        return importlib.import_module(f"jaxbox.{name}")
-    if name in __all__:
-        home = "jaxbox.ops.octave" if name.startswith("octave") else "jaxbox.layers"
-        return getattr(importlib.import_module(home), name)
-    raise AttributeError(f"module 'jaxbox' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jaxbox' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    value = module if module.__name__ == f"jaxbox.{name}" else getattr(module, name)
+    globals()[name] = value  # Found without this function from now on.
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,9 +2,8 @@
 
 A box is four numbers `(x_min, x_max, y_min, y_max)` in pixels, relative to the pixel that the box
 convolution computes; `x` runs along the width and `y` along the height. Pixel `j` covers
-`[j - 1/2, j + 1/2]`. Every function takes or returns an array whose last axis holds these four
-numbers, with any leading axes. A window is `(h, w)`, the size in pixels of the feature map that
-the boxes are applied to.
+`[j - 1/2, j + 1/2]`. Arrays of boxes have these four numbers along their last axis, and any leading
+axes. A window is `(h, w)`, the size in pixels of the feature map that the boxes are applied to.
 """
 
 import functools
@@ -15,6 +14,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+__all__ = [
+    "Window",
+    "area",
+    "check_window",
+    "initializer",
+    "project",
+    "round_to_pixels",
+    "sample",
+]
+
 type Window = tuple[float, float]
 
 # The paper's epsilon: no box is narrower or lower than one pixel.
@@ -22,16 +31,16 @@ _MIN_SIZE = 1.0
 
 
 def check_window(window: Sequence[float]) -> Window:
-    """Returns `window` as a tuple `(h, w)` once it is known to be two positive finite numbers.
+    """Checks a window and returns it as a tuple.
 
     Args:
-      window: height and width in pixels.
+      window: The size `(h, w)` in pixels.
 
     Returns:
       The tuple `(h, w)`.
 
     Raises:
-      ValueError: `window` is not two numbers, or one of them is not positive and finite.
+      ValueError: `window` is not two positive finite numbers.
 
     Example:
       >>> from jaxbox import boxes
@@ -54,22 +63,22 @@ def sample(
 ) -> jax.Array:
     """Draws random boxes that lie inside the window centred on the origin.
 
-    Along each axis the centre is uniform and then the size is uniform, such that the box stays
-    inside `[-w/2, w/2]` (`[-h/2, h/2]`). No box is smaller than one pixel, the minimum that
-    training enforces; therefore the centre keeps half a pixel from the border, and is uniform in
-    `[-(w-1)/2, (w-1)/2]`. The boxes are valid: `project(theta, window)` leaves every bit alone.
+    Along each axis the centre is uniform, and the size is uniform such that the box stays inside
+    `[-w/2, w/2]` (`[-h/2, h/2]`). No box is smaller than one pixel, the minimum that training
+    enforces; the centre therefore keeps half a pixel from the border and is uniform in
+    `[-(w-1)/2, (w-1)/2]`. The boxes are valid: `project(theta, window)` returns the same bits.
 
-    Source: section 3.1, "Initialization and regularization", which does not say what happens to a
-    centre so near the border that no box of one pixel fits around it.
+    Source: Burkov & Lempitsky 2018, section 3.1, "Initialization and regularization", which does
+    not say what happens to a centre so near the border that no box of one pixel fits around it.
 
     Args:
-      key: a random key.
-      shape: the leading axes of the result, `(C, F)` for a layer.
-      window: height and width in pixels, at least one pixel each.
-      dtype: a floating dtype.
+      key: A random key.
+      shape: The leading axes of the result, `(C, F)` for a layer.
+      window: The size `(h, w)` in pixels of the feature map, each at least 1.
+      dtype: The dtype of the boxes, a floating one.
 
     Returns:
-      Boxes of shape `(*shape, 4)`, in pixels.
+      The boxes, `(*shape, 4)`, in pixels.
 
     Raises:
       TypeError: `dtype` is not floating.
@@ -89,10 +98,11 @@ def sample(
     h, w = check_window(window)
     if min(h, w) < _MIN_SIZE:
         raise ValueError(f"window must be at least one pixel high and wide, got {(h, w)}.")
-    return _sample(key, tuple(shape), (h, w), jnp.dtype(dtype))
+    theta: jax.Array = _sample(key, tuple(shape), (h, w), jnp.dtype(dtype))
+    return theta
 
 
-# Compiled whole: one by one its operations would take a third of a second for every layer.
+# Compiled as a whole, because the operations one by one are slow when a network has many layers.
 @functools.partial(jax.jit, static_argnames=("shape", "window", "dtype"))
 def _sample(key: jax.Array, shape: tuple[int, ...], window: Window, dtype: jnp.dtype) -> jax.Array:
     h, w = window
@@ -102,21 +112,21 @@ def _sample(key: jax.Array, shape: tuple[int, ...], window: Window, dtype: jnp.d
     centre = spread * jax.random.uniform(centre_key, extent.shape, dtype, -1.0, 1.0)
     slack = 2.0 * (spread - jnp.abs(centre))
     half_size = 0.5 * (_MIN_SIZE + slack * jax.random.uniform(size_key, extent.shape, dtype))
-    # Projecting onto half the window repairs what rounding did to a box that fits tightly.
+    # Rounding can push a box that fits tightly over the border; projecting repairs that.
     return project(_join(centre - half_size, centre + half_size), (h / 2, w / 2))
 
 
 def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
-    """Returns `sample` in the form of a Flax initializer.
+    """Returns :func:`sample` in the form of a Flax initializer.
 
     Args:
-      window: height and width in pixels, as for `sample`.
+      window: The size `(h, w)` in pixels of the feature map, as for :func:`sample`.
 
     Returns:
-      A function of `(key, shape, dtype)`; `shape` is that of theta, so it ends in 4.
+      A function of `(key, shape, dtype)`, with the shape of theta, which ends in 4.
 
     Raises:
-      ValueError: `window` is not two positive finite numbers; or, when the initializer is called,
+      ValueError: `window` is not two positive finite numbers; when the initializer is called, its
         `shape` does not end in 4.
 
     Example:
@@ -138,27 +148,27 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
 def project(
     theta: ArrayLike, window: Sequence[float] | None = None, *, min_size: float = _MIN_SIZE
 ) -> jax.Array:
-    """Moves each box to the nearest valid one; a valid box comes out bit for bit unchanged.
+    """Moves each box to the nearest valid one; valid boxes are returned bit for bit.
 
-    A box is valid when it is at least `min_size` wide and high and lies in `[-w, w] x [-h, h]`,
-    in the arithmetic of its dtype. An axis that is too short (or inverted) grows to `min_size`
-    about its midpoint; edges outside are then clipped, but never so far that the box would lose
-    its minimum size again. This is the Euclidean projection, so it is idempotent (to the bit).
-    NaNs stay NaN.
+    A box is valid if it is at least `min_size` wide and high and lies in `[-w, w] x [-h, h]`, in
+    the arithmetic of its dtype. Along an axis where it is too short, or inverted, it grows to
+    `min_size` about its midpoint. Bounds outside are then clipped, but never so far that the box
+    would lose its minimum size again. This is the Euclidean projection; it is idempotent to the
+    bit. NaNs stay NaN.
 
-    Source: section 3.1, "Initialization and regularization".
+    Source: Burkov & Lempitsky 2018, section 3.1, "Initialization and regularization".
 
     Args:
-      theta: boxes of shape `(..., 4)`, in pixels.
-      window: height and width in pixels. `None` enforces the minimum size only.
-      min_size: the least width and height, in pixels.
+      theta: Boxes, `(..., 4)`, in pixels.
+      window: The size `(h, w)` in pixels of the feature map. `None` enforces the minimum size only.
+      min_size: The least width and height of a box, in pixels.
 
     Returns:
-      Boxes of the same shape and dtype.
+      The valid boxes, of the same shape and dtype.
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: the last axis of `theta` is not 4; `min_size` is not positive and finite;
+      ValueError: The last axis of `theta` is not 4; `min_size` is not positive and finite;
         `window` is not two positive finite numbers, or a box of `min_size` does not fit in
         `[-w, w] x [-h, h]`.
 
@@ -174,12 +184,12 @@ def project(
     theta = _check_theta(theta)
     if not (math.isfinite(min_size) and min_size > 0):
         raise ValueError(f"min_size must be positive and finite, in pixels, got {min_size}.")
-    low, high = _edges(theta)
+    low, high = _bounds(theta)
     short = high - low < min_size
     valid = ~short
     new_low = jnp.where(short, 0.5 * low + 0.5 * high - 0.5 * min_size, low)
     if window is None:
-        new_high = jnp.where(short, _upper_edge(new_low, min_size), high)
+        new_high = jnp.where(short, _upper_bound(new_low, min_size), high)
     else:
         h, w = check_window(window)
         if 2 * min(h, w) < min_size:
@@ -187,10 +197,10 @@ def project(
                 f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {(h, w)}."
             )
         limit = _per_axis(w, h, low.shape, theta.dtype)
-        # The least upper edge, and minus the greatest lower edge, that leave room for min_size.
-        reach = _upper_edge(-limit, min_size)
+        # The least upper bound, and minus the greatest lower bound, that leave room for min_size.
+        reach = _upper_bound(-limit, min_size)
         new_low = jnp.clip(new_low, -limit, -reach)
-        new_high = jnp.where(short, _upper_edge(new_low, min_size), high)
+        new_high = jnp.where(short, _upper_bound(new_low, min_size), high)
         new_high = jnp.clip(new_high, reach, limit)
         valid &= (low >= -limit) & (high <= limit)
     return _join(jnp.where(valid, low, new_low), jnp.where(valid, high, new_high))
@@ -199,22 +209,23 @@ def project(
 def round_to_pixels(theta: ArrayLike) -> jax.Array:
     """Rounds each box to a nearest box that covers whole pixels.
 
-    Edges go to the nearest half-integer, where pixels end; an edge midway between two (a whole
-    number) goes up, so that a box whose size is a whole number of pixels keeps it. A box smaller
-    than a pixel first grows to one as in `project`, so every result covers at least one pixel.
+    Bounds go to the nearest half-integer, where pixels end. A bound midway between two, which is a
+    whole number, goes up, so that a box whose size is a whole number of pixels keeps it. A box
+    smaller than a pixel first grows to one as in :func:`project`, so that every result covers at
+    least one pixel.
 
-    Source: section 4, which rounds trained boxes to the nearest integers. (The integers are those
-    of the authors' coordinates, whose pixels end at whole numbers.)
+    Source: Burkov & Lempitsky 2018, section 4, which rounds trained boxes to the nearest integers.
+    (The integers are those of the authors' coordinates, in which pixels end at integers.)
 
     Args:
-      theta: boxes of shape `(..., 4)`, in pixels.
+      theta: Boxes, `(..., 4)`, in pixels.
 
     Returns:
-      Boxes of the same shape and dtype whose edges are half-integers.
+      Boxes of the same shape and dtype whose bounds are half-integers.
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: the last axis of `theta` is not 4.
+      ValueError: The last axis of `theta` is not 4.
 
     Example:
       >>> import jax.numpy as jnp
@@ -222,25 +233,25 @@ def round_to_pixels(theta: ArrayLike) -> jax.Array:
       >>> boxes.round_to_pixels(jnp.array([-1.3, 0.6, 2.1, 2.2])).tolist()
       [-1.5, 0.5, 1.5, 2.5]
     """
-    low, high = _edges(project(theta))
+    low, high = _bounds(project(theta))
     low, high = jnp.floor(low), jnp.floor(high)
-    # The size of a box that ends just short of a whole number can be one pixel by rounding alone.
+    # Only rounding may have made a box one pixel large; its bounds can then have the same floor.
     high = jnp.maximum(high, low + 1)
     return _join(low + 0.5, high + 0.5)
 
 
 def area(theta: ArrayLike) -> jax.Array:
-    """Returns the areas of boxes.
+    """Computes the areas of boxes.
 
     Args:
-      theta: valid boxes of shape `(..., 4)`, in pixels.
+      theta: Valid boxes, `(..., 4)`, in pixels.
 
     Returns:
-      Areas of shape `(...)`, in square pixels.
+      The areas, `(...)`, in square pixels.
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: the last axis of `theta` is not 4.
+      ValueError: The last axis of `theta` is not 4.
 
     Example:
       >>> import jax.numpy as jnp
@@ -248,11 +259,11 @@ def area(theta: ArrayLike) -> jax.Array:
       >>> boxes.area(jnp.array([-1.5, 0.5, 0.0, 4.0])).item()
       8.0
     """
-    low, high = _edges(_check_theta(theta))
+    low, high = _bounds(_check_theta(theta))
     return jnp.prod(high - low, axis=-1)
 
 
-def _upper_edge(low: jax.Array, size: float) -> jax.Array:
+def _upper_bound(low: jax.Array, size: float) -> jax.Array:
     """Returns `low + size`, one float up if the size would otherwise round to less than `size`."""
     high = low + size
     return jnp.where(high - low < size, jnp.nextafter(high, jnp.inf), high)
@@ -262,8 +273,8 @@ def _per_axis(x: float, y: float, shape: Sequence[int], dtype: DTypeLike) -> jax
     return jnp.broadcast_to(jnp.array([x, y], dtype), shape)
 
 
-def _edges(theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Splits boxes into lower and upper edges, each `(..., 2)` with the last axis `(x, y)`."""
+def _bounds(theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Splits boxes into lower and upper bounds, each `(..., 2)` with the last axis `(x, y)`."""
     return theta[..., 0::2], theta[..., 1::2]
 
 

@@ -1,101 +1,65 @@
 """The layers for Flax Linen.
 
-Each is made of the NNX layer of its name, by one function: the same options, numbers and
-parameters, but for the channels of the input (and for boxes the size of their window), which Linen
-takes from the input that a layer is initialized with. Linen parameters carry no metadata: find
-boxes and positions with :func:`jaxbox.optim.find_boxes_by_name` and
+Each class is made from the NNX layer of its name: it has the same options, numbers and parameters,
+except for the channels of the input and the window of boxes, which it takes from the input that it
+is initialized with. Linen parameters carry no metadata: mark boxes and positions for
+:mod:`jaxbox.optim` by :func:`jaxbox.optim.find_boxes_by_name` and
 :func:`jaxbox.optim.find_positions_by_name`.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
+from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
+from jax import lax
 
 from jaxbox import layers
-from jaxbox.ops import octave as octaves
+from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
+from jaxbox.layers.octave import Alpha
+from jaxbox.ops.box_conv import Implementation
+from jaxbox.ops.dcls import Version
+from jaxbox.ops.octave_features import Features, Pooling, to_pair
 from jaxbox_kernels.common import layout
+from jaxbox_kernels.common.conv import ConvGeneralDilated
 
 __all__ = ["BoxConv", "DOConv", "DclsConv", "OctConv", "OctConvTranspose"]
 
-type _FromInput = Callable[[Mapping[str, Any], Any], Mapping[str, Any]]
-
 
 class _LinenLayer(nn.Module):
-    """Builds its NNX layer for the input that it gets."""
+    """Builds the NNX layer of its name for the input that it gets, and applies it."""
+
+    nnx_layer: ClassVar[type[nnx.Module]]
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """Applies the layer; see the NNX layer of this name."""
-        layer, from_input = self._nnx_layer, self._from_input
-        options = {name: getattr(self, name) for name in self._options}
         module = nnx.bridge.ToLinen(
-            layer, kwargs={**options, **from_input(options, x)}, metadata_fn=None
+            self.nnx_layer, kwargs=self._options() | self._from_input(x), metadata_fn=None
         )
-        # Its parameters become this layer's own.
+        # The parameters get their names from the NNX layer alone, without that of `module`.
         nn.share_scope(self, module)
         return module(x)
 
+    def _options(self) -> dict[str, Any]:
+        """Returns the attributes that are arguments of the NNX layer."""
+        names = {field.name for field in dataclasses.fields(self)} - {"parent", "name"}
+        return {name: getattr(self, name) for name in names}
 
-def _linen_layer(layer: type[nnx.Module], from_input: _FromInput, example: str) -> Any:
-    """Makes the Linen layer of an NNX layer.
-
-    Args:
-      layer: The NNX layer.
-      from_input: The options that follow from the input, given the others.
-      example: Of its use, for the documentation.
-
-    Returns:
-      A class with the NNX layer's other options as attributes.
-    """
-    parameters = dict(inspect.signature(layer.__init__).parameters)
-    for name in ("self", "in_features", "example", "rngs"):
-        parameters.pop(name, None)
-    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
-    return type(
-        layer.__name__,
-        (_LinenLayer,),
-        {
-            "__module__": __name__,
-            "__doc__": (
-                f"The Linen form of :class:`jaxbox.layers.{layer.__name__}`.\n\n"
-                f"Attributes: {', '.join(parameters)}; as there.\n\n{example}"
-            ),
-            "__annotations__": dict.fromkeys(parameters, Any),
-            **defaults,
-            "_nnx_layer": layer,
-            "_from_input": staticmethod(from_input),
-            "_options": tuple(parameters),
-        },
-    )
+    def _from_input(self, x: Any) -> dict[str, Any]:
+        """Returns the arguments of the NNX layer that follow from the input."""
+        return {"in_features": x.shape[-1]}
 
 
-def _channels(options: Mapping[str, Any], x: jax.Array) -> Mapping[str, Any]:
-    del options
-    return {"in_features": x.shape[-1]}
+class BoxConv(_LinenLayer):
+    """The Linen form of :class:`jaxbox.layers.BoxConv`, with the same options.
 
+    By default the window is the size of the feature map that the layer is initialized with.
 
-def _channels_of_octaves(options: Mapping[str, Any], x: octaves.Features) -> Mapping[str, Any]:
-    del options
-    present = [octave for octave in octaves.branches(x) if octave is not None]
-    return {"in_features": sum(octave.shape[-1] for octave in present)}
-
-
-def _channels_and_window(options: Mapping[str, Any], x: jax.Array) -> Mapping[str, Any]:
-    axes = layout.describe(options["channel_axis"])
-    if x.ndim < 3:
-        raise ValueError(f"x must be {axes}, got shape {x.shape}.")
-    size, channels = layout.split_shape(x.shape, options["channel_axis"])
-    return {"in_features": channels, "window": options["window"] or size}
-
-
-BoxConv = _linen_layer(
-    layers.BoxConv,
-    _channels_and_window,
-    """
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
@@ -107,12 +71,32 @@ BoxConv = _linen_layer(
       (16, 4, 4)
       >>> layer.apply(params, x).shape
       (2, 64, 128, 64)
-    """,
-)
-DclsConv = _linen_layer(
-    layers.DclsConv,
-    _channels,
     """
+
+    nnx_layer: ClassVar[type[nnx.Module]] = layers.BoxConv
+
+    num_boxes: int
+    window: Sequence[float] | None = None
+    normalize: bool = True
+    whole_pixels: bool = False
+    channel_axis: layout.ChannelAxis = -1
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    trainable: bool = True
+    theta_init: Initializer | None = None
+    implementation: Implementation | None = None
+
+    def _from_input(self, x: jax.Array) -> dict[str, Any]:
+        axes = layout.describe(self.channel_axis)
+        if x.ndim < 3:
+            raise ValueError(f"x must be {axes}, got shape {x.shape}.")
+        size, channels = layout.split_shape(x.shape, self.channel_axis)
+        return {"in_features": channels, "window": self.window or size}
+
+
+class DclsConv(_LinenLayer):
+    """The Linen form of :class:`jaxbox.layers.DclsConv`, with the same options.
+
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
@@ -120,12 +104,72 @@ DclsConv = _linen_layer(
       >>> params = DclsConv(8, (17, 17), 34).init(jax.random.key(0), jnp.ones((32, 32, 4)))
       >>> params["params"]["positions"].shape
       (2, 34, 4, 8)
-    """,
-)
-OctConv = _linen_layer(
-    layers.OctConv,
-    _channels_of_octaves,
     """
+
+    nnx_layer: ClassVar[type[nnx.Module]] = layers.DclsConv
+
+    out_features: int
+    kernel_size: int | Sequence[int]
+    kernel_count: int | None = None
+    strides: int | Sequence[int] = 1
+    dilation: int | Sequence[int] | None = None
+    padding: PaddingLike = "SAME"
+    feature_group_count: int = 1
+    use_bias: bool = True
+    version: Version = "gauss"
+    gain: float = 1.0
+    share_positions: bool = False
+    whole_positions: bool = False
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    weight_init: Initializer | None = None
+    bias_init: Initializer | None = None
+    positions_init: Initializer = OFFSETS_INIT
+    sigma_init: Initializer | None = None
+
+
+class DOConv(_LinenLayer):
+    """The Linen form of :class:`jaxbox.layers.DOConv`, with the same options.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.linen import DOConv
+      >>> params = DOConv(8, (3, 3)).init(jax.random.key(0), jnp.ones((6, 6, 4)))
+      >>> jax.tree.map(jnp.shape, params["params"])
+      {'bias': (8,), 'deviation': (3, 3, 9, 4), 'weight': (9, 4, 8)}
+    """
+
+    nnx_layer: ClassVar[type[nnx.Module]] = layers.DOConv
+
+    out_features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] = 1
+    depth_multiplier: int | None = None
+    padding: PaddingLike = "SAME"
+    kernel_dilation: int | Sequence[int] = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    legacy_torch_grouping: bool = False
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    weight_init: Initializer = KERNEL_INIT
+    bias_init: Initializer = nnx.initializers.zeros
+    conv_general_dilated: ConvGeneralDilated = lax.conv_general_dilated
+
+
+class _OctaveLayer(_LinenLayer):
+    """A layer whose input are features of two octaves."""
+
+    def _from_input(self, x: Features) -> dict[str, Any]:
+        return {"in_features": sum(0 if y is None else y.shape[-1] for y in to_pair(x))}
+
+
+class OctConv(_OctaveLayer):
+    """The Linen form of :class:`jaxbox.layers.OctConv`, with the same options.
+
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
@@ -135,12 +179,30 @@ OctConv = _linen_layer(
       >>> high, low = layer.apply(layer.init(jax.random.key(0), x), x)
       >>> high.shape, low.shape
       ((6, 6, 4), (3, 3, 4))
-    """,
-)
-OctConvTranspose = _linen_layer(
-    layers.OctConvTranspose,
-    _channels_of_octaves,
     """
+
+    nnx_layer: ClassVar[type[nnx.Module]] = layers.OctConv
+
+    out_features: int
+    kernel_size: int | Sequence[int]
+    strides: int = 1
+    alpha: Alpha = 0.5
+    padding: PaddingLike = "SAME"
+    kernel_dilation: int | Sequence[int] = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    pooling: Pooling = "floor"
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = KERNEL_INIT
+    bias_init: Initializer = nnx.initializers.zeros
+    conv_general_dilated: ConvGeneralDilated = lax.conv_general_dilated
+
+
+class OctConvTranspose(_OctaveLayer):
+    """The Linen form of :class:`jaxbox.layers.OctConvTranspose`, with the same options.
+
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
@@ -150,18 +212,20 @@ OctConvTranspose = _linen_layer(
       >>> high, low = layer.apply(layer.init(jax.random.key(0), x), x)
       >>> high.shape, low.shape
       ((12, 12, 4), (6, 6, 4))
-    """,
-)
-DOConv = _linen_layer(
-    layers.DOConv,
-    _channels,
     """
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> from jaxbox.linen import DOConv
-      >>> params = DOConv(8, (3, 3)).init(jax.random.key(0), jnp.ones((6, 6, 4)))
-      >>> jax.tree.map(jnp.shape, params["params"])
-      {'bias': (8,), 'deviation': (3, 3, 9, 4), 'weight': (9, 4, 8)}
-    """,
-)
+
+    nnx_layer: ClassVar[type[nnx.Module]] = layers.OctConvTranspose
+
+    out_features: int
+    kernel_size: int | Sequence[int]
+    strides: int = 1
+    alpha: Alpha = 0.5
+    padding: PaddingLike = "SAME"
+    kernel_dilation: int | Sequence[int] = 1
+    use_bias: bool = True
+    pooling: Pooling = "floor"
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    kernel_init: Initializer = KERNEL_INIT
+    bias_init: Initializer = nnx.initializers.zeros

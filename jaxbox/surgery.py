@@ -1,19 +1,18 @@
-"""Other layers in place of a network's convolutions."""
+"""Replaces convolutions of a model by other layers."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxbox.layers.box import BoxConv
-from jaxbox.layers.dcls import DclsConv, regular_positions
-from jaxbox.layers.doconv import DOConv
-from jaxbox.layers.octave import DropInOctConv, split_channels
-from jaxbox.layers.plain_conv import positive_sizes
+from jaxbox.layers import ArrayOctConv, BoxConv, DclsConv, DOConv
+from jaxbox.layers.arguments import sizes_per_axis
+from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
 
 __all__ = ["Variant", "is_dilated", "replace_convs"]
@@ -43,34 +42,38 @@ def replace_convs[Model: nnx.Module](
 ) -> Model:
     """Copies a model with other layers in place of some of its convolutions.
 
-    - `"doconv"`: `DOConv`, which starts as the same function.
-    - `"dcls"`: `DclsConv`, with the taps where the convolution has its own, in a kernel just large
-      enough. It starts as the same function with version `"v0"`, the default, and `"max"`; with
-      `"gauss"` near it. With `"v1"` positions would never leave whole cells: the derivative there
-      is 0. Further options are `kernel_size`, for room to move, and those of `DclsConv`.
-    - `"octave"`: `DropInOctConv`, with the parts of the kernel that the paths have: with `alpha` 0
-      the same function. Options: `alpha` and `pooling`. Groups must be 1.
-    - `"box"`: there is no box convolution that is the same. A whole `Bottleneck` of ENet becomes
-      the paper's `BoxBlock`, with the same dropout; any other convolution a 1x1 convolution and a
-      `BoxConv` of its outputs. Options: `num_boxes` (default 4), `window` for the latter.
+    - `"doconv"`: a `DOConv`, which starts as the same function. Options: those of `DOConv`.
+    - `"dcls"`: a `DclsConv` whose taps start at those of the convolution, in a kernel just large
+      enough. With the versions `"v0"`, the default, and `"max"` it starts as the same function,
+      with `"gauss"` close to it. With `"v1"` positions would never leave whole cells, because their
+      derivative is 0 there. Options: those of `DclsConv`; a larger `kernel_size` gives the taps
+      room to move.
+    - `"octave"`: an `ArrayOctConv` whose paths start with their parts of the convolution's kernel;
+      with an `alpha` of 0 it is the same function. Options: those of `OctConv`, `alpha` above all.
+    - `"box"`: a `Bottleneck` of ENet becomes as a whole the paper's `BoxBlock` with the same
+      dropout; any other convolution becomes a 1x1 convolution and a `BoxConv` of its outputs. Both
+      start as another function. Options: `num_boxes` (default 4), and for the latter `window` and
+      others of `BoxConv`.
 
     Source: Burkov & Lempitsky 2018, section 4, for the box blocks.
 
     Args:
       model: An NNX model; a single `nnx.Conv` too.
-      variant: What takes the place.
-      where: Which convolutions go. Default: the dilated ones, as in ENet's context blocks.
-      rngs: The random keys for what starts at random; the streams `params` and `dropout` are used.
-      **options: See above.
+      variant: The kind of layer that takes the place of the convolutions.
+      where: A function that selects the convolutions to replace, by default the dilated ones.
+      rngs: The random keys for the new parameters that are drawn and for dropout; the streams
+        `params` and `dropout` are used.
+      **options: Options for the new layers; see above.
 
     Returns:
-      A copy; other layers keep their parameters.
+      A copy of the model. Other layers keep their parameters.
 
     Raises:
-      ValueError: `variant` is unknown, no convolution was selected, or one has what its variant
-        lacks: a mask or input dilation; for `"dcls"` a smaller `kernel_size` than its extent; for
-        `"octave"` groups or uneven strides; for `"box"` strides, groups, another number of spatial
-        axes than two, or a number of outputs that `num_boxes` does not divide.
+      ValueError: `variant` is unknown, no convolution is selected, or one has what the variant
+        does not support: a mask or input dilation; for `"dcls"` an extent larger than
+        `kernel_size`; for `"octave"` groups or different strides along the axes; for `"box"`
+        strides, groups, another number of spatial axes than two, or a number of outputs that
+        `num_boxes` does not divide.
 
     Example:
       >>> from flax import nnx
@@ -79,44 +82,46 @@ def replace_convs[Model: nnx.Module](
       >>> def enet_with_boxes():
       ...     model = models.create("enet", 3, (16, 24), rngs=nnx.Rngs(0))
       ...     return replace_convs(model, "box", rngs=nnx.Rngs(1))
-      >>> model = nnx.eval_shape(enet_with_boxes)  # Its shapes will do here.
+      >>> model = nnx.eval_shape(enet_with_boxes)  # Computes only shapes.
       >>> [type(block).__name__ for block in model.blocks[7:11]]
       ['Bottleneck', 'BoxBlock', 'Bottleneck', 'BoxBlock']
     """
-    if variant not in _MAKERS:
-        raise ValueError(f"variant must be one of {', '.join(_MAKERS)}, got {variant!r}.")
+    if variant not in _REPLACEMENTS:
+        raise ValueError(f"variant must be one of {', '.join(_REPLACEMENTS)}, got {variant!r}.")
     copy = nnx.clone(model)
     replaced: dict[tuple[Any, ...], nnx.Module] = {}
     modules = dict(nnx.iter_modules(copy))
     for path, conv in modules.items():
         if not isinstance(conv, nnx.Conv) or not where(conv):
             continue
-        _check(conv)
-        owners = {path[:n]: modules.get(path[:n]) for n in range(len(path))}
-        blocks = {p: b for p, b in owners.items() if isinstance(b, Bottleneck)}
+        _check_replaceable(conv)
+        parents = {path[:n]: modules.get(path[:n]) for n in range(len(path))}
+        blocks = {p: b for p, b in parents.items() if isinstance(b, Bottleneck)}
         if variant == "box" and blocks:
-            place, block = blocks.popitem()
-            replaced[place] = _box_block(block, rngs=rngs, **options)
+            block_path, block = blocks.popitem()
+            replaced[block_path] = _box_block(block, rngs=rngs, **options)
         else:
-            replaced[path] = _MAKERS[variant](conv, rngs=rngs, **options)
+            replaced[path] = _REPLACEMENTS[variant](conv, rngs=rngs, **options)
     if not replaced:
         raise ValueError("where must select a convolution of the model; it selects none.")
     for path, layer in replaced.items():
         if not path:
             return layer  # type: ignore[return-value]
-        _put(copy, path, layer)
+        _set_module(copy, path, layer)
     return copy
 
 
-def _check(conv: nnx.Conv) -> None:
+def _check_replaceable(conv: nnx.Conv) -> None:
+    """Checks that a convolution has nothing that no variant supports."""
     if conv.mask is not None or max(_per_axis(conv, conv.input_dilation)) > 1:
         raise ValueError("a convolution with a mask or input dilation has no counterpart.")
 
 
-def _put(model: Any, path: tuple[Any, ...], layer: nnx.Module) -> None:
-    *owners, name = path
-    for owner in owners:
-        model = model[owner] if isinstance(owner, int) else getattr(model, owner)
+def _set_module(model: Any, path: tuple[Any, ...], layer: nnx.Module) -> None:
+    """Sets the module at a path of attribute names and indices."""
+    *parents, name = path
+    for parent in parents:
+        model = model[parent] if isinstance(parent, int) else getattr(model, parent)
     if isinstance(name, int):
         model[name] = layer
     else:
@@ -124,26 +129,29 @@ def _put(model: Any, path: tuple[Any, ...], layer: nnx.Module) -> None:
 
 
 def _per_axis(conv: nnx.Conv, sizes: Any) -> tuple[int, ...]:
-    return positive_sizes("sizes", 1 if sizes is None else sizes, len(conv.kernel_size))
+    """Returns strides or dilations, which may be `None` in Flax, as one for each spatial axis."""
+    return sizes_per_axis("sizes", 1 if sizes is None else sizes, len(conv.kernel_size))
 
 
-def _common(conv: nnx.Conv, *names: str) -> dict[str, Any]:
+def _options_of(conv: nnx.Conv, *names: str) -> dict[str, Any]:
+    """Returns the convolution's options that every variant has, and those of the given names."""
     names = ("padding", "use_bias", "dtype", "param_dtype", "precision", *names)
     return {name: getattr(conv, name) for name in names}
 
 
-def _copy_bias(conv: nnx.Conv, bias: nnx.Variable | None) -> None:
+def _copy_bias(conv: nnx.Conv, bias: nnx.Variable[jax.Array] | None) -> None:
     if conv.bias is not None and bias is not None:
         bias[...] = conv.bias[...]
 
 
 def _doconv(conv: nnx.Conv, **options: Any) -> DOConv:
+    """Makes the DO-Conv that starts as a convolution."""
     names = ("kernel_dilation", "feature_group_count", "conv_general_dilated")
     shape = (conv.in_features, conv.out_features, conv.kernel_size, _per_axis(conv, conv.strides))
-    layer = DOConv(*shape, **{**_common(conv, *names), **options})
+    layer = DOConv(*shape, **{**_options_of(conv, *names), **options})
     kernel = conv.kernel[...]
     taps = kernel.reshape(-1, *kernel.shape[-2:])
-    # The taps behind the first identity, if the depth multiplier leaves any, add nothing.
+    # With a larger depth multiplier the rest of the weights, and so their share, starts at 0.
     layer.weight[...] = jnp.pad(taps, [(0, layer.depth_multiplier - len(taps)), (0, 0), (0, 0)])
     _copy_bias(conv, layer.bias)
     return layer
@@ -152,12 +160,13 @@ def _doconv(conv: nnx.Conv, **options: Any) -> DOConv:
 def _dcls(
     conv: nnx.Conv, *, kernel_size: tuple[int, ...] | None = None, **options: Any
 ) -> DclsConv:
+    """Makes the DCLS layer whose taps start at those of a convolution."""
     dilation = _per_axis(conv, conv.kernel_dilation)
     extent = tuple((n - 1) * d + 1 for n, d in zip(conv.kernel_size, dilation, strict=True))
-    size = extent if kernel_size is None else positive_sizes("kernel_size", kernel_size)
+    size = extent if kernel_size is None else sizes_per_axis("kernel_size", kernel_size)
     if len(size) != len(extent) or any(n < m for n, m in zip(size, extent, strict=True)):
         raise ValueError(f"kernel_size must be at least the extent {extent}, got {size}.")
-    places = regular_positions(conv.kernel_size, dilation, size)
+    positions = dilated_positions(conv.kernel_size, dilation, size)
     layer = DclsConv(
         conv.in_features,
         conv.out_features,
@@ -165,51 +174,47 @@ def _dcls(
         math.prod(conv.kernel_size),
         _per_axis(conv, conv.strides),
         positions_init=lambda _, shape, dtype: jnp.broadcast_to(
-            jnp.asarray(places[..., np.newaxis, np.newaxis], dtype), shape
+            jnp.asarray(positions[..., np.newaxis, np.newaxis], dtype), shape
         ),
-        **{"version": "v0", **_common(conv, "feature_group_count"), **options},
+        **{"version": "v0", **_options_of(conv, "feature_group_count"), **options},
     )
     layer.weight[...] = conv.kernel[...].reshape(layer.weight.shape)
     _copy_bias(conv, layer.bias)
     return layer
 
 
-def _octave(conv: nnx.Conv, **options: Any) -> DropInOctConv:
+def _octave(conv: nnx.Conv, **options: Any) -> ArrayOctConv:
+    """Makes the octave convolution that starts with the parts of a convolution's kernel."""
     strides = set(_per_axis(conv, conv.strides))
     if conv.feature_group_count > 1 or len(strides) > 1:
         raise ValueError(
             "an octave convolution needs one group and the same stride along each axis, got "
             f"{conv.feature_group_count} and {conv.strides}."
         )
-    layer = DropInOctConv(
+    layer = ArrayOctConv(
         conv.in_features,
         conv.out_features,
         conv.kernel_size,
         strides.pop(),
-        **{**_common(conv, "kernel_dilation", "conv_general_dilated"), **options},
+        **{**_options_of(conv, "kernel_dilation", "conv_general_dilated"), **options},
     )
-    inputs, outputs = (
-        split_channels(channels, alpha)[0]
-        for channels, alpha in zip(
-            (conv.in_features, conv.out_features), layer.conv.alpha, strict=True
-        )
-    )
-    high, low = jnp.split(conv.kernel[...], [inputs], axis=-2)
     octaves = layer.conv
-    for kernel, to_high, to_low in (
-        (high, octaves.high_to_high, octaves.high_to_low),
-        (low, octaves.low_to_high, octaves.low_to_low),
-    ):
-        for path, part in zip((to_high, to_low), jnp.split(kernel, [outputs], -1), strict=True):
-            if path is not None:
-                path[...] = part
+    high_inputs, high_outputs = octaves.in_features[0], octaves.out_features[0]
+    high, low = jnp.split(conv.kernel[...], [high_inputs], axis=-2)
+    _assign_parts((octaves.high_to_high, octaves.high_to_low), high, high_outputs)
+    _assign_parts((octaves.low_to_high, octaves.low_to_low), low, high_outputs)
     if conv.bias is not None:
-        for own, part in zip(
-            (octaves.high_bias, octaves.low_bias), jnp.split(conv.bias[...], [outputs]), strict=True
-        ):
-            if own is not None:
-                own[...] = part
+        _assign_parts((octaves.high_bias, octaves.low_bias), conv.bias[...], high_outputs)
     return layer
+
+
+def _assign_parts(
+    variables: Sequence[nnx.Variable[jax.Array] | None], array: jax.Array, high_outputs: int
+) -> None:
+    """Sets the variables of the high and of the low output to their parts of an array."""
+    for variable, part in zip(variables, jnp.split(array, [high_outputs], -1), strict=True):
+        if variable is not None:
+            variable[...] = part
 
 
 def _box(
@@ -220,6 +225,7 @@ def _box(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> nnx.Sequential:
+    """Makes the 1x1 convolution and the boxes that take the place of a convolution."""
     if (
         max(_per_axis(conv, conv.strides)) > 1
         or conv.feature_group_count > 1
@@ -240,12 +246,13 @@ def _box(
 
 
 def _box_block(block: Bottleneck, *, rngs: nnx.Rngs, **options: Any) -> BoxBlock:
+    """Makes the box block that takes the place of a bottleneck, with the same dropout."""
     rates = [layer.rate for _, layer in nnx.iter_modules(block) if isinstance(layer, nnx.Dropout)]
     given = {"dropout": max(rates, default=0.0), "channel_axis": block.channel_axes[0], **options}
     layers = (layer for _, layer in nnx.iter_modules(block) if isinstance(layer, nnx.Conv))
     return BoxBlock(block.output, dtype=next(layers).dtype or jnp.float32, rngs=rngs, **given)
 
 
-_MAKERS: Final[Mapping[Variant, Callable[..., nnx.Module]]] = MappingProxyType(
+_REPLACEMENTS: Final[Mapping[Variant, Callable[..., nnx.Module]]] = MappingProxyType(
     {"box": _box, "dcls": _dcls, "octave": _octave, "doconv": _doconv}
 )

@@ -1,1 +1,1 @@
-"""How box convolution is computed: one module an implementation."""
+"""How the box convolution is computed: the contract of a backend, and one folder a backend."""

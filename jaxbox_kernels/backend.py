@@ -1,48 +1,142 @@
-"""Which kernels compute the box convolution."""
+"""The contract that every backend of the box convolution fulfils.
 
-from types import ModuleType
-from typing import Literal, get_args
+A backend works on planes. In the shapes below, `N` is the number of images, `C` the number of
+channels, `F` the number of boxes of each channel, `H` the number of rows and `W` the number of
+columns of an image. Boxes are `(x_min, x_max, y_min, y_max)` in pixels.
+
+`registry` has the table of backends and chooses among them.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
-from jax.typing import DTypeLike
+from jax import Array, lax
 
-from jaxbox_kernels.xla import backend as xla
+type Gradients = tuple[Array | None, Array | None]
+"""The gradients with respect to `x` and to `theta`; `None` stands for one that is not needed."""
 
-Implementation = Literal["xla", "mosaic_gpu"]
 
+@dataclass(frozen=True)
+class Options:
+    """What a backend computes. Hashable, so that it can be a static argument of `jax.jit`.
 
-def pick(
-    implementation: Implementation | None, shape: tuple[int, ...], dtype: DTypeLike, boxes: int
-) -> ModuleType:
-    """The kernels for planes of a shape `(N, C, H, W)` with so many boxes each.
-
-    Raises:
-      ValueError: `implementation` is unknown, or cannot serve the dtype, the shape or the device.
+    Attributes:
+      normalize: whether the integral over a box is divided by the box's area.
+      whole_pixels: whether all bounds of all boxes are known to lie on pixel edges, of which a
+        backend may make use.
+      needs_dx: whether `backward` computes the gradient with respect to `x`.
     """
-    if implementation is None:
-        return _pick_by_device(shape, dtype, boxes)
-    if implementation == "xla":
-        return xla
-    if implementation != "mosaic_gpu":
-        raise ValueError(
-            f"implementation must be None or one of {sorted(get_args(Implementation))}; "
-            f"got {implementation!r}."
-        )
-    from jaxbox_kernels.mosaic_gpu import backend as mosaic_gpu
 
-    reason = mosaic_gpu.unsuitable_device() or mosaic_gpu.unsuitable_planes(shape, dtype, boxes)
-    if reason:
-        raise ValueError(f"implementation='mosaic_gpu' cannot serve: {reason}.")
-    return mosaic_gpu
+    normalize: bool = True
+    whole_pixels: bool = False
+    needs_dx: bool = True
 
 
-def _pick_by_device(shape: tuple[int, ...], dtype: DTypeLike, boxes: int) -> ModuleType:
-    if jax.default_backend() != "gpu":
-        return xla
-    # Machines without a GPU need not load what is for GPUs only.
-    from jaxbox_kernels import by_platform
-    from jaxbox_kernels.mosaic_gpu import backend as mosaic_gpu
+class Forward(Protocol):
+    """Computes the output of the box convolution."""
 
-    if mosaic_gpu.unsuitable_device() or mosaic_gpu.unsuitable_planes(shape, dtype, boxes):
-        return xla
-    return by_platform
+    def __call__(self, x: Array, theta: Array, options: Options) -> Array:
+        """Averages or integrates planes over boxes.
+
+        Args:
+          x: the input, `(N, C, H, W)`.
+          theta: the boxes, `(C, F, 4)`.
+          options: what to compute.
+
+        Returns:
+          The output, `(N, C, F, H, W)`, of the dtype of `x`.
+        """
+
+
+class Backward(Protocol):
+    """Computes the gradients of the box convolution."""
+
+    def __call__(self, x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
+        """Computes the gradients that are needed, differentiably.
+
+        Args:
+          x: the input, `(N, C, H, W)`; `None` if the gradient with respect to `theta` is not
+            needed.
+          theta: the boxes, `(C, F, 4)`.
+          g: the gradient with respect to the output, `(N, C, F, H, W)`.
+          options: what to compute.
+
+        Returns:
+          `dx`, the gradient with respect to `x`, of the dtype of `g`, and `dtheta`, the gradient
+          with respect to `theta`; `None` in place of what is not needed.
+        """
+
+
+class Unsuitable(Protocol):
+    """Tells whether a backend can compute a box convolution on the default device."""
+
+    def __call__(self, x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
+        """Says why the backend cannot serve an input of this shape and dtype.
+
+        Args:
+          x: the shape `(N, C, H, W)` and the dtype of the input.
+          boxes: the number `F` of boxes of each channel.
+
+        Returns:
+          The reason, a clause without a full stop; `None` if the backend can serve the input.
+        """
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An implementation of the box convolution.
+
+    Attributes:
+      name: what users call it.
+      forward: computes the output.
+      backward: computes the gradients; can itself be differentiated.
+      unsuitable: says why the backend cannot serve an input.
+      maps_images: whether large images with channels last are transposed and computed one at a
+        time, which takes less memory but keeps a GPU less busy.
+    """
+
+    name: str
+    forward: Forward
+    backward: Backward
+    unsuitable: Unsuitable
+    maps_images: bool
+
+
+def always_suitable(x: jax.ShapeDtypeStruct, boxes: int) -> None:
+    """The `unsuitable` of a backend that serves every input on every device."""
+    del x, boxes
+
+
+# Cached so that the same two backends give the same functions, which JAX need not compile again.
+@functools.cache
+def by_platform(platform: str, special: Backend, general: Backend) -> Backend:
+    """Composes a backend of two by the platform that a program is compiled for.
+
+    Args:
+      platform: a platform of `jax.lax.platform_dependent`, as `"cuda"`.
+      special: the backend for that platform.
+      general: the backend for all other platforms.
+
+    Returns:
+      A backend that serves the inputs that `special` serves.
+    """
+
+    def compose(special: Callable[..., Any], general: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            *arrays, options = arguments
+            branches = {platform: functools.partial(special, options=options)}
+            default = functools.partial(general, options=options)
+            return lax.platform_dependent(*arrays, default=default, **branches)
+
+        return run
+
+    return Backend(
+        name=f"{special.name} on {platform}, else {general.name}",
+        forward=compose(special.forward, general.forward),
+        backward=compose(special.backward, general.backward),
+        unsuitable=special.unsuitable,
+        maps_images=special.maps_images,
+    )

@@ -1,7 +1,5 @@
 """Boxes as data: what `sample`, `project`, `round_to_pixels` and `area` promise."""
 
-import doctest
-
 import hypothesis
 import hypothesis.extra.numpy
 import hypothesis.strategies as st
@@ -86,14 +84,13 @@ def test_midpoint_is_kept_away_from_the_border(theta):
         assert (np.abs(growth) <= tolerance)[short & inside].all()
 
 
-def test_compiled_and_not_agree_to_the_bit():
-    theta = np.random.default_rng().uniform(-60, 60, (2000, 4)).astype(np.float32)
+def test_compiled_and_not_agree_to_the_bit(rng):
+    theta = rng.uniform(-60, 60, (2000, 4)).astype(np.float32)
     for window in (WINDOW, None):
         _same_bits(_project(theta, window), boxes.project(theta, window))
 
 
-def test_projection_is_the_nearest_valid_box():
-    rng = np.random.default_rng()
+def test_projection_is_the_nearest_valid_box(rng):
     points = rng.uniform(-60, 60, (200, 4)).astype(np.float32)
     projected = np.asarray(boxes.project(points, WINDOW), np.float64)
     candidates = np.asarray(
@@ -123,8 +120,8 @@ def test_projection_by_hand(box, expected):
 
 @pytest.mark.parametrize("window", [(0.5, 0.5), (0.7, 1.0), (1.0, 1.3), (3.3, 1e4)])
 @pytest.mark.parametrize("min_size", [0.1, 0.3, 1.0])
-def test_tight_windows(window, min_size):
-    theta = np.random.default_rng().uniform(-2, 2, (1000, 4)).astype(np.float32)
+def test_tight_windows(window, min_size, rng):
+    theta = rng.uniform(-2, 2, (1000, 4)).astype(np.float32)
     once = boxes.project(theta, window, min_size=min_size)
     _same_bits(boxes.project(once, window, min_size=min_size), once)
     low, high = np.asarray(once)[:, 0::2], np.asarray(once)[:, 1::2]
@@ -219,9 +216,9 @@ def test_rounded_boxes_are_the_nearest_whole_pixels(theta):
     assert (np.abs(rounded_high - high) <= 0.5 + 1e-6).all()
 
 
-def test_whole_pixel_boxes_round_to_themselves():
-    theta = np.random.default_rng().integers(-20, 0, (100, 4)).astype(np.float32) + 0.5
-    theta[:, 1::2] = theta[:, 0::2] + np.random.default_rng().integers(1, 20, (100, 2))
+def test_whole_pixel_boxes_round_to_themselves(rng):
+    theta = rng.integers(-20, 0, (100, 4)).astype(np.float32) + 0.5
+    theta[:, 1::2] = theta[:, 0::2] + rng.integers(1, 20, (100, 2))
     assert (boxes.round_to_pixels(theta) == theta).all()
     # A shift by half a pixel is a tie; it keeps the size.
     assert (boxes.area(boxes.round_to_pixels(theta - 0.5)) == boxes.area(theta)).all()
@@ -264,7 +261,3 @@ def test_other_bad_arguments():
             boxes.project(jnp.zeros(4), min_size=min_size)
     with pytest.raises(ValueError, match="min_size must fit"):
         boxes.project(jnp.zeros(4), (8, 0.4))
-
-
-def test_docstring_examples():
-    assert doctest.testmod(boxes).failed == 0

@@ -1,6 +1,8 @@
 """What `import jaxbox` does, and what it leaves for later."""
 
 import importlib
+import importlib.metadata
+import importlib.resources
 import inspect
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import sys
 import pytest
 
 import jaxbox
+from jaxbox import layers
 
 
 def _run(program):
@@ -27,10 +30,14 @@ def test_it_initialises_no_backend():
     )
 
 
-def test_it_loads_only_what_the_op_needs():
+def test_it_loads_only_what_the_operations_need():
     _run(
         "import sys, jaxbox\n"
         "assert callable(jaxbox.box_conv)\n"
+        "assert callable(jaxbox.dcls_kernel)\n"
+        "assert callable(jaxbox.doconv_kernel)\n"
+        "assert callable(jaxbox.octave_conv)\n"
+        "assert callable(jaxbox.octave_conv_transpose)\n"
         "heavy = {'flax', 'optax', 'matplotlib', 'cv2', 'grain', 'orbax', 'torch'}\n"
         "assert not heavy & set(sys.modules)\n"
         "kernels = {'jaxbox_kernels.mosaic_gpu.backend', 'jax.experimental.pallas'}\n"
@@ -45,6 +52,33 @@ def test_it_loads_only_what_the_op_needs():
 @pytest.mark.parametrize("name", jaxbox.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(jaxbox, name) is not None
+
+
+@pytest.mark.parametrize("name", layers.__all__)
+def test_every_layer_is_there(name):
+    assert getattr(layers, name) is not None
+
+
+def test_names_are_listed_before_they_are_loaded():
+    _run("import jaxbox; assert set(jaxbox.__all__) <= set(dir(jaxbox))")
+
+
+def test_each_name_is_loaded_from_its_module():
+    assert set(jaxbox._LAZY) <= set(jaxbox.__all__)
+    for name, module in jaxbox._LAZY.items():
+        value = getattr(jaxbox, name)
+        home = value if inspect.ismodule(value) else importlib.import_module(module)
+        assert home.__name__ == module
+        assert value is home or value is getattr(home, name)
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert jaxbox.__version__ == importlib.metadata.version("jaxbox")
+
+
+@pytest.mark.parametrize("package", ["jaxbox", "jaxbox_kernels"])
+def test_type_checkers_are_told_to_read_the_annotations(package):
+    assert importlib.resources.files(package).joinpath("py.typed").is_file()
 
 
 def test_the_op_hides_the_module_of_its_name():

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxbox import layers, models, optim, surgery
-from jaxbox.layers.octave import DropInOctConv
+from jaxbox.layers import ArrayOctConv
 from jaxbox.models import cost, inference
 from jaxbox.models.blocks import Bottleneck, BoxBlock, FeatureMap
 from jaxbox.models.normalization import BatchNorm
@@ -38,7 +38,7 @@ def _conv(**options):
 def test_the_same_function(variant, more):
     conv = _conv()
     layer = surgery.replace_convs(conv, variant, rngs=nnx.Rngs(1), **more)
-    assert isinstance(layer, (layers.DOConv, layers.DclsConv, DropInOctConv))
+    assert isinstance(layer, (layers.DOConv, layers.DclsConv, ArrayOctConv))
     x = jax.random.normal(jax.random.key(0), (2, 8, 9, 4))
     np.testing.assert_allclose(layer(x), conv(x), rtol=1e-4, atol=1e-4)
 
@@ -71,7 +71,7 @@ def test_enets_context_blocks(variant):
     kinds = {
         "box": BoxBlock,
         "dcls": layers.DclsConv,
-        "octave": DropInOctConv,
+        "octave": ArrayOctConv,
         "doconv": layers.DOConv,
     }
     found = [m for _, m in nnx.iter_modules(other) if isinstance(m, kinds[variant])]

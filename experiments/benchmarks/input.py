@@ -223,7 +223,7 @@ def _training_rate(settings: Settings, source: Source) -> Rate:
         # XLA compiles this generator many times faster than JAX's default one.
         rngs=nnx.Rngs(jax.random.key(0, impl="rbg")),
     )
-    optimizer = jaxbox.optim.for_model(model, optax.adam(1e-3))
+    optimizer = jaxbox.optim.constrain(optax.adam(1e-3), model)
     trainer = Trainer(model, optimizer, np.ones(len(source.classes)))
     batch = jax.device_put(training_batches(source, settings.batch_size, 0, _PAPER)[0])
     state = jax.block_until_ready(trainer.step(trainer.initial, batch))

@@ -127,7 +127,7 @@ def train(
     schedule = optax.cosine_decay_schedule(_LEARNING_RATE, steps)
     optimizer = nnx.Optimizer(
         model,
-        jaxbox.optim.for_model(model, optax.adam(schedule), step_scale=_STEP_SCALE),
+        jaxbox.optim.constrain(optax.adam(schedule), model, step_scale=_STEP_SCALE),
         wrt=nnx.Param,
     )
 

@@ -1,7 +1,7 @@
 """Weights from the authors' PyTorch code of DCLS (package `dcls`).
 
-There a tap's position along one axis is not always found under the number of that axis, and it
-counts from the middle of another: the same here only for square kernels of two versions.
+In that code `P[i]` is not always the position along spatial axis `i`, and it is measured from half
+the size of axis `i` all the same. For rectangular kernels that is rarely what was meant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,14 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from jaxbox.interop.state_dict import assign, check_names, check_shape
+from jaxbox.interop.state_dict import assign, check_rank, read_state_dict
 from jaxbox.layers.dcls import DclsConv
 from jaxbox.ops.dcls import Version
 
 __all__ = ["dcls_from_pytorch"]
 
-# For each spatial axis, under which number the original has its positions: version 0, the others.
+# For each number of spatial axes: the index in `P` of each axis' positions, in version "v0" and in
+# the others.
 _ORIGINAL_ORDER: Final = {
     1: ((0,), (0,)),
     2: ((0, 1), (1, 0)),
@@ -37,23 +38,24 @@ def dcls_from_pytorch(
     """Builds a layer with the weights of a `Dcls1d`, `Dcls2d` or `Dcls3d`.
 
     Args:
-      state: Its `state_dict`, names to arrays: `weight` `(O, I / groups, K)`, `P`
+      state: The module's state dict, names to arrays: `weight` `(O, I / groups, K)`, `P`
         `(d, O, I / groups, K)`, for the versions `"max"` and `"gauss"` `SIG` of the same shape, and
         perhaps `bias` `(O,)`.
-      kernel_size: Its `dilated_kernel_size`: cells along each spatial axis.
-      version: Its version.
-      feature_group_count: Its groups.
-      axis_order: To which spatial axes `P[0]`, `P[1]`, ... belong. `"original"`: to those of the
-        original code, different for each version, measured from half the size of axis 0, 1, ...:
-        the layer computes what the original does, of rectangular kernels too. `"array"`: to axes 0,
-        1, ... in this order, as here.
-      **options: Of :class:`jaxbox.layers.DclsConv`: `strides`, `padding`, `dtype` and others.
+      kernel_size: The module's `dilated_kernel_size`, the number of cells along each spatial axis.
+      version: The module's version.
+      feature_group_count: The module's number of groups.
+      axis_order: The spatial axes that `P[0]`, `P[1]`, ... belong to. With `"original"` they are
+        those of the original code, which differ between versions, and positions are measured from
+        half the size of axis 0, 1, ...: the layer computes what the original does, for rectangular
+        kernels too. With `"array"` they are the axes 0, 1, ..., as in `DclsConv`.
+      **options: Other options of :class:`jaxbox.layers.DclsConv`, such as `strides`, `padding` and
+        `dtype`.
 
     Returns:
       The layer.
 
     Raises:
-      ValueError: Entries are missing, not known or of another shape, or `axis_order` is unknown.
+      ValueError: An array is missing, unknown or of the wrong shape, or `axis_order` is unknown.
 
     Example:
       >>> import numpy as np
@@ -66,9 +68,9 @@ def dcls_from_pytorch(
     """
     if axis_order not in ("original", "array"):
         raise ValueError(f"axis_order must be 'original' or 'array', got {axis_order!r}.")
-    spreads = ["SIG"] if version in ("max", "gauss") else []
-    arrays = check_names(state, ["weight", "P", *spreads], ["bias", "SIG"])
-    check_shape("weight", arrays["weight"], "(O, I / groups, K)", 3)
+    widths = ["SIG"] if version in ("max", "gauss") else []
+    arrays = read_state_dict(state, ["weight", "P", *widths], ["bias", "SIG"])
+    check_rank("weight", arrays["weight"], "(O, I / groups, K)", 3)
     outputs, inputs, taps = arrays["weight"].shape
     layer = DclsConv(
         inputs * feature_group_count,
@@ -85,16 +87,16 @@ def dcls_from_pytorch(
     order = tuple(range(len(size)))
     if axis_order == "original":
         order = _ORIGINAL_ORDER[len(size)][version != "v0"]
-    for name in ("P", *spreads):
-        check_shape(name, arrays[name], "(d, O, I / groups, K)", 4)
+    for name in ("P", *widths):
+        check_rank(name, arrays[name], "(d, O, I / groups, K)", 4)
         if len(arrays[name]) != len(size):
             raise ValueError(f"{name} must have {len(size)} axes first, got {len(arrays[name])}.")
         arrays[name] = arrays[name][list(order)].transpose(0, 3, 2, 1)
-    middles = [size[source] // 2 - size[axis] // 2 for axis, source in enumerate(order)]
-    places = arrays["P"] + np.reshape(middles, (-1, 1, 1, 1))
+    shifts = [size[source] // 2 - size[axis] // 2 for axis, source in enumerate(order)]
+    positions = arrays["P"] + np.reshape(shifts, (-1, 1, 1, 1))
     assign(layer.weight, "weight", arrays["weight"].T)
-    assign(layer.positions, "P", places / layer.gain)
-    if spreads:
+    assign(layer.positions, "P", positions / layer.gain)
+    if widths:
         assign(layer.sigma, "SIG", arrays["SIG"])
     if "bias" in arrays:
         assign(layer.bias, "bias", arrays["bias"])

@@ -8,9 +8,9 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from jaxbox.interop.state_dict import assign, check_names, check_shape
+from jaxbox.interop.state_dict import assign, check_rank, read_state_dict
+from jaxbox.layers.arguments import sizes_per_axis
 from jaxbox.layers.doconv import DOConv
-from jaxbox.layers.plain_conv import positive_sizes
 from jaxbox.ops.doconv import identity
 
 __all__ = ["doconv_from_pytorch"]
@@ -27,22 +27,22 @@ def doconv_from_pytorch(
     """Builds a layer with the weights of a `DOConv2d`.
 
     Args:
-      state: Its `state_dict`, names to arrays: `W` `(O, I / groups, D_mul)`, for kernels of more
-        than one tap `D` `(I, taps, D_mul)` and perhaps `D_diag`, the identity there, of the same
-        shape; perhaps `bias` `(O,)`.
-      kernel_size: Pixels along each axis, which the state does not tell.
-      feature_group_count: Its groups.
-      legacy_torch_grouping: Whether to compute what the original does where groups are neither 1
-        nor as many as inputs and outputs: it mixes them up. Turn it off for weights trained by code
-        that does not.
-      **options: Of :class:`jaxbox.layers.DOConv`: `strides`, `padding`, `kernel_dilation` and
-        others. The original's padding is 0 unless set.
+      state: The module's state dict, names to arrays: `W` `(O, I / groups, D_mul)`, for kernels of
+        more than one tap `D` `(I, taps, D_mul)` and perhaps `D_diag`, the identity there, of the
+        same shape; perhaps `bias` `(O,)`.
+      kernel_size: The number of taps along each spatial axis, which the state dict does not tell.
+      feature_group_count: The module's number of groups.
+      legacy_torch_grouping: Whether groups are mixed up as in the original code, which does so
+        unless there is one group or as many as channels. Turn it off for weights trained by code
+        that does not mix them up.
+      **options: Other options of :class:`jaxbox.layers.DOConv`, such as `strides`, `padding` and
+        `kernel_dilation`. The original's padding is 0 unless set.
 
     Returns:
       The layer.
 
     Raises:
-      ValueError: Entries are missing, not known or of another shape.
+      ValueError: An array is missing, unknown or of the wrong shape.
 
     Example:
       >>> import numpy as np
@@ -51,10 +51,10 @@ def doconv_from_pytorch(
       >>> doconv_from_pytorch(state, (3, 3), padding=1).kernel.shape
       (3, 3, 4, 6)
     """
-    kernel_size = positive_sizes("kernel_size", kernel_size)
+    kernel_size = sizes_per_axis("kernel_size", kernel_size)
     taps = math.prod(kernel_size)
-    arrays = check_names(state, ["W", *(["D"] if taps > 1 else [])], ["D_diag", "bias"])
-    check_shape("W", arrays["W"], "(O, I / groups, D_mul)", 3)
+    arrays = read_state_dict(state, ["W", *(["D"] if taps > 1 else [])], ["D_diag", "bias"])
+    check_rank("W", arrays["W"], "(O, I / groups, D_mul)", 3)
     outputs, inputs, multiplier = arrays["W"].shape
     layer = DOConv(
         inputs * feature_group_count,

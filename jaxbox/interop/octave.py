@@ -7,7 +7,7 @@ from typing import Any, Final
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from jaxbox.interop.state_dict import assign, check_names, check_shape
+from jaxbox.interop.state_dict import assign, check_rank, read_state_dict
 from jaxbox.layers.octave import OctConv
 
 __all__ = ["octave_from_pytorch"]
@@ -26,18 +26,18 @@ def octave_from_pytorch(
     """Builds a layer with the weights of an `OctConv2d`.
 
     Args:
-      state: Its `state_dict`, names to arrays: `conv_h2h.weight` `(O, I / groups, *kernel_size)`
-        and so on, for the paths that there are, and perhaps `conv_h2h.bias` and so on. The two
-        biases that lead to an output are added up to its one.
-      feature_group_count: The groups of each of its convolutions.
-      **options: Of :class:`jaxbox.layers.OctConv`: `strides`, `padding`, `kernel_dilation` and
-        others. The original's padding is 0 unless set.
+      state: The module's state dict, names to arrays: `conv_h2h.weight`
+        `(O, I / groups, *kernel_size)` and so on, for the paths that there are, and perhaps
+        `conv_h2h.bias` and so on. The biases of the two paths to an output are added up.
+      feature_group_count: The number of groups of each of the module's convolutions.
+      **options: Other options of :class:`jaxbox.layers.OctConv`, such as `strides`, `padding` and
+        `kernel_dilation`. The original's padding is 0 unless set.
 
     Returns:
-      The layer, with the numbers of channels that the state has, whatever rounding made them.
+      The layer, with the numbers of channels that the state dict has, however they were rounded.
 
     Raises:
-      ValueError: Entries are missing, not known or of another shape.
+      ValueError: An array is missing, unknown or of the wrong shape.
 
     Example:
       >>> import numpy as np
@@ -49,13 +49,13 @@ def octave_from_pytorch(
       ((3, 0), (5, 2))
     """
     names = [f"{path}.{kind}" for path in _PATHS for kind in ("weight", "bias")]
-    arrays = check_names(state, [], names)
-    # From and to how many channels of high and of low frequency.
+    arrays = read_state_dict(state, [], names)
+    # The numbers of channels of high and of low frequency.
     inputs, outputs = {"h": 0, "l": 0}, {"h": 0, "l": 0}
     for path in _PATHS:
         weight = arrays.get(f"{path}.weight")
         if weight is not None:
-            check_shape(f"{path}.weight", weight, "(O, I / groups, height, width)", 4)
+            check_rank(f"{path}.weight", weight, "(O, I / groups, height, width)", 4)
             inputs[path[-3]] = weight.shape[1] * feature_group_count
             outputs[path[-1]] = weight.shape[0]
             kernel_size = weight.shape[2:]
@@ -65,7 +65,7 @@ def octave_from_pytorch(
         sum(inputs.values()),
         sum(outputs.values()),
         kernel_size,
-        alpha=(_share(inputs), _share(outputs)),
+        alpha=(_alpha(inputs), _alpha(outputs)),
         feature_group_count=feature_group_count,
         use_bias=any(name.endswith("bias") for name in arrays),
         rngs=nnx.Rngs(0),
@@ -85,6 +85,6 @@ def octave_from_pytorch(
     return layer
 
 
-def _share(channels: Mapping[str, int]) -> Any:
-    """The alpha that splits the sum into just these."""
+def _alpha(channels: Mapping[str, int]) -> Any:
+    """Returns the alpha that splits the sum of the channels into exactly these."""
     return Fraction(channels["l"], sum(channels.values()))

@@ -1,4 +1,4 @@
-"""Entries of a `state_dict`, and how they become parameters."""
+"""PyTorch state dicts, and how their arrays become parameters."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -8,22 +8,30 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike, NDArray
 
+__all__ = ["StateDict", "assign", "check_rank", "read_state_dict"]
+
 type StateDict = dict[str, NDArray[Any]]
 
-__all__ = ["StateDict", "assign", "check_names", "check_shape"]
 
-
-def check_names(
+def read_state_dict(
     state: Mapping[str, ArrayLike], required: Collection[str], optional: Collection[str] = ()
 ) -> StateDict:
-    """Returns the entries as arrays.
+    """Checks the names in a state dict and returns it with NumPy arrays.
+
+    Args:
+      state: The state dict, names to arrays.
+      required: The names that it must have.
+      optional: The names that it may have besides.
+
+    Returns:
+      The same names with NumPy arrays.
 
     Raises:
-      ValueError: Entries are missing or not known.
+      ValueError: A name is missing or unknown.
 
     Example:
-      >>> from jaxbox.interop.state_dict import check_names
-      >>> check_names({"W": [1.0]}, ["W"], ["bias"])
+      >>> from jaxbox.interop.state_dict import read_state_dict
+      >>> read_state_dict({"W": [1.0]}, ["W"], ["bias"])
       {'W': array([1.])}
     """
     missing = sorted(set(required) - state.keys())
@@ -38,21 +46,32 @@ def check_names(
     return {key: np.asarray(value) for key, value in state.items()}
 
 
-def check_shape(name: str, array: NDArray[Any], axes: str, rank: int) -> None:
-    """Checks the number of an entry's axes.
+def check_rank(name: str, array: NDArray[Any], axes: str, rank: int) -> None:
+    """Checks the number of axes of an array.
+
+    Args:
+      name: The name of the array, for the error message.
+      array: The array.
+      axes: The axes that it should have, in words, for the error message.
+      rank: The number of axes that it should have.
 
     Raises:
-      ValueError: It is another.
+      ValueError: The array has another number of axes.
     """
     if array.ndim != rank:
         raise ValueError(f"{name} must be {axes}, got shape {array.shape}.")
 
 
-def assign(parameter: nnx.Variable | None, name: str, array: NDArray[Any]) -> None:
-    """Sets a parameter.
+def assign(parameter: nnx.Variable[Any] | None, name: str, array: NDArray[Any]) -> None:
+    """Sets a parameter to an array of a state dict.
+
+    Args:
+      parameter: The parameter, or `None` if the layer does not have it.
+      name: The name of the array, for the error message.
+      array: The array, with its axes in the order of the parameter's.
 
     Raises:
-      ValueError: The layer has no such parameter, or one of another shape.
+      ValueError: The layer does not have the parameter, or it has another shape.
     """
     shape = None if parameter is None else parameter.shape
     if parameter is None or array.shape != shape:

@@ -1,8 +1,23 @@
-"""Flax NNX layers, one file each."""
+"""Flax NNX layers, and what is needed to use them in a model."""
 
-from jaxbox.layers.box import BoxConv
-from jaxbox.layers.dcls import DclsConv
+from jaxbox.layers.box import BoxConv, FrozenBoxes
+from jaxbox.layers.dcls import DclsConv, repulsive_loss
 from jaxbox.layers.doconv import DOConv
-from jaxbox.layers.octave import OctConv, OctConvTranspose
+from jaxbox.layers.octave import ArrayOctConv, OctConv, OctConvTranspose, PerOctave
+from jaxbox.ops.octave_features import from_octaves, map_octaves, split_channels, to_octaves
 
-__all__ = ["BoxConv", "DOConv", "DclsConv", "OctConv", "OctConvTranspose"]
+__all__ = [
+    "ArrayOctConv",
+    "BoxConv",
+    "DOConv",
+    "DclsConv",
+    "FrozenBoxes",
+    "OctConv",
+    "OctConvTranspose",
+    "PerOctave",
+    "from_octaves",
+    "map_octaves",
+    "repulsive_loss",
+    "split_channels",
+    "to_octaves",
+]

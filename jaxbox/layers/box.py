@@ -12,54 +12,59 @@ from jaxbox import boxes
 from jaxbox.ops.box_conv import Implementation, box_conv
 from jaxbox_kernels.common import layout
 
-# The `tag` in the metadata of a Param that holds boxes; its window stands beside it.
+__all__ = ["BOX_TAG", "DEFAULT_WINDOW", "BoxConv", "FrozenBoxes"]
+
+# The `tag` in the metadata of a Param that holds boxes; `window` stands beside it.
 BOX_TAG: Final = "box"
 
-# Where boxes start, and the unit of their steps, when the layer does not know its feature map.
+# The window in which boxes start, and by which their steps are scaled, if a layer has none.
 DEFAULT_WINDOW: Final[boxes.Window] = (32, 32)
 
 
-class FrozenBoxes(nnx.Variable):
-    """Boxes that are not trained: no `nnx.Param`, hence no gradient and no optimizer state."""
+class FrozenBoxes(nnx.Variable[jax.Array]):
+    """Boxes that are not trained: no `nnx.Param`, hence without gradient and optimizer state."""
 
 
 class BoxConv(nnx.Module):
     """Averages every channel over learnable boxes: `num_boxes` outputs for each input channel.
 
-    Maps `(..., H, W, in_features)` to `(..., H, W, in_features * num_boxes)`, or with
-    `channel_axis=-3` the same with the channels before `H`; box `f` of channel `c` is output
-    channel `c * num_boxes + f`. See :func:`jaxbox.box_conv` for the formula.
+    It maps `(..., H, W, in_features)` to `(..., H, W, in_features * num_boxes)` or, with
+    `channel_axis=-3`, `(..., in_features, H, W)` to `(..., in_features * num_boxes, H, W)`. Box `f`
+    of channel `c` is output channel `c * num_boxes + f`. See :func:`jaxbox.box_conv` for the
+    formula.
 
     The boxes are the only parameter, `theta`: `(in_features, num_boxes, 4)`, in pixels, the last
-    axis `(x_min, x_max, y_min, y_max)`. Its metadata are `tag="box"` and `window`, by which
-    :mod:`jaxbox.optim` finds it. Nothing here keeps boxes valid: training must, and
-    :func:`jaxbox.optim.for_model` makes any optimizer do so.
+    axis `(x_min, x_max, y_min, y_max)`. It has the metadata `tag="box"` and `window`, by which
+    :mod:`jaxbox.optim` finds it. The layer itself does not keep boxes valid: use
+    :func:`jaxbox.optim.constrain`, which makes any optimizer do so.
 
     Source: Burkov & Lempitsky 2018, section 3.1.
 
     Args:
-      in_features: Channels of the input.
-      num_boxes: Boxes for each channel.
-      window: `(h, w)`, the size in pixels of the feature maps that the layer will see. Boxes start
-        inside it and training keeps them in `[-w, w] x [-h, h]`. The layer accepts maps of other
-        sizes all the same.
-      example: Instead of `window`, an array or `jax.ShapeDtypeStruct` of the input's shape to take
-        it from. With neither, boxes start as in a 32 x 32 window and training enforces only their
-        minimum size.
-      normalize: Divide by the area of the box; without it the layer integrates.
-      whole_pixels: Round the boxes to whole pixels, for which the layer is faster; they do not
-        train then. As in :func:`jaxbox.box_conv`.
-      channel_axis: -1, or -3 for planes, which saves transpositions. As in :func:`jaxbox.box_conv`.
-      dtype: What the input is cast to, hence the dtype of the output. Default: the input's own.
+      in_features: The number of channels of the input.
+      num_boxes: The number of boxes for each channel.
+      window: The size `(h, w)` in pixels of the feature maps that the layer will see. Boxes start
+        inside it, and training keeps them in `[-w, w] x [-h, h]`. The layer accepts maps of other
+        sizes too.
+      example: An array or `jax.ShapeDtypeStruct` of the input's shape to take the window from, in
+        place of `window`. With neither, boxes start as in a 32 x 32 window and training enforces
+        only their minimum size.
+      normalize: Whether to divide by the area of the box. Without it the layer integrates.
+      whole_pixels: Whether to round the boxes to whole pixels, for which the layer is faster. They
+        do not train then. See :func:`jaxbox.box_conv`.
+      channel_axis: The axis of the channels: -1, or -3, which saves transpositions. See
+        :func:`jaxbox.box_conv`.
+      dtype: The dtype that the input is cast to, which is also that of the output. By default it is
+        the input's own.
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
-      trainable: Whether theta is an `nnx.Param`; otherwise it is a `FrozenBoxes`, which gradients
+      trainable: Whether theta is an `nnx.Param`. Otherwise it is a `FrozenBoxes`, which gradients
         and optimizers with respect to `nnx.Param` leave alone.
-      theta_init: A function of `(key, shape, dtype)`. Default: `boxes.initializer(window)`.
-      implementation: As in :func:`jaxbox.box_conv`.
+      theta_init: The initializer of theta, by default `boxes.initializer(window)`.
+      implementation: The implementation of the operation, as in :func:`jaxbox.box_conv`.
       rngs: The random keys; the stream `params` is used.
 
     Raises:
-      ValueError: `window` and `example` are both given, or do not fit; a count is below 1;
+      ValueError: `window` and `example` are both given, or do not fit; a number is below 1;
         `channel_axis` is neither -1 nor -3.
 
     Example:
@@ -89,7 +94,7 @@ class BoxConv(nnx.Module):
         theta_init: Initializer | None = None,
         implementation: Implementation | None = None,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         if in_features < 1 or num_boxes < 1:
             raise ValueError(
                 f"in_features and num_boxes must be at least 1, got {in_features} and {num_boxes}."
@@ -121,19 +126,20 @@ class BoxConv(nnx.Module):
 
     @property
     def window(self) -> boxes.Window | None:
-        """The `(h, w)` that boxes are kept in; `None` when only their minimum size is enforced."""
-        return self.theta.get_metadata("window")
+        """The `(h, w)` that boxes are kept in; `None` if only their minimum size is enforced."""
+        window: boxes.Window | None = self.theta.get_metadata("window")
+        return window
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the boxes.
 
         Args:
-          x: `(..., H, W, in_features)` or, with `channel_axis=-3`, `(..., in_features, H, W)`, of a
-            floating dtype.
+          x: The feature map, `(..., H, W, in_features)` or, with `channel_axis=-3`,
+            `(..., in_features, H, W)`, of a floating dtype.
 
         Returns:
-          The same with `in_features * num_boxes` channels, of the dtype of `x`, or `dtype` where it
-          is set.
+          The averages, with `in_features * num_boxes` channels, of the layer's `dtype` or else of
+          that of `x`.
         """
         return box_conv(
             jnp.asarray(x, self.dtype),

@@ -11,75 +11,88 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 
-from jaxbox.layers.plain_conv import check_groups, conv_with, positive_sizes
+from jaxbox.layers.arguments import check_feature_group_count, sizes_per_axis
+from jaxbox.layers.fold import FoldableConv
+from jaxbox.layers.initializers import OFFSETS_INIT, uniform
 from jaxbox.ops.dcls import Version, dcls_kernel, repulsion
-from jaxbox_kernels.common.large_kernel import conv_general_dilated
+from jaxbox_kernels.common.conv_large_kernel import conv_large_kernel
 
-# The `tag` in the metadata of a Param that holds positions; its limits stand beside it.
+__all__ = [
+    "POSITIONS_TAG",
+    "DclsConv",
+    "Limits",
+    "dilated_positions",
+    "position_limits",
+    "repulsive_loss",
+]
+
+# The `tag` in the metadata of a Param that holds positions; `limits` stands beside it.
 POSITIONS_TAG: Final = "positions"
 
 type Limits = tuple[tuple[float, float], ...]
 
-# Where positions start around their places of rest, in cells, and how wide taps start.
-_POSITIONS_INIT: Final = nnx.initializers.normal(0.5)
-_SIGMA: Final[dict[Version, float]] = {"gauss": 0.23, "max": 0.0}
+# The default widths of taps, in cells.
+_INITIAL_SIGMA: Final[dict[Version, float]] = {"gauss": 0.23, "max": 0.0}
 
 
-class DclsConv(nnx.Module):
-    """A convolution with a large kernel of few taps that learn where in it they lie.
+class DclsConv(FoldableConv):
+    """A convolution with a large kernel of a few taps that learn their positions in it.
 
-    Maps `(..., *spatial, in_features)` to `(..., *spatial, out_features)` as `flax.nnx.Conv` does,
-    with the kernel that :func:`jaxbox.dcls_kernel` builds from the parameters
+    It maps `(..., *spatial, in_features)` to `(..., *spatial, out_features)` as `flax.nnx.Conv`
+    does, with the kernel that :func:`jaxbox.dcls_kernel` builds from the parameters
 
     - `weight`: `(kernel_count, in_features / groups, out_features)`,
     - `positions`: `(d, kernel_count, in_features / groups, out_features)`, or 1 in place of
-      `out_features` where output channels share them; times `gain` they are in cells of the kernel,
+      `out_features` if output channels share them; times `gain` they are in cells of the kernel,
       which are pixels, from its middle,
-    - `sigma`: of the shape of `positions`, in cells; `None` for versions `"v0"` and `"v1"`,
+    - `sigma`: in cells, of the shape of `positions`; `None` for the versions `"v0"` and `"v1"`,
     - `bias`: `(out_features,)`.
 
     `positions` has the metadata `tag="positions"` and `limits`, by which :mod:`jaxbox.optim` finds
-    it. Nothing here keeps positions inside the kernel: training must, and
-    :func:`jaxbox.optim.for_model` makes any optimizer do so. The authors exclude positions from
-    weight decay (:func:`jaxbox.optim.decay_mask`).
+    it. The layer itself does not keep positions inside the kernel: use
+    :func:`jaxbox.optim.constrain`, which makes any optimizer do so. The authors exclude positions
+    from weight decay (:func:`jaxbox.optim.decay_mask`).
 
     Source: Khalfaoui-Hassani et al. 2023.
 
     Args:
-      in_features: Channels of the input.
-      out_features: Channels of the output.
-      kernel_size: Cells along each spatial axis, one to three; or, with `dilation`, taps. A single
-        number is one axis.
-      kernel_count: The number of taps, for each pair of channels. Not with `dilation`.
-      strides: Pixels from an output to the next.
-      dilation: Gives the form of a dilated convolution: `kernel_size` taps along each axis, spread
-        over `dilation * kernel_size` cells. They rest where the taps of a convolution so dilated
-        are, with padding `"SAME"`, and start around there.
-      padding: As in `flax.nnx.Conv`: `"SAME"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, or numbers of
-        pixels.
-      feature_group_count: The number of groups of channels.
-      use_bias: Whether there is a bias.
+      in_features: The number of channels of the input.
+      out_features: The number of channels of the output.
+      kernel_size: The number of cells along each of one to three spatial axes; with `dilation`, the
+        number of taps. A single number is one axis.
+      kernel_count: The number of taps for each pair of channels. Not with `dilation`.
+      strides: The distance in pixels between neighbouring outputs.
+      dilation: The dilation of the dilated convolution that the layer stands for, in place of
+        `kernel_count`: `kernel_size` taps along each axis, in a kernel of `dilation * kernel_size`
+        cells. Positions start around those of the taps of that convolution with padding `"SAME"`.
+      padding: The padding as in `flax.nnx.Conv`: `"SAME"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`,
+        `"CAUSAL"`, or numbers of pixels.
+      feature_group_count: The number of groups that the channels are divided into.
+      use_bias: Whether to add a bias.
       version: How a tap between cells is spread over them, as in :func:`jaxbox.dcls_kernel`.
-      gain: What positions are multiplied by: a larger one makes an optimizer move taps faster.
-      share_positions: Whether all output channels have the same positions (and sigmas), as in the
+      gain: The factor that turns the parameter `positions` into cells. The larger it is, the faster
+        an optimizer moves the taps.
+      share_positions: Whether all output channels have the same positions and sigmas, as in the
         original's im2col method.
-      whole_positions: Round positions to whole cells, for inference; they do not train then.
-      dtype: Of the computation. Default: inferred from input and parameters.
-      param_dtype: Of the parameters. Keep float32 in bfloat16 models.
-      precision: Of the convolution, as in `flax.nnx.Conv`.
-      weight_init: A function of `(key, shape, dtype)`. Default: uniform in
-        `+-1 / sqrt(fan_in)`, `fan_in` being `kernel_count * in_features / groups`, as in the
+      whole_positions: Whether to round positions to whole cells, for inference. They do not train
+        then.
+      dtype: The dtype of the computation. By default it is inferred from input and parameters.
+      param_dtype: The dtype of the parameters. Keep float32 in bfloat16 models.
+      precision: The precision of the convolution, as in `flax.nnx.Conv`.
+      weight_init: The initializer of the weights. By default they are uniform within
+        `+-1 / sqrt(fan_in)` with `fan_in = kernel_count * in_features / groups`, as in the
         original.
-      bias_init: The same, with the same default.
-      positions_init: The same, of the distance from the place of rest in cells; without `dilation`
-        that is the middle. Default: normal with standard deviation 0.5. Positions are clipped to
-        the kernel.
-      sigma_init: The same. Default: 0.23 for `"gauss"`, 0 for `"max"`.
+      bias_init: The initializer of the bias, by default the same.
+      positions_init: The initializer of the offsets of the positions, in cells, from the middle of
+        the kernel or, with `dilation`, from the taps of the dilated convolution. By default they
+        are normal with standard deviation 0.5. The positions are clipped to the kernel.
+      sigma_init: The initializer of sigma. By default it is 0.23 for `"gauss"` and 0 for `"max"`.
       rngs: The random keys; the stream `params` is used.
 
     Raises:
       ValueError: Not exactly one of `kernel_count` and `dilation` is given; a size or count is
-        below 1; groups do not divide the channels; `gain` is not positive; `version` is unknown.
+        below 1; the groups do not divide the channels; `gain` is not positive; `version` is
+        unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -115,46 +128,24 @@ class DclsConv(nnx.Module):
         precision: PrecisionLike = None,
         weight_init: Initializer | None = None,
         bias_init: Initializer | None = None,
-        positions_init: Initializer = _POSITIONS_INIT,
+        positions_init: Initializer = OFFSETS_INIT,
         sigma_init: Initializer | None = None,
         rngs: nnx.Rngs,
-    ):
-        check_groups(in_features, out_features, feature_group_count)
-        kernel_size = positive_sizes("kernel_size", kernel_size)
+    ) -> None:
+        check_feature_group_count(in_features, out_features, feature_group_count)
         if version not in get_args(Version):
             raise ValueError(
                 f"version must be one of {', '.join(get_args(Version))}, got {version!r}."
             )
         if not (math.isfinite(gain) and gain > 0):
             raise ValueError(f"gain must be positive and finite, got {gain}.")
-        inputs = in_features // feature_group_count
-        if dilation is not None and kernel_count is None:
-            dilation = positive_sizes("dilation", dilation, len(kernel_size))
-            taps, kernel_size = kernel_size, tuple(map(operator.mul, kernel_size, dilation))
-            rest = regular_positions(taps, dilation, kernel_size)
-        elif kernel_count is not None and dilation is None:
-            positive_sizes("kernel_count", kernel_count)
-            rest = np.zeros((len(kernel_size), kernel_count))
-        else:
-            raise ValueError(
-                "give either kernel_count, the number of taps, or dilation; got "
-                f"{kernel_count} and {dilation}."
-            )
-        kernel_count = rest.shape[1]
-        bound = 1 / math.sqrt(kernel_count * inputs)
-        if weight_init is None:
-            weight_init = _uniform(bound)
-        if bias_init is None:
-            bias_init = _uniform(bound)
-        if sigma_init is None:
-            sigma_init = nnx.initializers.constant(_SIGMA.get(version, 0.0))
-
+        self.kernel_size, grid = _initial_grid(kernel_size, kernel_count, dilation)
         self.in_features = in_features
         self.out_features = out_features
-        self.kernel_size = kernel_size
-        self.kernel_count = kernel_count
+        self.kernel_count = grid.shape[1]
         self.strides = strides
         self.padding = padding
+        self.kernel_dilation = 1
         self.feature_group_count = feature_group_count
         self.version = version
         self.gain = gain
@@ -162,86 +153,53 @@ class DclsConv(nnx.Module):
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
+        self.conv_general_dilated = conv_large_kernel
 
-        weight_shape = (kernel_count, inputs, out_features)
-        self.weight = nnx.Param(weight_init(rngs.params(), weight_shape, param_dtype))
-        limits = position_limits(kernel_size)
-        shape = (len(kernel_size), kernel_count, inputs, 1 if share_positions else out_features)
-        places = positions_init(rngs.params(), shape, param_dtype)
-        places += jnp.asarray(rest, param_dtype)[..., None, None]
+        inputs = in_features // feature_group_count
+        default_init = uniform(1 / math.sqrt(self.kernel_count * inputs))
+
+        def param(initializer: Initializer, *shape: int) -> nnx.Param[jax.Array]:
+            return nnx.Param(initializer(rngs.params(), shape, param_dtype))
+
+        self.weight = param(weight_init or default_init, self.kernel_count, inputs, out_features)
+        shape = (*grid.shape, inputs, 1 if share_positions else out_features)
+        limits = position_limits(self.kernel_size)
         low, high = jnp.array(limits, param_dtype).T.reshape(2, -1, 1, 1, 1)
+        positions = positions_init(rngs.params(), shape, param_dtype)
+        positions += jnp.asarray(grid, param_dtype)[..., None, None]
         self.positions = nnx.Param(
-            jnp.clip(places, low, high) / gain,
+            jnp.clip(positions, low, high) / gain,
             tag=POSITIONS_TAG,
             limits=tuple((low / gain, high / gain) for low, high in limits),
         )
-        spreads = version in _SIGMA
-        self.sigma = (
-            nnx.Param(sigma_init(rngs.params(), shape, param_dtype)) if spreads else nnx.data(None)
-        )
-        self.bias = (
-            nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
-            if use_bias
-            else nnx.data(None)
-        )
+        sigma_init = sigma_init or nnx.initializers.constant(_INITIAL_SIGMA.get(version, 0.0))
+        self.sigma = param(sigma_init, *shape) if version in _INITIAL_SIGMA else nnx.data(None)
+        self.bias = param(bias_init or default_init, out_features) if use_bias else nnx.data(None)
 
     @property
-    def places(self) -> jax.Array:
-        """Where the taps lie, in cells from the middle: `(d, kernel_count, I / groups, O or 1)`."""
-        places = self.positions[...] * self.gain
-        return jax.lax.stop_gradient(jnp.round(places)) if self.whole_positions else places
+    def positions_in_cells(self) -> jax.Array:
+        """The positions of the taps, in cells from the middle: `(d, K, I / groups, O or 1)`."""
+        positions = self.positions[...] * self.gain
+        return jax.lax.stop_gradient(jnp.round(positions)) if self.whole_positions else positions
 
     @property
     def kernel(self) -> jax.Array:
-        """The kernel built from the taps: `(*kernel_size, I / groups, O)`."""
+        """The kernel built from the taps, `(*kernel_size, in_features / groups, out_features)`."""
         sigma = None if self.sigma is None else self.sigma[...]
-        return dcls_kernel(self.weight[...], self.places, sigma, self.kernel_size, self.version)
-
-    def fold(self) -> nnx.Conv:
-        """Builds the kernel for good.
-
-        Returns:
-          An ordinary convolution with the same output, for inference.
-
-        Example:
-          >>> from flax import nnx
-          >>> from jaxbox.layers import DclsConv
-          >>> DclsConv(4, 4, (7, 7), 5, rngs=nnx.Rngs(0)).fold().kernel.shape
-          (7, 7, 4, 4)
-        """
-        return conv_with(
-            self.kernel,
-            None if self.bias is None else self.bias[...],
-            strides=self.strides,
-            padding=self.padding,
-            feature_group_count=self.feature_group_count,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            precision=self.precision,
-            conv_general_dilated=conv_general_dilated,
+        return dcls_kernel(
+            self.weight[...], self.positions_in_cells, sigma, self.kernel_size, self.version
         )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves.
-
-        Args:
-          x: `(..., *spatial, in_features)`, of a floating dtype.
-
-        Returns:
-          The features that a `flax.nnx.Conv` with the kernel gives.
-        """
-        return self.fold()(x)
 
 
 def position_limits(kernel_size: Sequence[int]) -> Limits:
-    """Returns how far from the middle taps may lie without leaving the kernel.
+    """Returns the range of the positions that lie inside a kernel.
 
     Args:
-      kernel_size: Cells along each axis.
+      kernel_size: The number of cells along each axis.
 
     Returns:
-      The least and the greatest position along each axis, in cells. For even sizes they differ in
-      magnitude: the middle has a cell less after it.
+      The least and the greatest position along each axis, in cells. For an even size they differ in
+      magnitude, because the middle has one cell less after it than before it.
 
     Example:
       >>> from jaxbox.layers.dcls import position_limits
@@ -266,8 +224,7 @@ def repulsive_loss(model: nnx.Module) -> jax.Array:
 
     Example:
       >>> from flax import nnx
-      >>> from jaxbox.layers import DclsConv
-      >>> from jaxbox.layers.dcls import repulsive_loss
+      >>> from jaxbox.layers import DclsConv, repulsive_loss
       >>> zeros = nnx.initializers.zeros
       >>> repulsive_loss(DclsConv(1, 1, 7, 3, positions_init=zeros, rngs=nnx.Rngs(0))).item()
       1.0
@@ -275,26 +232,26 @@ def repulsive_loss(model: nnx.Module) -> jax.Array:
     layers = [layer for _, layer in nnx.iter_modules(model) if isinstance(layer, DclsConv)]
     if not layers:
         return jnp.zeros(())
-    return jnp.stack([repulsion(layer.places) for layer in layers]).mean()
+    return jnp.stack([repulsion(layer.positions_in_cells) for layer in layers]).mean()
 
 
-def regular_positions(
+def dilated_positions(
     taps: Sequence[int], dilation: Sequence[int], kernel_size: Sequence[int]
 ) -> np.ndarray:
-    """Returns where the taps of a dilated convolution with padding `"SAME"` lie.
+    """Returns the positions of the taps of a dilated convolution with padding `"SAME"`.
 
     Args:
-      taps: Along each axis.
-      dilation: Along each axis.
-      kernel_size: Cells along each axis, at least `(taps - 1) * dilation + 1`.
+      taps: The number of taps along each axis.
+      dilation: The dilation along each axis.
+      kernel_size: The number of cells along each axis, at least `(taps - 1) * dilation + 1`.
 
     Returns:
-      Positions `(d, K)` in cells from the middle, the last axis' taps next to each other, as in the
-      kernel of a `flax.nnx.Conv`.
+      The positions `(d, K)` in cells from the middle. The taps are in the order of a
+      `flax.nnx.Conv`'s kernel: those along the last axis are next to each other.
 
     Example:
-      >>> from jaxbox.layers.dcls import regular_positions
-      >>> regular_positions((3,), (4,), (9,)).tolist()
+      >>> from jaxbox.layers.dcls import dilated_positions
+      >>> dilated_positions((3,), (4,), (9,)).tolist()
       [[-4, 0, 4]]
     """
     axes = [
@@ -304,8 +261,21 @@ def regular_positions(
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")])
 
 
-def _uniform(bound: float) -> Initializer:
-    def init(key: jax.Array, shape: Sequence[int], dtype: Dtype) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+def _initial_grid(
+    kernel_size: int | Sequence[int],
+    kernel_count: int | None,
+    dilation: int | Sequence[int] | None,
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Returns the kernel's size in cells, and around which positions `(d, K)` taps start."""
+    kernel_size = sizes_per_axis("kernel_size", kernel_size)
+    if dilation is not None and kernel_count is None:
+        dilation = sizes_per_axis("dilation", dilation, len(kernel_size))
+        cells = tuple(map(operator.mul, kernel_size, dilation))
+        return cells, dilated_positions(kernel_size, dilation, cells)
+    if kernel_count is not None and dilation is None:
+        sizes_per_axis("kernel_count", kernel_count)
+        return kernel_size, np.zeros((len(kernel_size), kernel_count))
+    raise ValueError(
+        "give either kernel_count, the number of taps, or dilation; got "
+        f"{kernel_count} and {dilation}."
+    )

@@ -1,9 +1,7 @@
-"""Octave convolution as Flax NNX layers, and what goes between them."""
+"""Octave convolution as Flax NNX layers."""
 
-import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
-from typing import Any, Final
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +9,23 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox.layers.plain_conv import positive_sizes
-from jaxbox.ops.octave import (
+from jaxbox.layers.arguments import sizes_per_axis
+from jaxbox.layers.initializers import KERNEL_INIT
+from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
+from jaxbox.ops.octave_features import (
     Features,
-    OctaveBias,
-    OctaveKernels,
     Pooling,
-    branches,
-    enlarge,
-    join,
-    octave_conv,
-    octave_conv_transpose,
-    pool,
+    from_octaves,
+    from_pair,
     pooled_size,
+    spatial_size,
+    split_channels,
+    to_octaves,
+    to_pair,
 )
+from jaxbox_kernels.common.conv import ConvGeneralDilated
 
-_KERNEL_INIT: Final = nnx.initializers.lecun_normal()
-
-# An alpha is a short decimal or a quotient of channels; its nearest float is neither.
-_LARGEST_DENOMINATOR = 10**6
+__all__ = ["ArrayOctConv", "OctConv", "OctConvTranspose", "PerOctave"]
 
 type Alpha = float | tuple[float, float]
 
@@ -37,44 +33,48 @@ type Alpha = float | tuple[float, float]
 class OctConv(nnx.Module):
     """A convolution whose channels are of high or of low spatial frequency.
 
-    Maps features of two octaves to such features by :func:`jaxbox.octave_conv`: `(high, low)`, the
-    low octave at half the resolution. A branch without channels is `None`; features without a low
-    branch, as with an alpha of 0, are a plain array, as in and out of an ordinary convolution.
+    It maps features of two octaves to such features by :func:`jaxbox.octave_conv`. Features are a
+    pair `(high, low)`, the low octave at half the resolution. A branch without channels is `None`;
+    features without a low branch, as with an `alpha` of 0, are a plain array, as in and out of an
+    ordinary convolution.
 
     The parameters are the kernels `high_to_high`, `high_to_low`, `low_to_high` and `low_to_low`,
-    each `(*kernel_size, inputs / groups, outputs)` or `None` where a branch is missing, and the
+    each `(*kernel_size, inputs / groups, outputs)`, or `None` if a branch is missing, and the
     biases `high_bias` and `low_bias`, one for each output. The two kernels that lead to an output
-    start as one kernel of all the input channels, cut in two: outputs have the variance of an
-    ordinary convolution's, and with alpha 0 or 1 the layer starts as one.
+    start as one kernel of all the input channels, cut in two. Outputs therefore have the variance
+    of an ordinary convolution's, and with an `alpha` of 0 or 1 the layer starts as an ordinary
+    convolution.
 
     Source: Chen et al. 2019.
 
     Args:
-      in_features: Channels of the input, of both octaves.
-      out_features: Channels of the output, of both octaves.
-      kernel_size: Pixels along each of one to three spatial axes. A single number is one axis.
-      strides: 1 or 2. Stride 2 pools first.
-      alpha: The share of the low octave in the channels of input and output, or of each, from 0 to
-        1; see :func:`split_channels`.
-      padding: As in `flax.nnx.Conv`. Paddings that change the size may give outputs that do not
-        fit each other as inputs of another octave convolution.
-      kernel_dilation: Pixels from a tap to the next.
-      feature_group_count: The number of groups, into which each path is divided. Where it is
-        `in_features` the layer is depthwise: it has no paths from one octave to the other, as in
+      in_features: The number of channels of the input, of both octaves together.
+      out_features: The number of channels of the output, of both octaves together.
+      kernel_size: The number of taps along each of one to three spatial axes. A single number is
+        one axis.
+      strides: The stride, 1 or 2. Stride 2 pools first.
+      alpha: The share of the low octave in the channels, from 0 to 1: one for input and output, or
+        a pair. See :func:`jaxbox.layers.split_channels`.
+      padding: The padding, as in `flax.nnx.Conv`. With a padding that changes the size the outputs
+        may not fit each other as inputs of another octave convolution.
+      kernel_dilation: The distance in pixels between neighbouring taps.
+      feature_group_count: The number of groups that each path is divided into. If it is
+        `in_features`, the layer is depthwise: it has no paths from one octave to the other, as in
         the authors' code.
-      use_bias: Whether outputs have biases.
-      pooling: What becomes of the last pixel of an odd number, as in :func:`jaxbox.octave_conv`.
-      dtype: Of the computation. Default: inferred from input and parameters.
-      param_dtype: Of the parameters.
-      precision: As in `flax.nnx.Conv`.
-      kernel_init: A function of `(key, shape, dtype)`.
-      bias_init: The same.
-      conv_general_dilated: As in `flax.nnx.Conv`.
+      use_bias: Whether to add biases to the outputs.
+      pooling: How an axis of odd size is pooled, `"floor"` or `"ceil"`; see
+        :func:`jaxbox.octave_conv`.
+      dtype: The dtype of the computation. By default it is inferred from input and parameters.
+      param_dtype: The dtype of the parameters.
+      precision: The precision of the convolutions, as in `flax.nnx.Conv`.
+      kernel_init: The initializer of the kernels.
+      bias_init: The initializer of the biases.
+      conv_general_dilated: The function that convolves, as in `flax.nnx.Conv`.
       rngs: The random keys; the stream `params` is used.
 
     Raises:
-      ValueError: An alpha, the stride or the pooling is out of range, or groups do not divide the
-        channels of a branch.
+      ValueError: An alpha, the stride or the pooling is out of range, or the groups do not divide
+        the channels of a branch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,12 +107,12 @@ class OctConv(nnx.Module):
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,
-        kernel_init: Initializer = _KERNEL_INIT,
+        kernel_init: Initializer = KERNEL_INIT,
         bias_init: Initializer = nnx.initializers.zeros,
-        conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
+        conv_general_dilated: ConvGeneralDilated = lax.conv_general_dilated,
         rngs: nnx.Rngs,
-    ):
-        self.kernel_size = positive_sizes("kernel_size", kernel_size)
+    ) -> None:
+        self.kernel_size = sizes_per_axis("kernel_size", kernel_size)
         self.alpha = alpha if isinstance(alpha, tuple) else (alpha, alpha)
         self.in_features = split_channels(in_features, self.alpha[0])
         self.out_features = split_channels(out_features, self.alpha[1])
@@ -126,12 +126,11 @@ class OctConv(nnx.Module):
         self.precision = precision
         self.conv_general_dilated = conv_general_dilated
 
-        from_high, from_low = self._inputs_of_a_group()
-        parts = [
-            _cut(kernel_init, (*self.kernel_size, n_high, n_low, outputs), param_dtype, rngs)
-            for n_high, n_low, outputs in zip(from_high, from_low, self.out_features, strict=True)
-        ]
-        (self.high_to_high, self.low_to_high), (self.high_to_low, self.low_to_low) = parts
+        high_inputs, low_inputs = self._inputs_per_group()
+        (self.high_to_high, self.low_to_high), (self.high_to_low, self.low_to_low) = (
+            _output_kernels(kernel_init, self.kernel_size, *channels, param_dtype, rngs)
+            for channels in zip(high_inputs, low_inputs, self.out_features, strict=True)
+        )
         self.high_bias, self.low_bias = (
             nnx.Param(bias_init(rngs.params(), (outputs,), param_dtype))
             if use_bias and outputs
@@ -141,13 +140,13 @@ class OctConv(nnx.Module):
 
     @property
     def kernels(self) -> OctaveKernels:
-        """The kernels of the four paths."""
+        """The kernels of the four paths, as :func:`jaxbox.octave_conv` takes them."""
         paths = (self.high_to_high, self.high_to_low, self.low_to_high, self.low_to_low)
         return OctaveKernels(*(None if path is None else path[...] for path in paths))
 
     @property
     def bias(self) -> OctaveBias:
-        """The biases of the two outputs."""
+        """The biases of the two outputs, as :func:`jaxbox.octave_conv` takes them."""
         biases = (self.high_bias, self.low_bias)
         return OctaveBias(*(None if bias is None else bias[...] for bias in biases))
 
@@ -155,11 +154,11 @@ class OctConv(nnx.Module):
         """Convolves.
 
         Args:
-          x: `(high, low)`, each `(..., *spatial, channels)`, `None` where the octave has no
-            channels; or the array `high` where the low octave has none.
+          x: The features `(high, low)`, each `(..., *spatial, channels)`, or `None` for an octave
+            without channels; the array `high` if the low octave has none.
 
         Returns:
-          Features of the same kind.
+          The output, features of the same form.
 
         Raises:
           ValueError: The channels or sizes do not fit.
@@ -179,14 +178,18 @@ class OctConv(nnx.Module):
         )
 
     def _check_channels(self, x: Features) -> None:
-        given = tuple(0 if octave is None else octave.shape[-1] for octave in branches(x))
+        given = tuple(0 if octave is None else octave.shape[-1] for octave in to_pair(x))
         if given != self.in_features:
             raise ValueError(
                 f"x must have {self.in_features} channels of high and low frequency, got {given}."
             )
 
-    def _inputs_of_a_group(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """How many channels of the high and of the low octave lead to (high, low) in a group."""
+    def _inputs_per_group(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Returns the input channels of a group: from the high octave to each octave, from the low.
+
+        Raises:
+          ValueError: The groups do not divide the channels.
+        """
         groups, (high, low) = self.feature_group_count, self.in_features
         if groups > 1 and groups == high + low:
             for n, outputs in zip((high, low), self.out_features, strict=True):
@@ -205,26 +208,27 @@ class OctConv(nnx.Module):
 
 
 class OctConvTranspose(OctConv):
-    """The octave convolution of transposed convolutions, :func:`jaxbox.octave_conv_transpose`.
+    """An octave convolution made of transposed convolutions.
 
-    Its parameters are those of :class:`OctConv`. It has no groups, for Flax's transposed
-    convolution has none.
+    It computes :func:`jaxbox.octave_conv_transpose` with the parameters of :class:`OctConv`. It has
+    no groups, because Flax's transposed convolution has none.
 
     Args:
-      in_features: Channels of the input, of both octaves.
-      out_features: Channels of the output, of both octaves.
-      kernel_size: Pixels along each of one to three spatial axes. A single number is one axis.
+      in_features: The number of channels of the input, of both octaves together.
+      out_features: The number of channels of the output, of both octaves together.
+      kernel_size: The number of taps along each of one to three spatial axes. A single number is
+        one axis.
       strides: How many times larger the output is.
-      alpha: As of :class:`OctConv`.
-      padding: As in `flax.nnx.ConvTranspose`.
-      kernel_dilation: Pixels from a tap to the next.
-      use_bias: Whether outputs have biases.
-      pooling: As of :class:`OctConv`.
-      dtype: Of the computation. Default: inferred from input and parameters.
-      param_dtype: Of the parameters.
-      precision: As in `flax.nnx.ConvTranspose`.
-      kernel_init: A function of `(key, shape, dtype)`.
-      bias_init: The same.
+      alpha: The share of the low octave in the channels, as in :class:`OctConv`.
+      padding: The padding, as in `flax.nnx.ConvTranspose`.
+      kernel_dilation: The distance in pixels between neighbouring taps.
+      use_bias: Whether to add biases to the outputs.
+      pooling: How an axis of odd size is pooled, as in :class:`OctConv`.
+      dtype: The dtype of the computation. By default it is inferred from input and parameters.
+      param_dtype: The dtype of the parameters.
+      precision: The precision of the convolutions, as in `flax.nnx.ConvTranspose`.
+      kernel_init: The initializer of the kernels.
+      bias_init: The initializer of the biases.
       rngs: The random keys; the stream `params` is used.
 
     Raises:
@@ -255,10 +259,10 @@ class OctConvTranspose(OctConv):
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,
-        kernel_init: Initializer = _KERNEL_INIT,
+        kernel_init: Initializer = KERNEL_INIT,
         bias_init: Initializer = nnx.initializers.zeros,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         super().__init__(
             in_features,
             out_features,
@@ -278,7 +282,7 @@ class OctConvTranspose(OctConv):
         )
 
     def __call__(self, x: Features) -> Features:
-        """Convolves; as :class:`OctConv`."""
+        """Convolves; arguments and result are those of :class:`OctConv`."""
         self._check_channels(x)
         return octave_conv_transpose(
             x,
@@ -293,30 +297,31 @@ class OctConvTranspose(OctConv):
         )
 
 
-class DropInOctConv(nnx.Module):
-    """An octave convolution between ordinary features, in place of an ordinary convolution.
+class ArrayOctConv(nnx.Module):
+    """An octave convolution from arrays to arrays, in place of an ordinary convolution.
 
-    The last channels of the input become the low octave (:func:`to_octaves`), and the low octave of
-    the output is enlarged (:func:`from_octaves`). The parameter is that of `conv`, an
-    :class:`OctConv`.
+    The last channels of the input become the low octave (:func:`jaxbox.layers.to_octaves`), and the
+    low octave of the output is upsampled (:func:`jaxbox.layers.from_octaves`). The parameters are
+    those of the attribute `conv`, an :class:`OctConv`.
 
     Source: Chen et al. 2019, for the convolution.
 
     Args:
-      in_features: Channels of the input.
-      out_features: Channels of the output.
-      kernel_size: Pixels along each of one to three spatial axes. A single number is one axis.
-      strides: 1 or 2.
-      **options: Of :class:`OctConv`.
+      in_features: The number of channels of the input.
+      out_features: The number of channels of the output.
+      kernel_size: The number of taps along each of one to three spatial axes. A single number is
+        one axis.
+      strides: The stride, 1 or 2.
+      **options: The other arguments of :class:`OctConv`.
 
     Raises:
-      ValueError: As :class:`OctConv`.
+      ValueError: An argument is out of range, as in :class:`OctConv`.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> from jaxbox.layers.octave import DropInOctConv
-      >>> layer = DropInOctConv(16, 32, (3, 3), alpha=0.25, rngs=nnx.Rngs(0))
+      >>> from jaxbox.layers import ArrayOctConv
+      >>> layer = ArrayOctConv(16, 32, (3, 3), alpha=0.25, rngs=nnx.Rngs(0))
       >>> layer(jnp.ones((2, 28, 28, 16))).shape
       (2, 28, 28, 32)
     """
@@ -328,26 +333,27 @@ class DropInOctConv(nnx.Module):
         kernel_size: int | Sequence[int],
         strides: int = 1,
         **options: Any,
-    ):
+    ) -> None:
         self.conv = OctConv(in_features, out_features, kernel_size, strides, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., *spatial, in_features)` to the same with `out_features`."""
+        """Maps `(..., *spatial, in_features)` to `(..., *outputs, out_features)`."""
         rank = len(self.conv.kernel_size)
         octaves = to_octaves(x, self.conv.alpha[0], rank=rank, pooling=self.conv.pooling)
-        size = x.shape[-rank - 1 : -1]
+        size = spatial_size(x, rank)
         if self.conv.strides == 2:
             size = pooled_size(size, 2, self.conv.pooling)
         return from_octaves(self.conv(octaves), rank=rank, size=size)
 
 
 class PerOctave(nnx.Module):
-    """The same kind of layer for each octave, with parameters of its own: BatchNorm, PReLU.
+    """Applies a layer of its own to each octave, such as BatchNorm.
 
     Args:
-      layer: Builds the layer for a number of channels, which it is called with, and with `rngs`.
-      features: Channels, of both octaves.
-      alpha: The share of the low octave in them.
+      layer: The layer's class or another function that builds it. It is called with the number of
+        channels and `rngs`.
+      features: The number of channels, of both octaves together.
+      alpha: The share of the low octave in them, from 0 to 1.
       rngs: The random keys for the layers.
 
     Raises:
@@ -356,7 +362,7 @@ class PerOctave(nnx.Module):
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> from jaxbox.layers.octave import PerOctave
+      >>> from jaxbox.layers import PerOctave
       >>> norm = PerOctave(nnx.BatchNorm, 8, 0.25, rngs=nnx.Rngs(0))
       >>> high, low = norm((jnp.ones((4, 4, 6)), jnp.ones((2, 2, 2))))
       >>> high.shape, low.shape
@@ -370,140 +376,35 @@ class PerOctave(nnx.Module):
         alpha: float,
         *,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         high, low = split_channels(features, alpha)
         self.high: Any = layer(high, rngs=rngs) if high else nnx.data(None)
         self.low: Any = layer(low, rngs=rngs) if low else nnx.data(None)
 
     def __call__(self, x: Features) -> Features:
-        """Maps each octave by its own layer."""
+        """Maps each octave by its layer."""
         high, low = (
             None if octave is None else layer(octave)
-            for octave, layer in zip(branches(x), (self.high, self.low), strict=True)
+            for octave, layer in zip(to_pair(x), (self.high, self.low), strict=True)
         )
-        return join(high, low)
+        return from_pair(high, low)
 
 
-def map_octaves(function: Callable[[jax.Array], jax.Array], x: Features) -> Features:
-    """Applies a function to each octave that is there: an activation, dropout.
-
-    Args:
-      function: Of one octave.
-      x: Features.
-
-    Returns:
-      Features of the same kind.
-
-    Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> from jaxbox.layers.octave import map_octaves
-      >>> map_octaves(jax.nn.relu, (None, jnp.array([-1.0, 2.0])))
-      (None, Array([0., 2.], dtype=float32))
-    """
-    # `None` is no leaf of a tree.
-    return jax.tree.map(function, x)
-
-
-def split_channels(channels: int, alpha: float) -> tuple[int, int]:
-    """Returns how many of some channels belong to the high and to the low octave.
-
-    High are `floor((1 - alpha) * channels)`, low the others, `alpha` being exactly the simple
-    fraction that it is meant as: 0.8 is 4/5, though the float is a little more.
-
-    Source: the implementation by BrainCreators, whose rounding errors lose a channel here and
-    there.
-
-    Args:
-      channels: At least 1.
-      alpha: The share of the low octave, from 0 to 1.
-
-    Returns:
-      Channels of the high and of the low octave.
-
-    Raises:
-      ValueError: A number is out of range.
-
-    Example:
-      >>> from jaxbox.layers.octave import split_channels
-      >>> split_channels(20, 0.8), split_channels(3, 0.5), split_channels(3, 1)
-      ((4, 16), (1, 2), (0, 3))
-    """
-    if channels < 1:
-        raise ValueError(f"channels must be at least 1, got {channels}.")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1, got {alpha}.")
-    high = math.floor((1 - Fraction(alpha).limit_denominator(_LARGEST_DENOMINATOR)) * channels)
-    return high, channels - high
-
-
-def to_octaves(
-    x: jax.Array, alpha: float, *, rank: int = 2, pooling: Pooling = "floor"
-) -> Features:
-    """Makes features of two octaves of ordinary ones: the last channels become the low octave.
-
-    Args:
-      x: `(..., *spatial, C)`.
-      alpha: The share of the low octave.
-      rank: The number of spatial axes.
-      pooling: What becomes of the last pixel of an odd number.
-
-    Returns:
-      `(high, low)`; `x` itself where `alpha` leaves nothing for the low octave.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxbox.layers.octave import to_octaves
-      >>> high, low = to_octaves(jnp.ones((6, 8, 4)), 0.25)
-      >>> high.shape, low.shape
-      ((6, 8, 3), (3, 4, 1))
-    """
-    high, low = split_channels(x.shape[-1], alpha)
-    if not low:
-        return x
-    pooled = pool(x[..., high:], rank, 2, pooling)
-    return (x[..., :high] if high else None, pooled)
-
-
-def from_octaves(x: Features, *, rank: int = 2, size: Sequence[int] | None = None) -> jax.Array:
-    """Makes ordinary features of those of two octaves: the low octave is enlarged.
-
-    Args:
-      x: Features.
-      rank: The number of spatial axes.
-      size: Of the result, where there is no high octave to tell; default: twice the low one's.
-
-    Returns:
-      `(..., *spatial, C)`, first the channels of the high octave.
-
-    Raises:
-      ValueError: Neither branch is there.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxbox.layers.octave import from_octaves
-      >>> from_octaves((jnp.ones((5, 8, 3)), jnp.ones((2, 4, 1)))).shape
-      (5, 8, 4)
-    """
-    high, low = branches(x)
-    if low is None:
-        if high is None:
-            raise ValueError("x must have a branch, got none.")
-        return high
-    if high is None:
-        return enlarge(low, rank, size)
-    return jnp.concatenate([high, enlarge(low, rank, high.shape[-rank - 1 : -1])], axis=-1)
-
-
-def _cut(
-    kernel_init: Initializer, shape: tuple[int, ...], dtype: Dtype, rngs: nnx.Rngs
-) -> list[nnx.Param | None]:
-    """The kernels from the high and from the low octave to an output, drawn as one."""
-    *size, n_high, n_low, outputs = shape
-    if not (n_high or n_low) or not outputs:
+def _output_kernels(
+    kernel_init: Initializer,
+    kernel_size: tuple[int, ...],
+    high_inputs: int,
+    low_inputs: int,
+    outputs: int,
+    dtype: Dtype,
+    rngs: nnx.Rngs,
+) -> list[nnx.Param[jax.Array] | None]:
+    """Draws the kernels from the high and from the low octave to an output as one kernel."""
+    if not (high_inputs or low_inputs) or not outputs:
         return [nnx.data(None), nnx.data(None)]
-    kernel = kernel_init(rngs.params(), (*size, n_high + n_low, outputs), dtype)
+    shape = (*kernel_size, high_inputs + low_inputs, outputs)
+    kernel = kernel_init(rngs.params(), shape, dtype)
     return [
         nnx.Param(part) if part.size else nnx.data(None)
-        for part in jnp.split(kernel, [n_high], axis=-2)
+        for part in jnp.split(kernel, [high_inputs], axis=-2)
     ]

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jaxbox.layers import ArrayOctConv
 from jaxbox.layers.box import BoxConv
 from jaxbox.layers.dcls import DclsConv
 from jaxbox.layers.doconv import DOConv
-from jaxbox.layers.octave import DropInOctConv
 from jaxbox.models.blocks import (
     Bottleneck,
     BoxBlock,
@@ -136,7 +136,7 @@ def _count_folded(layer: Any, features: FeatureMap) -> tuple[FeatureMap, Cost]:
 
 
 @_count.register
-def _count_octaves(layer: DropInOctConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+def _count_octaves(layer: ArrayOctConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
     conv = layer.conv
     full = FeatureMap(features.height // conv.strides, features.width // conv.strides, 1)
     half = FeatureMap(full.height // 2, full.width // 2, 1)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxbox import boxes
+from jaxbox.layers import ArrayOctConv
 from jaxbox.layers.box import BOX_TAG, BoxConv, FrozenBoxes
 from jaxbox.layers.dcls import DclsConv
 from jaxbox.layers.doconv import DOConv
-from jaxbox.layers.octave import DropInOctConv
 from jaxbox.models.blocks import InitialBlock
 from jaxbox.models.erf_blocks import TransposedUpsampling
 from jaxbox.models.network import SegmentationNetwork
@@ -109,7 +109,7 @@ def _fold(layers: Sequence[Any]) -> Iterator[_Layer]:
             continue
         if isinstance(layer, DclsConv | DOConv):
             layer = layer.fold()
-        keeps_its_norm = isinstance(previous, BoxConv | PrunedBoxConv | DropInOctConv)
+        keeps_its_norm = isinstance(previous, BoxConv | PrunedBoxConv | ArrayOctConv)
         if isinstance(layer, BatchNorm) and not keeps_its_norm:
             _absorb(previous, layer)
             continue

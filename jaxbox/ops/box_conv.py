@@ -1,9 +1,9 @@
-"""The box convolution: checks its arguments and owns the gradients."""
+"""The box convolution: checks its arguments and owns its derivatives."""
 
 import functools
 import math
 from collections.abc import Callable
-from types import ModuleType
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -13,14 +13,18 @@ from jax.custom_derivatives import CustomVJPPrimal
 from jax.typing import ArrayLike
 
 from jaxbox import boxes
-from jaxbox_kernels import backend as implementations
-from jaxbox_kernels.backend import Implementation
-from jaxbox_kernels.common import layout
-from jaxbox_kernels.xla import backend as xla
+from jaxbox_kernels import registry
+from jaxbox_kernels.backend import Backend, Gradients, Options
+from jaxbox_kernels.common import layout, xla_hints
+from jaxbox_kernels.common.workarounds import Workaround, enabled
+from jaxbox_kernels.registry import Implementation
 
-# Outputs, by XLA. glibc gives blocks of more than 32 MB back at once, and the page faults at the
-# next call cost more than the arithmetic. A GPU has no such trouble, and is to be kept busy.
-_TRANSPOSED_AT_ONCE = 2**21
+__all__ = ["Implementation", "box_conv"]
+
+# The number of outputs above which images with channels last are transposed one at a time, by
+# backends that ask for it. glibc returns blocks of more than 32 MB to the system at once, and the
+# page faults of the next call would cost more than the arithmetic.
+_MOST_TRANSPOSED_OUTPUTS = 2**21
 
 
 def box_conv(
@@ -39,39 +43,41 @@ def box_conv(
     `[k - 1/2, k + 1/2]` and everything outside the image is zero (Burkov & Lempitsky 2018,
     equations 2 and 4). The time does not depend on the sizes of the boxes.
 
-    In the following, `H` and `W` are the image's rows and columns, `C` its channels and `F` the
-    boxes of each channel.
+    In the shapes below, `H` is the number of rows and `W` the number of columns of the image, `C`
+    the number of its channels and `F` the number of boxes of each channel.
 
     Args:
-      x: The feature map, `(..., H, W, C)` or, with `channel_axis=-3`, `(..., C, H, W)`, of a real
+      x: the feature map, `(..., H, W, C)` or, with `channel_axis=-3`, `(..., C, H, W)`, of a real
         floating dtype. Sums are computed in float32 or wider.
-      theta: The boxes `(C, F, 4)`, in pixels: `(x_min, x_max, y_min, y_max)` with `x` along the
-        width and `y` along the height. Sides need not be whole numbers; `x_min < x_max` and
-        `y_min < y_max` is required but not checked, because `theta` may be traced
-        (:func:`jaxbox.boxes.project` makes boxes valid). Keep it float32 in bfloat16 models: a
+      theta: the boxes, `(C, F, 4)`, in pixels: `(x_min, x_max, y_min, y_max)` with `x` along the
+        width and `y` along the height. The bounds are real numbers. `x_min < x_max` and
+        `y_min < y_max` is required but not checked, because `theta` may be traced;
+        :func:`jaxbox.boxes.project` makes boxes valid. Keep `theta` float32 in bfloat16 models: a
         bfloat16 coordinate is off by up to a quarter of a pixel at 64 pixels.
-      normalize: Divide by each box's full area, including what lies outside the image. Without it
-        the result is the integral over the box.
-      whole_pixels: Round the boxes by :func:`jaxbox.boxes.round_to_pixels` first (section 4), which
-        makes the operation cheaper. Rounding has the gradient zero: `theta` then gets none.
-      channel_axis: Which axis of `x` and of the result has the channels: -1, or -3, which saves
-        transpositions, for the computation works on planes.
-      implementation: `"xla"`, for any platform; `"mosaic_gpu"`, for NVIDIA's Hopper and Blackwell
-        GPUs with float32 and bfloat16; or `None` to pick the second where the default device is
-        such a GPU, else the first. Name the second when exporting for such a GPU from a machine
-        without one.
+      normalize: whether to divide by each box's full area, including what lies outside the image.
+        If false, the result is the integral over the box.
+      whole_pixels: whether to round the boxes by :func:`jaxbox.boxes.round_to_pixels` first
+        (section 4), which makes the operation cheaper. The gradient with respect to `theta` is
+        then zero, as that of rounding is.
+      channel_axis: the axis of the channels in `x` and in the result, -1 or -3. The computation
+        works on planes, so -3 saves transpositions.
+      implementation: the name of the backend: `"xla"`, for any platform; `"mosaic_gpu"`, for
+        NVIDIA's Hopper and Blackwell GPUs with float32 and bfloat16; or `None` to use the second
+        if the default device is such a GPU, else the first. Name the second when exporting for
+        such a GPU from a machine without one.
 
     Returns:
-      `(..., H, W, C * F)` or `(..., C * F, H, W)`, of `x`'s dtype; box `f` of channel `c` is output
-      channel `c * F + f`. Differentiable by `x` and `theta` in reverse mode, any number of times.
-      Where a side lies exactly on a pixel edge, the derivative is the one in the direction in which
-      the box grows. On a mesh with explicit axes it is sharded as `x` is.
+      `(..., H, W, C * F)` or `(..., C * F, H, W)`, of the dtype of `x`; box `f` of channel `c` is
+      output channel `c * F + f`. The result can be differentiated with respect to `x` and `theta`
+      in reverse mode, any number of times. If a bound lies exactly on a pixel edge, the derivative
+      is the one in the direction in which the box grows. On a mesh with explicit axes the result
+      is sharded as `x` is.
 
     Raises:
       TypeError: `x` or `theta` is not of a real floating dtype.
       ValueError: a shape does not fit, `channel_axis` or `implementation` is unknown, or the named
-        implementation cannot serve the dtype, the shape or the device; or, when compiled, the
-        platform.
+        backend cannot serve the dtype, the shape or the device; or, when the operation is compiled,
+        the platform.
 
     Example:
       >>> import jax.numpy as jnp
@@ -85,19 +91,20 @@ def box_conv(
     _check(x, theta, channel_axis)
     batch = x.shape[:-3]
     size, channels = layout.split_shape(x.shape, channel_axis)
-    planes = (math.prod(batch), channels, *size)
-    kernels = implementations.pick(implementation, planes, x.dtype, theta.shape[1])
+    images = math.prod(batch)
+    planes = jax.ShapeDtypeStruct((images, channels, *size), x.dtype)
+    backend = registry.choose(implementation, planes, theta.shape[1])
     if whole_pixels:
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
-    options = _Options(normalize, whole_pixels, channel_axis, kernels)
+    static = _Static(backend, Options(normalize, whole_pixels), channel_axis)
 
     def convolve(x: Array, theta: Array) -> Array:
-        output = _box_conv(x.reshape(planes[0], *x.shape[-3:]), theta, options)
+        output = _box_conv(x.reshape(images, *x.shape[-3:]), theta, static)
         return output.reshape(*batch, *output.shape[-3:])
 
     sharding = jax.typeof(x).sharding
     if sharding.mesh.explicit_axes:
-        # XLA divides the work, and the result lies where x does.
+        # XLA divides the work among the devices.
         convolve = jax.sharding.auto_axes(convolve, out_sharding=sharding)
     return convolve(x, theta)
 
@@ -126,65 +133,72 @@ def _check(x: Array, theta: Array, channel_axis: int) -> None:
         )
 
 
-class _Options(NamedTuple):
-    normalize: bool
-    whole_pixels: bool
+class _Static(NamedTuple):
+    """What is known of a box convolution when JAX traces it; hashable.
+
+    Attributes:
+      backend: the backend that computes it.
+      options: what to compute.
+      channel_axis: the axis of the channels in `x` and in the output.
+    """
+
+    backend: Backend
+    options: Options
     channel_axis: layout.ChannelAxis
-    kernels: ModuleType
 
 
 class _Residuals(NamedTuple):
-    """What the gradients need; `None` and `()` are known when JAX traces, unlike a boolean."""
+    """What the gradients need.
 
-    x: Array | None  # only if theta's gradient is asked for
+    Attributes:
+      x: the input; `None` if the gradient with respect to `theta` is not needed.
+      theta: the boxes.
+      skips_dx: `()` if the gradient with respect to `x` is not needed, else `None`. Unlike a
+        boolean, either is known when JAX traces.
+    """
+
+    x: Array | None
     theta: Array
-    skips_x: tuple[()] | None  # `None` if x's gradient is asked for
+    skips_dx: tuple[()] | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _box_conv(x: Array, theta: Array, options: _Options) -> Array:
+def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
     def forward(x: Array) -> Array:
-        output = options.kernels.forward(
-            layout.move(x, options.channel_axis, -3),
-            theta,
-            normalize=options.normalize,
-            whole_pixels=options.whole_pixels,
-        )
-        return layout.move(lax.collapse(output, 1, 3), -3, options.channel_axis)
+        planes = layout.move(x, static.channel_axis, -3)
+        output = static.backend.forward(planes, theta, static.options)
+        return layout.move(lax.collapse(output, 1, 3), -3, static.channel_axis)
 
-    return _map_images(forward, x.size * theta.shape[1], options, x)
+    return _map_images(forward, x.size * theta.shape[1], static, x)
 
 
 def _box_conv_fwd(
-    x: CustomVJPPrimal, theta: CustomVJPPrimal, options: _Options
+    x: CustomVJPPrimal, theta: CustomVJPPrimal, static: _Static
 ) -> tuple[Array, _Residuals]:
-    kept = x.value if theta.perturbed else None
-    residuals = _Residuals(kept, theta.value, None if x.perturbed else ())
-    return _box_conv(x.value, theta.value, options), residuals
+    image = x.value if theta.perturbed else None
+    residuals = _Residuals(image, theta.value, None if x.perturbed else ())
+    return _box_conv(x.value, theta.value, static), residuals
 
 
-def _box_conv_bwd(
-    options: _Options, residuals: _Residuals, g: Array
-) -> tuple[Array | None, Array | None]:
-    x, theta, skips_x = residuals
+def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients:
+    x, theta, skips_dx = residuals
+    options = replace(static.options, needs_dx=skips_dx is None)
 
-    def backward(g: Array, x: Array | None = None) -> tuple[Array | None, Array | None]:
-        planes = layout.move(g, options.channel_axis, -3)
+    def backward(g: Array, x: Array | None = None) -> Gradients:
+        planes = layout.move(g, static.channel_axis, -3)
         batch, _, height, width = planes.shape
-        dx, dtheta = options.kernels.backward(
-            None if x is None else layout.move(x, options.channel_axis, -3),
+        dx, dtheta = static.backend.backward(
+            None if x is None else layout.move(x, static.channel_axis, -3),
             theta,
             planes.reshape(batch, *theta.shape[:2], height, width),
-            normalize=options.normalize,
-            whole_pixels=options.whole_pixels,
-            by_x=skips_x is None,
+            options,
         )
         if dx is not None:
-            dx = layout.move(dx, -3, options.channel_axis)
+            dx = layout.move(dx, -3, static.channel_axis)
         return dx, None if dtheta is None else dtheta[None]
 
     images = (g,) if x is None else (g, x)
-    dx, dtheta = _map_images(backward, g.size, options, *images)
+    dx, dtheta = _map_images(backward, g.size, static, *images)
     return dx, None if dtheta is None else jnp.sum(dtheta, 0).astype(theta.dtype)
 
 
@@ -192,13 +206,26 @@ _box_conv.defvjp(_box_conv_fwd, _box_conv_bwd, symbolic_zeros=True)
 
 
 def _map_images[Result](
-    function: Callable[..., Result], outputs: int, options: _Options, *images: Array
+    function: Callable[..., Result], outputs: int, static: _Static, *images: Array
 ) -> Result:
-    """Applies a function to all images or, where transposing all takes much memory, to each."""
+    """Applies a function to all images at once or, to transpose less at a time, to one by one.
+
+    Args:
+      function: takes `images` and returns arrays whose first axis is theirs.
+      outputs: the number of outputs of the box convolution, of all images together.
+      static: decides whether large images are taken one by one.
+      *images: arrays `(N, ...)`.
+    """
     number = images[0].shape[0]
-    at_once = options.channel_axis == -3 or outputs <= _TRANSPOSED_AT_ONCE
-    if at_once or options.kernels is not xla:
+    at_once = (
+        static.channel_axis == -3
+        or outputs <= _MOST_TRANSPOSED_OUTPUTS
+        or not static.backend.maps_images
+        or not enabled(Workaround.CHUNKS)
+    )
+    if at_once:
         return function(*images)
     each = [image[:, None] for image in images]
-    results = lax.map(lambda image: lax.optimization_barrier(function(*image)), each)
-    return jax.tree.map(lambda result: result.reshape(number, *result.shape[2:]), results)
+    results = lax.map(lambda image: xla_hints.do_not_fuse(function(*image)), each)
+    joined: Result = jax.tree.map(lambda result: result.reshape(number, *result.shape[2:]), results)
+    return joined

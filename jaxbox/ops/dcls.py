@@ -11,15 +11,18 @@ from jax.typing import ArrayLike
 
 from jaxbox_kernels.common.dtypes import sum_dtype
 
+__all__ = ["Version", "dcls_kernel", "repulsion"]
+
 Version = Literal["v0", "v1", "max", "gauss"]
 
-# Of the original code: the least width of a Gaussian, in cells, and what keeps a tap without any
-# cell from a division by zero.
-_LEAST_WIDTH: Final = 0.27
+# Constants of the original code: the least width of a Gaussian, in cells, and what keeps a tap
+# outside the kernel from a division by zero.
+_MIN_WIDTH: Final = 0.27
 _EPSILON: Final = 1e-7
 
-# How many cells times taps, along one axis, are in memory together.
-_CELLS_AT_ONCE: Final = 2**19
+# Chunk size, in taps times the cells along one axis. Groups of taps are processed chunk by chunk,
+# because memory that is new to the process costs more time than the arithmetic.
+_CHUNK_SIZE: Final = 2**19
 
 
 def dcls_kernel(
@@ -31,46 +34,49 @@ def dcls_kernel(
 ) -> Array:
     """Builds a convolution's kernel from taps with learnable positions.
 
-    Tap `k` lies at `p = positions[:, k] + floor(kernel_size / 2)`, in cells, and is spread over the
-    cells `c` of the kernel as the product over the axes `a` of
+    Tap `k` lies at `p = positions[:, k] + floor(kernel_size / 2)`, in cells. Its share in cell `c`
+    of the kernel is the product over the axes `a` of
 
     - `"v0"`, `"v1"`: `max(0, 1 - |c_a - p_a|)`, bilinear interpolation,
     - `"max"`: `max(0, 1 + |sigma_a| - |c_a - p_a|)`, a triangle,
     - `"gauss"`: `exp(-((c_a - p_a) / (0.27 + |sigma_a|))^2 / 2)`,
 
-    which all but `"v0"` divide by its sum over the kernel's cells plus 1e-7. The kernel is the sum
-    of the spread taps, each times its weight; what falls outside is dropped.
+    All versions but `"v0"` divide it by its sum over the kernel's cells plus 1e-7. The kernel is
+    the sum over the taps of weight times share; what falls outside the kernel is dropped.
 
-    At whole positions `"v0"` has the derivative to the right; that of `"v1"`, and of `"max"` with
-    whole `sigma`, is 0 there, and `sigma` itself has the derivative 0 at 0: all as in the original.
+    At integer positions the derivative with respect to the positions is the right-sided one for
+    `"v0"`, and 0 for `"v1"`, and for `"max"` if `sigma` is an integer. The derivative with respect
+    to `sigma` is 0 at `sigma = 0`. All this is as in the original code.
 
-    Never more than one axis of cells stands beside the taps in memory.
+    No intermediate array is larger than the taps times the cells along one axis.
 
     Source: Khalfaoui-Hassani et al. 2023, "Dilated convolution with learnable spacings" and "...
     beyond bilinear interpolation". Unlike the original code, position `a` belongs to spatial axis
     `a` in every version, and rectangular kernels work.
 
     Args:
-      weight: `(K, I, O)`: taps, input channels (of a group), output channels.
-      positions: `(d, K, I, O)`, or `(d, K, I, 1)` for positions that all output channels share; in
-        cells, which are pixels of the input, along `d` = 1, 2 or 3 spatial axes in their order. 0
-        is the cell `floor(kernel_size / 2)`, the middle one of an odd size.
-      sigma: The width of each tap, in cells, of the shape of `positions`. `"v0"` and `"v1"` have
-        none and ignore it: `None` will do.
-      kernel_size: The cells along each spatial axis.
-      version: How a tap is spread.
+      weight: The weights of the taps, `(K, I, O)`: taps, input channels (of a group), output
+        channels.
+      positions: The positions of the taps, `(d, K, I, O)`, or `(d, K, I, 1)` for positions that all
+        output channels share. They are in cells, which are pixels of the input, along `d` = 1, 2 or
+        3 spatial axes in their order. 0 is the cell `floor(kernel_size / 2)`, the middle one of an
+        odd size.
+      sigma: The widths of the taps, in cells, of the shape of `positions`. `"v0"` and `"v1"` ignore
+        them; pass `None`.
+      kernel_size: The number of cells along each spatial axis.
+      version: How a tap is spread over the cells: `"v0"`, `"v1"`, `"max"` or `"gauss"`.
 
     Returns:
-      `(*kernel_size, I, O)`, a kernel for `flax.nnx.Conv`, of the dtype of `weight`. The arithmetic
-      is float32 or wider.
+      The kernel, `(*kernel_size, I, O)` as for `flax.nnx.Conv`, of the dtype of `weight`. The
+      arithmetic is float32 or wider.
 
     Raises:
       TypeError: An array is not of a real floating dtype.
-      ValueError: A shape does not fit, `version` is unknown or lacks its `sigma`.
+      ValueError: A shape does not fit, `version` is unknown, or its `sigma` is missing.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.ops.dcls import dcls_kernel
+      >>> from jaxbox import dcls_kernel
       >>> weight = jnp.array([8.0]).reshape(1, 1, 1)  # One tap,
       >>> positions = jnp.array([0.25]).reshape(1, 1, 1, 1)  # a quarter of a cell off the middle.
       >>> dcls_kernel(weight, positions, None, (5,), "v0")[:, 0, 0].tolist()
@@ -81,24 +87,24 @@ def dcls_kernel(
     _check(weight, positions, sigma, kernel_size, version)
     dtype = sum_dtype(weight)
     count, inputs, outputs = weight.shape
-    # Channels that share positions go together: (groups, channels, K), (groups, d, K).
-    places = [array.astype(dtype) for array in (positions, sigma) if array is not None]
-    groups = inputs * max(array.shape[-1] for array in places)
+    # Channels that share positions form a group: taps (groups, channels, K), the others
+    # (groups, d, K).
+    spread_by = [array.astype(dtype) for array in (positions, sigma) if array is not None]
+    groups = inputs * max(array.shape[-1] for array in spread_by)
     shape = (len(kernel_size), count, inputs, groups // inputs)
-    places = [
+    spread_by = [
         jnp.broadcast_to(array, shape).reshape(*shape[:2], groups).transpose(2, 0, 1)
-        for array in places
+        for array in spread_by
     ]
     taps = weight.astype(dtype).reshape(count, groups, -1).transpose(1, 2, 0)
 
-    # What is between the taps and the kernel is computed again for the gradient, a few groups at a
-    # time: memory new to the process takes longer than the arithmetic.
+    # The intermediate arrays are computed again for the gradient, to save their memory.
     @jax.checkpoint
-    def of_group(arrays: Sequence[Array]) -> Array:
-        return _kernel_of_group(*arrays, kernel_size=kernel_size, version=version)
+    def group_kernel(arrays: Sequence[Array]) -> Array:
+        return _group_kernel(*arrays, kernel_size=kernel_size, version=version)
 
-    at_once = _CELLS_AT_ONCE // (count * max(kernel_size) * taps.shape[1])
-    kernel = lax.map(of_group, [taps, *places], batch_size=min(max(at_once, 1), groups))
+    chunk = _CHUNK_SIZE // (count * max(kernel_size) * taps.shape[1])
+    kernel = lax.map(group_kernel, [taps, *spread_by], batch_size=min(max(chunk, 1), groups))
     kernel = kernel.reshape(inputs, outputs, *kernel_size)
     return jnp.moveaxis(kernel, (0, 1), (-2, -1)).astype(weight.dtype)
 
@@ -106,21 +112,21 @@ def dcls_kernel(
 def repulsion(positions: ArrayLike) -> Array:
     """Measures how much taps lie on top of each other: the repulsive loss of one layer.
 
-    The mean over pairs of taps, and over channels, of `max(0, 1 - distance)`: 1 where all taps
-    coincide, 0 where they are a cell apart. Its derivative is 0 for taps that coincide exactly. The
-    authors add the square of its mean over the layers to the loss
-    (:func:`jaxbox.layers.dcls.repulsive_loss` is that mean).
+    It is the mean over pairs of taps, and over channels, of `max(0, 1 - distance)`: 1 if all taps
+    coincide, 0 if they are a cell or more apart. Its derivative is 0 for taps that coincide
+    exactly. :func:`jaxbox.layers.repulsive_loss` is its mean over a model's layers, whose square
+    the authors add to the loss.
 
     Source: the training code of Khalfaoui-Hassani et al. 2023 for ConvNeXt.
 
     Args:
-      positions: `(d, K, I, O)`, in cells.
+      positions: The positions of the taps, `(d, K, I, O)`, in cells.
 
     Returns:
-      A scalar. A single tap repels nothing: 0.
+      The loss, a scalar; 0 for a single tap.
 
     Raises:
-      ValueError: `positions` has another number of axes.
+      ValueError: `positions` has not four axes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -137,7 +143,8 @@ def repulsion(positions: ArrayLike) -> Array:
     first, second = jnp.triu_indices(count, 1)
     squared = jnp.square(positions[:, first] - positions[:, second]).sum(0)
     coincide = squared == 0
-    # The root of 0 has no derivative; `where` alone would still multiply by its infinity.
+    # The derivative of the square root is infinite at 0, and `where` around the root alone would
+    # multiply that by 0.
     distance = jnp.where(coincide, 0, jnp.sqrt(jnp.where(coincide, 1, squared)))
     return jax.nn.relu(1 - distance).mean()
 
@@ -168,7 +175,7 @@ def _check(
             )
 
 
-def _kernel_of_group(
+def _group_kernel(
     taps: Array,
     positions: Array,
     sigma: Array | None = None,
@@ -176,7 +183,7 @@ def _kernel_of_group(
     kernel_size: Sequence[int],
     version: Version,
 ) -> Array:
-    """The kernels, `(M, *kernel_size)`, of taps `(M, K)` with the same positions, `(d, K)`."""
+    """Builds the kernels `(M, *kernel_size)` of taps `(M, K)` with the same positions `(d, K)`."""
     spreads = [
         _spread(size, positions[axis] + size // 2, None if sigma is None else sigma[axis], version)
         for axis, size in enumerate(kernel_size)
@@ -187,7 +194,7 @@ def _kernel_of_group(
 
 
 def _spread(size: int, centre: Array, width: Array | None, version: Version) -> Array:
-    """What each cell along an axis gets of each tap: `(size, K)`."""
+    """Returns the share of each tap in each cell along one axis: `(size, K)`."""
     cell = jnp.arange(size, dtype=centre.dtype)[:, None]
     centre = centre[None]
     if version == "v0":
@@ -200,11 +207,11 @@ def _spread(size: int, centre: Array, width: Array | None, version: Version) -> 
     width = jnp.abs(width)[None]
     if version == "max":
         return jax.nn.relu(1 + width - jnp.abs(cell - centre))
-    return jnp.exp(-0.5 * jnp.square((cell - centre) / (_LEAST_WIDTH + width)))
+    return jnp.exp(-0.5 * jnp.square((cell - centre) / (_MIN_WIDTH + width)))
 
 
 def _add_taps(taps: Array, spreads: Sequence[Array]) -> Array:
-    """The sum over taps, `(M, K)`, each spread along every axis: `(M, *kernel_size)`."""
+    """Sums taps `(M, K)`, each spread over the cells of every axis: `(M, *kernel_size)`."""
     first, *others = spreads
     weighted = taps[:, None] * first[None]
     if not others:
@@ -212,7 +219,7 @@ def _add_taps(taps: Array, spreads: Sequence[Array]) -> Array:
     if len(others) == 1:
         pairs = (((2,), (1,)), ((), ()))
         return lax.dot_general(weighted, others[0], pairs, precision=lax.Precision.HIGHEST)
-    # One plane at a time, and again for the gradient: all at once, two axes of cells would stand
-    # beside the taps.
+    # One plane at a time, computed again for the gradient: all at once would need an array of taps
+    # times the cells along two axes.
     plane = jax.checkpoint(lambda weighted: _add_taps(weighted, others))
     return jnp.moveaxis(lax.map(plane, jnp.moveaxis(weighted, 1, 0)), 0, 1)

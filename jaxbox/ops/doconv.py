@@ -9,6 +9,8 @@ from jax.typing import ArrayLike
 
 from jaxbox_kernels.common.dtypes import sum_dtype
 
+__all__ = ["doconv_kernel", "identity"]
+
 
 def doconv_kernel(
     weight: ArrayLike,
@@ -17,41 +19,40 @@ def doconv_kernel(
     feature_group_count: int = 1,
     legacy_torch_grouping: bool = False,
 ) -> Array:
-    """Composes a convolution's kernel of an ordinary factor and a depthwise one.
+    """Composes a convolution's kernel from an ordinary factor and a depthwise one.
 
     With `D' = deviation + identity`, `m` the taps of the kernel and `c` the input channel that is
     the `j`-th of output channel `o`'s group,
 
         kernel[m, j, o] = sum over s of D'[m, s, c] * weight[s, j, o]
 
-    The identity has `eye(taps)` side by side as often as it fits into the depth multiplier `S`, and
-    zeros after it: with `deviation` 0 and `S` equal to the number of taps the kernel is `weight`.
-    A convolution with the kernel is the depthwise convolution with `D'` followed by the one with
-    `weight` of its outputs ("feature composition"), at the cost of the plain convolution.
+    The identity is `eye(taps)`, repeated side by side as often as it fits into the depth multiplier
+    `S`, and zeros after it (:func:`identity`): if `deviation` is 0 and `S` is the number of taps,
+    the kernel is `weight`. A convolution with the kernel computes the depthwise convolution with
+    `D'` followed by the convolution with `weight`, at the cost of an ordinary convolution.
 
     Source: Cao et al. 2020, "DO-Conv", equations 2 to 4 (kernel composition).
 
     Args:
-      weight: `(S, I / groups, O)`.
-      deviation: `(*kernel_size, S, I)`, what is learned of the depthwise factor: how far it is from
-        the identity.
-      feature_group_count: The number of groups.
-      legacy_torch_grouping: For checkpoints of the authors' PyTorch code, which reshapes where it
-        should permute: output channel `o` takes the depthwise factor of group `o % groups`, not of
-        its own, `o // (O / groups)`.
+      weight: The ordinary factor, `(S, I / groups, O)`.
+      deviation: The difference of the depthwise factor from the identity, `(*kernel_size, S, I)`.
+      feature_group_count: The number of groups that the channels are divided into.
+      legacy_torch_grouping: Whether to compute what the authors' PyTorch code does, which reshapes
+        where it should permute: output channel `o` takes the depthwise factor of group
+        `o % groups`, not that of its own group `o // (O / groups)`.
 
     Returns:
-      `(*kernel_size, I / groups, O)`, a kernel for `flax.nnx.Conv`, of the dtype of `weight`. The
-      arithmetic is float32 or wider.
+      The kernel, `(*kernel_size, I / groups, O)` as for `flax.nnx.Conv`, of the dtype of `weight`.
+      The arithmetic is float32 or wider.
 
     Raises:
       TypeError: An array is not of a real floating dtype.
-      ValueError: A shape does not fit, or `S` is less than the number of taps: the kernel could
-        not be any.
+      ValueError: A shape does not fit, or `S` is less than the number of taps, with which not every
+        kernel could be composed.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxbox.ops.doconv import doconv_kernel
+      >>> from jaxbox import doconv_kernel
       >>> weight = jnp.arange(3.0).reshape(3, 1, 1)
       >>> doconv_kernel(weight, jnp.zeros((3, 3, 1)))[:, 0, 0].tolist()
       [0.0, 1.0, 2.0]
@@ -62,10 +63,10 @@ def doconv_kernel(
     *kernel_size, multiplier, inputs = deviation.shape
     taps, outputs = math.prod(kernel_size), weight.shape[-1]
     dtype = sum_dtype(weight)
-    start = jnp.asarray(identity(taps, multiplier), dtype)
-    depthwise = deviation.astype(dtype).reshape(taps, multiplier, inputs) + start[..., None]
+    eye = jnp.asarray(identity(taps, multiplier), dtype)
+    depthwise = deviation.astype(dtype).reshape(taps, multiplier, inputs) + eye[..., None]
     depthwise = depthwise.reshape(taps, multiplier, groups, inputs // groups)
-    # o = (g, r) means output r of group g.
+    # In the einsum output channel `o` is `(g, r)`: number `r` of group `g`.
     order = (outputs // groups, groups) if legacy_torch_grouping else (groups, outputs // groups)
     factor = weight.astype(dtype).reshape(*weight.shape[:2], *order)
     sums = "msgj,sjrg->mjrg" if legacy_torch_grouping else "msgj,sjgr->mjgr"
@@ -74,7 +75,14 @@ def doconv_kernel(
 
 
 def identity(taps: int, multiplier: int) -> np.ndarray:
-    """Returns as many identity matrices as fit, then zeros: `(taps, multiplier)`.
+    """Returns the identity of the depthwise factor: identity matrices side by side, then zeros.
+
+    Args:
+      taps: The number of taps of the kernel.
+      multiplier: The depth multiplier.
+
+    Returns:
+      A matrix `(taps, multiplier)` with as many identity matrices as fit.
 
     Example:
       >>> from jaxbox.ops.doconv import identity

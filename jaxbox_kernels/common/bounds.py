@@ -1,45 +1,62 @@
-"""The sides of boxes on the grid of pixels."""
+"""The bounds of boxes on the grid of pixels.
+
+In the shapes below, `P` is the number of planes, `F` the number of boxes of each plane and `size`
+the number of pixels along the axis in question.
+"""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import DTypeLike
 
-
-class Side(NamedTuple):
-    """One side of every box along one axis: at output `j` it cuts pixel `j + shift`."""
-
-    shift: Array  # (P, F), int32, clipped to where it still changes the result
-    fraction: Array | None  # (P, F), in [0, 1]: how much of it lies below; None if nothing does
+from jaxbox_kernels.common import xla_hints
 
 
-class Interval(NamedTuple):
-    """The extent of every box along one axis."""
+class Bound(NamedTuple):
+    """One bound of every box along one axis: at output `j` it cuts pixel `j + offset`.
 
-    low: Side
-    high: Side
+    Attributes:
+      offset: `(P, F)`, int32, clipped to the range within which it changes the result.
+      fraction: `(P, F)`, in [0, 1], how much of the pixel lies below the bound; `None` if all
+        bounds are lower edges of pixels.
+    """
+
+    offset: Array
+    fraction: Array | None
+
+
+class Extent(NamedTuple):
+    """The low and the high bound of every box along one axis."""
+
+    low: Bound
+    high: Bound
 
     @property
-    def shifts(self) -> list[Array]:
-        """Where a difference of running sums reads them."""
+    def offsets(self) -> list[Array]:
+        """The offsets at which `integral` needs prefix sums, `(P, F)` each."""
         low, high = self
         if low.fraction is None or high.fraction is None:
-            return [low.shift, high.shift]
-        return [low.shift, high.shift, low.shift + 1, high.shift + 1]
+            return [low.offset, high.offset]
+        return [low.offset, high.offset, low.offset + 1, high.offset + 1]
 
     @property
     def weights(self) -> list[Array]:
-        """By what it multiplies them, `(P, F)` each."""
+        """The factors of those prefix sums in the integral, `(P, F)` or scalars."""
         low, high = self
         if low.fraction is None or high.fraction is None:
             return [-jnp.ones(()), jnp.ones(())]
         return [low.fraction - 1, 1 - high.fraction, -low.fraction, high.fraction]
 
     def difference(self, reads: list[Array]) -> tuple[Array, Array | None]:
-        """The difference of running sums read at `shifts`, `(P, F, H, W)` each.
+        """Integrates from bound to bound, whole pixels and fractions of pixels apart.
 
-        From pixel to pixel, which is exact in whole numbers; and what the sides cut of pixels.
+        Args:
+          reads: the sums before pixel `j + offset` for each of `offsets`, `(P, F, H, W)` each.
+
+        Returns:
+          The integral over whole pixels, which is exact in fixed point, and what the fractions add
+          to it; `None` if there are no fractions.
         """
         low, high, *after = reads
         low_fraction, high_fraction = self.low.fraction, self.high.fraction
@@ -50,81 +67,95 @@ class Interval(NamedTuple):
             return fraction[..., None, None] * pixel.astype(fraction.dtype)
 
         after_low, after_high = after
-        cut = part(high_fraction, after_high - high) - part(low_fraction, after_low - low)
-        return high - low, cut
+        parts = part(high_fraction, after_high - high) - part(low_fraction, after_low - low)
+        return high - low, parts
 
     def integral(self, reads: list[Array]) -> Array:
-        """The same as one number; of whole numbers where there are no parts of pixels."""
-        whole, part = self.difference(reads)
-        return whole if part is None else whole.astype(part.dtype) + part
+        """The sum of both results of `difference`; in fixed point if there are no fractions."""
+        whole, parts = self.difference(reads)
+        return whole if parts is None else whole.astype(parts.dtype) + parts
 
 
-def intervals(
+def extents(
     theta: Array, height: int, width: int, *, whole_pixels: bool = False
-) -> tuple[Interval, Interval]:
-    """The boxes' extents along rows (y) and along columns (x); `theta` is `(P, F, 4)`."""
+) -> tuple[Extent, Extent]:
+    """The extents of boxes along y and along x.
 
-    def interval(low: Array, high: Array, size: int) -> Interval:
+    Args:
+      theta: the boxes, `(P, F, 4)`.
+      height: the number of rows of the image.
+      width: the number of columns of the image.
+      whole_pixels: whether all bounds are known to lie on pixel edges.
+    """
+
+    def extent(low: Array, high: Array, size: int) -> Extent:
         if whole_pixels:
-            return Interval(_whole_side(low, size), _whole_side(high, size))
-        return Interval(_side(low, size, grows_up=False), _side(high, size, grows_up=True))
+            return Extent(_bound_on_edge(low, size), _bound_on_edge(high, size))
+        return Extent(_bound(low, size, grows_up=False), _bound(high, size, grows_up=True))
 
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
-    along_y, along_x = interval(y_min, y_max, height), interval(x_min, x_max, width)
-    # XLA would round anew for each pixel that reads them.
-    return lax.optimization_barrier((along_y, along_x))
+    along_y, along_x = extent(y_min, y_max, height), extent(x_min, x_max, width)
+    return xla_hints.compute_once((along_y, along_x))
 
 
-def _side(coordinate: Array, size: int, *, grows_up: bool) -> Side:
+def _bound(coordinate: Array, size: int, *, grows_up: bool) -> Bound:
     """Splits a coordinate; on a pixel edge it belongs to the pixel into which the box grows."""
     nearest = jnp.round(coordinate)
     rest = coordinate - nearest  # In [-1/2, 1/2], and exact.
     if grows_up:
-        on_edge, shift, fraction = rest >= 0.5, nearest + 1, 0.0
+        on_edge, offset, fraction = rest >= 0.5, nearest + 1, 0.0
     else:
-        on_edge, shift, fraction = rest <= -0.5, nearest - 1, 1.0
-    shift = jnp.clip(jnp.where(on_edge, shift, nearest), -size, size)
-    return Side(shift.astype(jnp.int32), jnp.where(on_edge, fraction, rest + 0.5))
+        on_edge, offset, fraction = rest <= -0.5, nearest - 1, 1.0
+    offset = jnp.clip(jnp.where(on_edge, offset, nearest), -size, size)
+    return Bound(offset.astype(jnp.int32), jnp.where(on_edge, fraction, rest + 0.5))
 
 
-def _whole_side(coordinate: Array, size: int) -> Side:
-    """A side that lies on a pixel edge."""
-    return Side(jnp.clip(jnp.round(coordinate + 0.5), -size, size).astype(jnp.int32), None)
+def _bound_on_edge(coordinate: Array, size: int) -> Bound:
+    """The bound at a coordinate that lies on a pixel edge."""
+    return Bound(jnp.clip(jnp.round(coordinate + 0.5), -size, size).astype(jnp.int32), None)
 
 
 def mirrored(theta: Array) -> Array:
-    """The boxes reflected through the origin: their filter is the adjoint one."""
+    """Boxes `(..., 4)` reflected through the origin, whose filter is the adjoint of theirs."""
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
     return jnp.stack([-x_max, -x_min, -y_max, -y_min], axis=-1)
 
 
-def count(shift: Array, size: int, *, before: int = 0, after: int = 0) -> Array:
-    """How many pixels lie before pixel `j + shift`: `(P, F, before + size + after)`.
+def count(offset: Array, size: int, *, before: int = 0, after: int = 0) -> Array:
+    """The number of pixels of the image that lie before pixel `j + offset`.
 
-    `j` is every output, and as many positions more on either side.
+    Args:
+      offset: `(P, F)`.
+      size: the number of pixels along the axis.
+      before: the number of positions `j` before the first output for which to count too.
+      after: the number of positions `j` after the last output for which to count too.
+
+    Returns:
+      `(P, F, before + size + after)`.
     """
     position = jnp.arange(-before, size + after, dtype=jnp.int32)[None, None]
-    return jnp.clip(position + shift[..., None], 0, size)
+    return jnp.clip(position + offset[..., None], 0, size)
 
 
-def inside(shift: Array, size: int, *, margin: int = 0) -> Array:
-    """Whether pixel `j + shift` is one of the image's, for every output `j`: `(P, F, size)`.
+def inside(offset: Array, size: int, *, margin: int = 0) -> Array:
+    """Whether pixel `j + offset` lies in the image and is none of its last `margin` pixels.
 
-    The last `margin` pixels do not count.
+    Returns:
+      `(P, F, size)`, for every output `j`.
     """
-    pixel = jnp.arange(size, dtype=jnp.int32)[None, None] + shift[..., None]
+    pixel = jnp.arange(size, dtype=jnp.int32)[None, None] + offset[..., None]
     return (pixel >= 0) & (pixel < size - margin)
 
 
-def covered(interval: Interval, size: int, dtype: DTypeLike) -> Array:
-    """Length of every box inside the image at every output: `(P, F, size)`."""
+def covered(extent: Extent, size: int, dtype: DTypeLike) -> Array:
+    """The length inside the image of every box at every output: `(P, F, size)`."""
 
-    def part(side: Side) -> Array | float:
-        if side.fraction is None:
+    def part(bound: Bound) -> Array | float:
+        if bound.fraction is None:
             return 0.0
-        return jnp.where(inside(side.shift, size), side.fraction[..., None], 0)
+        return jnp.where(inside(bound.offset, size), bound.fraction[..., None], 0)
 
-    low, high = interval
-    # Whole pixels and parts apart: their sum would lose the part's last digits.
-    whole = count(high.shift, size) - count(low.shift, size)
+    low, high = extent
+    # Whole pixels and fractions apart: their sum would lose the last digits of the fraction.
+    whole = count(high.offset, size) - count(low.offset, size)
     return whole.astype(dtype) + (part(high) - part(low))

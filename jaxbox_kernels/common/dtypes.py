@@ -1,4 +1,4 @@
-"""In which precision to compute."""
+"""The dtypes that computations use."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -6,5 +6,5 @@ from jax.typing import DTypeLike
 
 
 def sum_dtype(array: Array) -> DTypeLike:
-    """That of sums: float32, or wider if the array is."""
+    """The dtype in which to add up an array: float64 if that is its dtype, else float32."""
     return jnp.float64 if array.dtype == jnp.float64 else jnp.float32

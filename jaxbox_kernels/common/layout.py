@@ -1,4 +1,4 @@
-"""Where images have their channels: last, as in Flax, or first, as planes."""
+"""The layout of images: channels last, as in Flax, or channels first, as planes."""
 
 import math
 from typing import Final, Literal
@@ -6,13 +6,16 @@ from typing import Final, Literal
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxbox_kernels.common import xla_hints
+from jaxbox_kernels.common.workarounds import Workaround, enabled
+
 ChannelAxis = Literal[-1, -3]
 
 _AXES: Final = {-1: "(..., H, W, C)", -3: "(..., C, H, W)"}
 
 
 def describe(channel_axis: int) -> str:
-    """The axes of images.
+    """The axes of images with the given channel axis, as error messages name them.
 
     Raises:
       ValueError: `channel_axis` is neither -1 nor -3.
@@ -23,20 +26,20 @@ def describe(channel_axis: int) -> str:
 
 
 def split_shape(shape: tuple[int, ...], channel_axis: ChannelAxis) -> tuple[tuple[int, int], int]:
-    """Height and width, and the channels, of images of a shape with three axes or more."""
+    """Splits the shape of images into their size `(H, W)` and the number of their channels."""
     channels, height, width = shape[-3:] if channel_axis == -3 else (shape[-1], *shape[-3:-1])
     return (height, width), channels
 
 
 def per_channel(values: Array, ndim: int, channel_axis: ChannelAxis) -> Array:
-    """Shapes `(C,)` to go with images of `ndim` axes."""
+    """Reshapes one value a channel, `(C,)`, to broadcast with images of `ndim` axes."""
     shape = [1] * ndim
     shape[channel_axis] = values.size
     return values.reshape(shape)
 
 
 def move(x: Array, source: ChannelAxis, target: ChannelAxis) -> Array:
-    """Brings `(..., H, W, C)` to `(..., C, H, W)`, or back, or leaves it as it is."""
+    """Moves the channels of images from the axis `source` to the axis `target`."""
     if source == target:
         return x
     *batch, a, b, c = x.shape
@@ -45,19 +48,24 @@ def move(x: Array, source: ChannelAxis, target: ChannelAxis) -> Array:
     return moved.reshape(*batch, *moved.shape[1:])
 
 
-# A transposition that XLA fuses with arithmetic strides through memory for every operand: it takes
-# up to four times as long. So barriers hold it apart on either side. The result goes through with
-# its pixels in one axis: else XLA changes the layout in its place and transposes in what follows.
+# XLA on CPU fuses a transposition with the arithmetic around it, which then strides through memory
+# for every operand. So hints keep the transposition apart on both sides. The result passes the
+# second hint with its pixels in one axis: otherwise XLA changes the layout instead of transposing,
+# and what follows strides through memory after all.
 
 
 def _to_planes(x: Array) -> Array:
-    """Brings `(N, H, W, C)` to `(N, C, H, W)`."""
-    planes = jnp.moveaxis(lax.optimization_barrier(x), -1, 1)
+    """Transposes `(N, H, W, C)` to `(N, C, H, W)`."""
+    if not enabled(Workaround.SEPARATE_TRANSPOSITIONS):
+        return jnp.moveaxis(x, -1, 1)
+    planes = jnp.moveaxis(xla_hints.do_not_fuse(x), -1, 1)
     rows = planes.reshape(planes.shape[0] * planes.shape[1], planes.shape[2] * planes.shape[3])
-    return lax.optimization_barrier(rows).reshape(planes.shape)
+    return xla_hints.do_not_fuse(rows).reshape(planes.shape)
 
 
 def _from_planes(planes: Array) -> Array:
-    """The inverse of `_to_planes`."""
-    x = jnp.moveaxis(lax.optimization_barrier(planes), 1, -1)
-    return lax.optimization_barrier(lax.collapse(x, 0, 3)).reshape(x.shape)
+    """Transposes `(N, C, H, W)` to `(N, H, W, C)`."""
+    if not enabled(Workaround.SEPARATE_TRANSPOSITIONS):
+        return jnp.moveaxis(planes, 1, -1)
+    x = jnp.moveaxis(xla_hints.do_not_fuse(planes), 1, -1)
+    return xla_hints.do_not_fuse(lax.collapse(x, 0, 3)).reshape(x.shape)

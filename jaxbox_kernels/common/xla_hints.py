@@ -1,22 +1,29 @@
-"""Hints to XLA: three reasons to hold an optimization back, one function for each.
+"""Hints to XLA on CPU, which fuses without regard to what a fusion computes again.
 
-All are `lax.optimization_barrier`, which has no effect on values. They exist because XLA on CPU
-fuses without regard to what a fusion computes again.
+Each function leaves values as they are and holds back an optimization across them. There is one
+function for each reason; `workarounds.disabled` switches them off.
 """
 
 from jax import lax
 
+from jaxbox_kernels.common.workarounds import Workaround, enabled
+
 
 def compute_once[Tree](values: Tree) -> Tree:
     """Keeps values in memory, where XLA would compute them again for each reader or element."""
-    return lax.optimization_barrier(values)
+    return _hold(values, Workaround.COMPUTE_ONCE)
 
 
 def read_again[Tree](values: Tree) -> Tree:
-    """Makes each group of readers read values anew, where XLA would keep what the first read."""
-    return lax.optimization_barrier(values)
+    """Makes what follows read values anew, where XLA would keep what earlier readers have read."""
+    return _hold(values, Workaround.READ_AGAIN)
 
 
 def do_not_fuse[Tree](values: Tree) -> Tree:
-    """Separates what comes before from what comes after, where fused they run slower."""
-    return lax.optimization_barrier(values)
+    """Separates what precedes from what follows, where both run slower in one loop."""
+    return _hold(values, Workaround.DO_NOT_FUSE)
+
+
+def _hold[Tree](values: Tree, reason: Workaround) -> Tree:
+    held: Tree = lax.optimization_barrier(values) if enabled(reason) else values
+    return held

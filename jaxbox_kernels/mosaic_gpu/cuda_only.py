@@ -1,6 +1,7 @@
-"""Functions that can be compiled for CUDA alone, and say so where a program is for something else.
+"""Functions that can be compiled for CUDA alone, and say so when compiled for another platform.
 
-Tracing cannot tell: what is traced on a machine without a GPU may be exported for one.
+The platform is not known when JAX traces: a program that is traced on a machine without a GPU may
+be exported for one.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,21 +14,22 @@ from jax.interpreters import mlir
 
 
 def cuda_only(function: Callable[..., Array]) -> Callable[..., Array]:
-    """The function, whose program for any other platform is a `ValueError`."""
+    """Makes a function raise a `ValueError` when it is compiled for a platform other than CUDA."""
 
     def run(*arrays: Array) -> Array:
         jaxpr, result = jax.make_jaxpr(function, return_shape=True)(*arrays)
-        if jaxpr.effects:  # Interpreted, and not for any platform.
+        if jaxpr.effects:  # Pallas interprets the kernels, which it can do on any platform.
             return function(*arrays)
 
-        def kernels(*arrays: Array) -> Array:
+        def kernels(*arrays: Array) -> Any:
             (output,) = jaxpr_as_fun(jaxpr)(*arrays)
             return output
 
-        def elsewhere(*_: Array) -> Array:
+        def elsewhere(*_: Array) -> Any:
             return _elsewhere.bind(shape=result.shape, dtype=result.dtype)
 
-        return lax.platform_dependent(*arrays, cuda=kernels, default=elsewhere)
+        output: Array = lax.platform_dependent(*arrays, cuda=kernels, default=elsewhere)
+        return output
 
     return run
 

@@ -1,4 +1,4 @@
-"""The box filter: every box of every plane walks down each strip of columns."""
+"""The kernel of the box filter: a window for every box of every plane and strip of columns."""
 
 import functools
 
@@ -14,7 +14,7 @@ from jaxbox_kernels.mosaic_gpu.box_params import Tables
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
 
-# Output rows whose reads are all under way before the first is written.
+# The number of output rows whose reads are all under way before the first of them is written.
 _ROWS = 4
 
 
@@ -26,9 +26,17 @@ def filter_planes(
     *,
     whole: bool,
 ) -> Array:
-    """Integrals over the boxes times their scales: `(N * C * F, H, padded(W))`.
+    """Computes integrals over boxes times the boxes' scales.
 
-    `shape` is `(N, C, F, H, W)`.
+    Args:
+      source: prefix sums over the columns of the input's rows.
+      boxes: the parameters of the boxes.
+      shape: `(N, C, F, H, W)`.
+      dtype: the dtype of the output.
+      whole: whether all bounds are known to lie on pixel edges.
+
+    Returns:
+      `(N * C * F, H, padded(W))`.
     """
     planes, strips, number = grid.size(shape)
     height = shape[-2]
@@ -40,14 +48,15 @@ def filter_planes(
         grid_names=grid.NAMES,
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    return kernel(source, boxes)
+    output: Array = kernel(source, boxes)
+    return output
 
 
 def _filter(
     source: RowSums,
     boxes: Tables,
     out: Array,
-    kept: Array,
+    cache: Array,
     *,
     shape: tuple[int, ...],
     whole: bool,
@@ -60,16 +69,16 @@ def _filter(
     def read(row: Array) -> Array:
         return columns(row).integral
 
-    def walk_down(enter: sliding_window.Reader[Array], leave: sliding_window.Reader[Array]) -> None:
+    def slide(enter: sliding_window.Reader[Array], leave: sliding_window.Reader[Array]) -> None:
         enter, leave = (
             sliding_window.only_inside(enter, height),
             sliding_window.only_inside(leave, height),
         )
 
-        def take_steps(group: Array, total: Array) -> Array:
+        def advance_rows(group: Array, total: Array) -> Array:
             integrals = []
             for row in range(rows):
-                seen, total = sliding_window.step(
+                seen, total = sliding_window.advance(
                     enter, leave, total, box, group * rows + row, whole=whole
                 )
                 integrals.append(seen.integral)
@@ -78,15 +87,15 @@ def _filter(
                 out[target, group * rows + row, pl.ds(strip * LANES, LANES)] = values
             return total
 
-        total = sliding_window.begin(enter, lanes.zeros(), box, jnp.int32(0), height)
-        lax.fori_loop(0, height // rows, take_steps, total)
+        total = sliding_window.init(enter, lanes.zeros(), box, jnp.int32(0), height)
+        lax.fori_loop(0, height // rows, advance_rows, total)
 
-    fits = row_cache.are_enough(kept, box, height)
+    fits = row_cache.fits(cache, box, height)
 
     @pl.when(fits)
     def _read_once() -> None:
-        walk_down(*row_cache.readers(read, kept, height))
+        slide(*row_cache.readers(read, cache, height))
 
     @pl.when(jnp.logical_not(fits))
     def _read_twice() -> None:
-        walk_down(read, read)
+        slide(read, read)

@@ -1,4 +1,8 @@
-"""Inner products of the output's gradient with the integral, and with what each side cuts."""
+"""The kernel of the gradient with respect to boxes.
+
+It computes inner products of the gradient with respect to the output with the integrals over boxes
+and with what each bound cuts.
+"""
 
 import functools
 
@@ -14,17 +18,26 @@ from jaxbox_kernels.mosaic_gpu.lanes import LANES
 from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
 from jaxbox_kernels.mosaic_gpu.sliding_window import Columns
 
-# The integral, and the sides in theta's order: a low side moves out of the box as its coordinate
-# grows.
+# The signs of the integral and of the bounds in theta's order: as a low bound grows, the box loses
+# what the bound cuts.
 _SIGNS = (1, -1, 1, -1, 1)
-# As for the filter, but with more in registers: three sums are walked and five products kept.
+# The number of rows whose reads are under way together. The filter takes more, but here a window
+# has three sums, and five products are in registers too.
 _ROWS = 2
 
 
 def inner_products(source: RowSums, g: Array, boxes: Tables, shape: tuple[int, ...]) -> Array:
-    """With the integrals, then with their derivatives by the sides in theta's order.
+    """Computes inner products with the integrals and with their derivatives.
 
-    `g` is `(N * C * F * H, padded(W))`, `shape` `(N, C, F, H, W)`, the result `(N, C, F, 5)`.
+    Args:
+      source: prefix sums over the columns of the input's rows.
+      g: the gradient with respect to the output, `(N * C * F * H, padded(W))`.
+      boxes: the parameters of the boxes.
+      shape: `(N, C, F, H, W)`.
+
+    Returns:
+      `(N, C, F, 5)`: with the integrals, then with the derivatives with respect to the bounds in
+      theta's order.
     """
     planes, strips, number = grid.size(shape)
     kernel = plgpu.kernel(
@@ -51,11 +64,13 @@ def _inner_products(
     read = sliding_window.only_inside(columns, height)
     rows = lanes.largest_divisor(height, _ROWS)
 
-    def take_steps(group: Array, carry: tuple[Columns, list[Array]]) -> tuple[Columns, list[Array]]:
+    def advance_rows(
+        group: Array, carry: tuple[Columns, list[Array]]
+    ) -> tuple[Columns, list[Array]]:
         total, products = carry
         for row in (group * rows + row for row in range(rows)):
             gradient = g[target * height + row, pl.ds(strip * LANES, LANES)].astype(jnp.float32)
-            seen, total = sliding_window.step(read, read, total, box, row, whole=False)
+            seen, total = sliding_window.advance(read, read, total, box, row, whole=False)
             factors = (*seen.integral, seen.low.integral, seen.high.integral)
             products = [
                 product + gradient * factor
@@ -64,7 +79,7 @@ def _inner_products(
         return total, products
 
     zero = lanes.zeros()
-    total = sliding_window.begin(read, Columns(zero, zero, zero), box, jnp.int32(0), height)
-    _, products = lax.fori_loop(0, height // rows, take_steps, (total, [zero] * len(_SIGNS)))
+    total = sliding_window.init(read, Columns(zero, zero, zero), box, jnp.int32(0), height)
+    _, products = lax.fori_loop(0, height // rows, advance_rows, (total, [zero] * len(_SIGNS)))
     for index, (sign, product) in enumerate(zip(_SIGNS, products, strict=True)):
         out[target, strip, index] = sign * jnp.sum(product)

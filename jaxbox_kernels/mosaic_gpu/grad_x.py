@@ -1,10 +1,12 @@
-"""The adjoint filter: what the output's gradient gives to the pixels of the input.
+"""The kernel of the adjoint filter: what the output's gradient contributes to the input's pixels.
 
-Down the rows, each box walks reflected. Along a row its sums then enter where the box ends and
-leave where it begins, seen from the right; `row_prefix_sums.sum_rows_back` adds them up.
+Down the rows, a window slides with each box mirrored. Along a row, seen from the right, the sum of
+a window enters a prefix sum where the box ends and leaves it where the box begins. This kernel
+computes those differences; `row_prefix_sums.sum_rows_back` adds them up.
 """
 
 import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -13,61 +15,32 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxbox_kernels.mosaic_gpu import box_params, lanes, sliding_window
+from jaxbox_kernels.mosaic_gpu import box_params, lanes, sliding_window, tiles
 from jaxbox_kernels.mosaic_gpu.box_params import Box, Tables
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
-
-# Shared memory of one program, in bytes: two programs fit on a multiprocessor.
-_SHARED_MEMORY = 100 * 1024
-# The most that one program may have on Hopper and Blackwell.
-LARGEST_SHARED_MEMORY = 227 * 1024
-# Boxes of a plane that one program adds up, and rows that it handles between barriers.
-_BOXES, _ROWS = 4, 4
-# Programs that keep every multiprocessor of an H100 (132) or a B200 (148) busy with two or more;
-# planes are divided into so many parts of at least as many rows as walks down a box take to begin.
-_PROGRAMS, _LEAST_ROWS = 296, 32
+from jaxbox_kernels.mosaic_gpu.tiles import Tile
 
 
-class _Tile(NamedTuple):
-    boxes: int
-    rows: int
+def differences(g: Array, boxes: Tables, shape: tuple[int, ...], *, whole: bool) -> Array:
+    """Computes the differences of the gradient with respect to the input along each row.
 
+    Args:
+      g: the gradient with respect to the output, `(N * C * F * H, padded(W))`.
+      boxes: the parameters of the boxes, mirrored along y.
+      shape: `(N, C, F, H, W)`.
+      whole: whether all bounds are known to lie on pixel edges.
 
-def shared_memory(width: int, boxes: int = 1, rows: int = 1) -> int:
-    """Bytes that a program needs; by default the least."""
-    padded = lanes.padded(width)
-    return 4 * boxes * (padded + rows * (padded + 2 * LANES))
-
-
-def _tile(boxes: int, height: int, width: int) -> _Tile:
-    """The largest tile that leaves room for a second program, else the smallest."""
-    boxes, rows = lanes.largest_divisor(boxes, _BOXES), lanes.largest_divisor(height, _ROWS)
-    while rows > 1 and shared_memory(width, boxes, rows) > _SHARED_MEMORY:
-        rows = lanes.largest_divisor(height, rows - 1)
-    while boxes > 1 and shared_memory(width, boxes, rows) > _SHARED_MEMORY:
-        boxes = lanes.largest_divisor(boxes, boxes - 1)
-    return _Tile(boxes, rows)
-
-
-def _parts(planes: int, height: int, rows: int) -> int:
-    """Into how many parts to divide the rows of a plane."""
-    fitting = max(1, height // _LEAST_ROWS)
-    wanted = min(fitting, -(-_PROGRAMS // planes))
-    return lanes.largest_divisor(height // rows, wanted)
-
-
-def entries(g: Array, boxes: Tables, shape: tuple[int, ...], *, whole: bool) -> Array:
-    """What enters each pixel, then what ends beyond the right border: `(groups, N*C*H, 2*W)`.
-
-    `g` is `(N * C * F * H, padded(W))`, `shape` `(N, C, F, H, W)`; the result's `W` is padded too.
+    Returns:
+      `(groups, N * C * H, 2 * padded(W))`: for each group of boxes what enters the sum at each
+      pixel, then what enters it beyond the right border.
     """
     batch, channels, number, height, width = shape
-    tile = _tile(number, height, width)
+    tile = tiles.largest_tile(number, height, width)
     padded = lanes.padded(width)
     groups = number // tile.boxes
-    parts = _parts(batch * channels * groups, height, tile.rows)
+    parts = tiles.parts(batch * channels * groups, height, tile.rows)
     kernel = plgpu.kernel(
-        functools.partial(_entries, shape=shape, tile=tile, whole=whole),
+        functools.partial(_differences, shape=shape, tile=tile, whole=whole),
         out_type=jax.ShapeDtypeStruct((groups, batch * channels * height, 2 * padded), jnp.float32),
         scratch_types=[
             plgpu.SMEM((tile.boxes, padded), jnp.float32),
@@ -77,10 +50,11 @@ def entries(g: Array, boxes: Tables, shape: tuple[int, ...], *, whole: bool) -> 
         grid_names=("group", "plane", "part"),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    return kernel(g, boxes)
+    output: Array = kernel(g, boxes)
+    return output
 
 
-def _entries(
+def _differences(
     g: Array,
     boxes: Tables,
     out: Array,
@@ -88,7 +62,7 @@ def _entries(
     integrals: Array,
     *,
     shape: tuple[int, ...],
-    tile: _Tile,
+    tile: Tile,
     whole: bool,
 ) -> None:
     _, _, number, height, width = shape
@@ -99,83 +73,161 @@ def _entries(
     first_row = lax.axis_index("part") * rows_of_part
     first_box = group * tile.boxes
     each = [box_params.read(boxes, plane, first_box + box, shape) for box in range(tile.boxes)]
+    planes = _Planes(g, plane, number, first_box, height)
+    windows = _Windows(planes, totals, integrals, each, padded, tile, whole)
 
-    def reader(box: int, strip: Array) -> sliding_window.Reader[Array]:
-        source = plane * number + first_box + box
+    windows.clear_margins()
+    lax.fori_loop(0, strips, functools.partial(windows.init, first_row), None)
 
-        def read(row: Array) -> Array:
-            return g[source * height + row, pl.ds(strip * LANES, LANES)].astype(jnp.float32)
-
-        return sliding_window.only_inside(read, height)
-
-    def begin(strip: Array, _: None) -> None:
-        for index, box in enumerate(each):
-            total = sliding_window.begin(
-                reader(index, strip), lanes.zeros(), box, first_row, height
-            )
-            totals[index, pl.ds(strip * LANES, LANES)] = total
-
-    for index in range(tile.boxes):
-        for row in range(tile.rows):
-            integrals[index, row, 0:LANES] = lanes.zeros()
-            integrals[index, row, LANES + padded :] = lanes.zeros()
-    lax.fori_loop(0, strips, begin, None)
-
-    def walk_tile(step: Array, _: None) -> None:
+    def advance_tile(step: Array, _: None) -> None:
         row = first_row + step * tile.rows
-        lax.fori_loop(0, strips, functools.partial(walk_strip, row), None)
+        lax.fori_loop(0, strips, functools.partial(advance_strip, row), None)
         plgpu.commit_smem()
         lax.fori_loop(0, strips, functools.partial(shift_strip, row), None)
         plgpu.commit_smem()
 
-    def walk_strip(first: Array, strip: Array, _: None) -> None:
-        column = pl.ds(strip * LANES, LANES)
-        beyond = [lanes.zeros()] * tile.rows
-        for index, box in enumerate(each):
-            read, total = reader(index, strip), totals[index, column]
-            weight = _beyond(box, strip, padded, whole=whole)
-            for row in range(tile.rows):
-                seen, total = sliding_window.step(read, read, total, box, first + row, whole=whole)
-                scaled = seen.integral * box.scale
-                integrals[index, row, pl.ds(LANES + strip * LANES, LANES)] = scaled
-                beyond[row] = beyond[row] + weight * scaled
-            totals[index, column] = total
-        for row, values in enumerate(beyond):
+    def advance_strip(first: Array, strip: Array, _: None) -> None:
+        for row, values in enumerate(windows.advance(first, strip)):
             out[group, plane * height + first + row, pl.ds(padded + strip * LANES, LANES)] = values
 
     def shift_strip(first: Array, strip: Array, _: None) -> None:
-        taps = [
-            (index, jnp.clip(strip * LANES - shift, -LANES, padded), weight)
-            for index, box in enumerate(each)
-            for shift, weight in _ends(box, whole=whole)
-        ]
+        taps = windows.taps(strip)
         for row in range(tile.rows):
-            total = lanes.zeros()
-            for index, start, weight in taps:
-                total = total + weight * integrals[index, row, pl.ds(LANES + start, LANES)]
+            total = windows.add_taps(taps, row)
             out[group, plane * height + first + row, pl.ds(strip * LANES, LANES)] = total
 
-    lax.fori_loop(0, rows_of_part // tile.rows, walk_tile, None)
+    lax.fori_loop(0, rows_of_part // tile.rows, advance_tile, None)
+
+
+class _Tap(NamedTuple):
+    """A shifted read of a box's integrals: the box, the column to read at, and the weight."""
+
+    box: int
+    column: Array
+    weight: Array
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """References to the planes of the gradient with respect to the output.
+
+    Attributes:
+      g: all planes, `(N * C * F * H, padded(W))`.
+      plane: the number of the input's plane.
+      boxes: the number of boxes of each plane.
+      first_box: the first box of the program.
+      height: the height of the image.
+    """
+
+    g: Array
+    plane: Array
+    boxes: int
+    first_box: Array
+    height: int
+
+    def reader(self, box: int, strip: Array) -> sliding_window.Reader[Array]:
+        """Makes a reader of the rows of the plane that belongs to a box of the program."""
+        source = self.plane * self.boxes + self.first_box + box
+
+        def read(row: Array) -> Array:
+            values = self.g[source * self.height + row, pl.ds(strip * LANES, LANES)]
+            return values.astype(jnp.float32)
+
+        return sliding_window.only_inside(read, self.height)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """The sliding windows of one program, of several boxes of a plane.
+
+    Attributes:
+      planes: the planes down which the windows slide.
+      totals: shared memory for the sums of the windows, `(boxes, padded)`.
+      integrals: shared memory for a tile of integrals over rows, times the boxes' scales,
+        `(boxes, rows, LANES + padded + LANES)`: with margins of zeros.
+      boxes: the parameters of the boxes.
+      padded: the width of the image in whole strips.
+      tile: the size of `integrals`.
+      whole: whether all bounds are known to lie on pixel edges.
+    """
+
+    planes: _Planes
+    totals: Array
+    integrals: Array
+    boxes: list[Box]
+    padded: int
+    tile: Tile
+    whole: bool
+
+    def clear_margins(self) -> None:
+        """Writes the zeros on either side of the integrals."""
+        for index in range(self.tile.boxes):
+            for row in range(self.tile.rows):
+                self.integrals[index, row, 0:LANES] = lanes.zeros()
+                self.integrals[index, row, LANES + self.padded :] = lanes.zeros()
+
+    def init(self, row: Array, strip: Array, _: None) -> None:
+        """Initializes the sums of a strip for an output row."""
+        for index, box in enumerate(self.boxes):
+            read = self.planes.reader(index, strip)
+            total = sliding_window.init(read, lanes.zeros(), box, row, self.planes.height)
+            self.totals[index, pl.ds(strip * LANES, LANES)] = total
+
+    def advance(self, first: Array, strip: Array) -> list[Array]:
+        """Advances a strip by the rows of a tile, and stores the integrals.
+
+        Returns:
+          For each row what of the strip enters the prefix sum beyond the right border.
+        """
+        column = pl.ds(strip * LANES, LANES)
+        beyond = [lanes.zeros()] * self.tile.rows
+        for index, box in enumerate(self.boxes):
+            read, total = self.planes.reader(index, strip), self.totals[index, column]
+            weight = _beyond(box, strip, self.padded, whole=self.whole)
+            for row in range(self.tile.rows):
+                seen, total = sliding_window.advance(
+                    read, read, total, box, first + row, whole=self.whole
+                )
+                scaled = seen.integral * box.scale
+                self.integrals[index, row, pl.ds(LANES + strip * LANES, LANES)] = scaled
+                beyond[row] = beyond[row] + weight * scaled
+            self.totals[index, column] = total
+        return beyond
+
+    def taps(self, strip: Array) -> list[_Tap]:
+        """Finds the reads that the differences of a strip consist of."""
+        return [
+            _Tap(index, jnp.clip(strip * LANES - offset, -LANES, self.padded), weight)
+            for index, box in enumerate(self.boxes)
+            for offset, weight in _ends(box, whole=self.whole)
+        ]
+
+    def add_taps(self, taps: list[_Tap], row: int) -> Array:
+        """Adds up the reads of a row of the tile."""
+        total = lanes.zeros()
+        for index, column, weight in taps:
+            total = total + weight * self.integrals[index, row, pl.ds(LANES + column, LANES)]
+        return total
 
 
 def _ends(box: Box, *, whole: bool) -> list[tuple[Array, Array]]:
-    """By how much a box shifts what it gives to a row's running sum from the right; and weights."""
+    """The offsets at which a box's integrals enter a row's prefix sum from the right; weights."""
     low, high = box.low_x, box.high_x
     one = jnp.float32(1)
     if whole:
-        return [(high.shift - 1, one), (low.shift - 1, -one)]
+        return [(high.offset - 1, one), (low.offset - 1, -one)]
     return [
-        (high.shift, high.fraction),
-        (high.shift - 1, 1 - high.fraction),
-        (low.shift, -low.fraction),
-        (low.shift - 1, low.fraction - 1),
+        (high.offset, high.fraction),
+        (high.offset - 1, 1 - high.fraction),
+        (low.offset, -low.fraction),
+        (low.offset - 1, low.fraction - 1),
     ]
 
 
 def _beyond(box: Box, strip: Array, padded: int, *, whole: bool) -> Array:
-    """What of a box at each column of a strip enters the sum beyond the right border."""
+    """The weights with which a strip's integrals enter the sum beyond the right border."""
     position = strip * LANES + lanes.index()
     total = lanes.zeros()
-    for shift, weight in _ends(box, whole=whole):
-        total = total + jnp.where(position + shift >= padded, weight, 0)
+    for offset, weight in _ends(box, whole=whole):
+        total = total + jnp.where(position + offset >= padded, weight, 0)
     return total

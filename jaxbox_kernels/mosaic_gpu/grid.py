@@ -1,4 +1,4 @@
-"""The programs of kernels that walk down strips: one for each box, strip and plane."""
+"""The grid of kernels that slide down strips: a program for each plane, strip and box."""
 
 from typing import NamedTuple
 
@@ -8,26 +8,34 @@ from jaxbox_kernels.mosaic_gpu import box_params, lanes
 from jaxbox_kernels.mosaic_gpu.box_params import Box, Tables
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 
-# Boxes of a plane run at about the same time and find its sums in the cache.
+# The boxes of a plane come last, so that they run at about the same time and find the plane's
+# prefix sums in the cache.
 NAMES = ("plane", "strip", "box")
 
 
 class Program(NamedTuple):
-    """What one program works on."""
+    """What one program works on.
+
+    Attributes:
+      box: the parameters of its box.
+      plane: the number of the input's plane.
+      strip: the number of the strip of columns.
+      target: the number of the output's plane.
+    """
 
     box: Box
-    plane: Array  # of the input
+    plane: Array
     strip: Array
-    target: Array  # the plane of the output
+    target: Array
 
 
 def size(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Of the grid, for the shape `(N, C, F, H, W)`."""
+    """The size of the grid for the shape `(N, C, F, H, W)`."""
     batch, channels, number, _, width = shape
     return batch * channels, lanes.padded(width) // LANES, number
 
 
 def program(boxes: Tables, shape: tuple[int, ...]) -> Program:
-    """That which asks."""
+    """What the program that calls this works on; `shape` is `(N, C, F, H, W)`."""
     plane, strip, box = map(lax.axis_index, NAMES)
     return Program(box_params.read(boxes, plane, box, shape), plane, strip, plane * shape[2] + box)

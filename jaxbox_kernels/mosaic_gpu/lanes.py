@@ -1,4 +1,4 @@
-"""Pixels of rows on the lanes of a warpgroup, and sums over lanes."""
+"""The lanes of a warpgroup, which hold neighbouring pixels of a row, and sums over them."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,22 +7,22 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
 
 LANES = 128
-"""A kernel handles a row in strips of so many pixels, one a lane."""
+"""The width in pixels of the strips in which kernels handle rows: one pixel a lane."""
 
-# Kernels place barriers themselves: automatic ones would surround every store.
+# Kernels place barriers themselves, because automatic barriers would surround every store.
 COMPILER_PARAMS = plgpu.CompilerParams(unsafe_no_auto_barriers=True)
 
-# One pixel a lane. Mosaic would find out, but searches for minutes where it is told nothing.
+# One pixel a lane. Mosaic would find this layout itself, but may search for minutes.
 _LAYOUT = plgpu.Layout.WG_STRIDED((LANES,), vec_size=1)
 
 
 def padded(width: int) -> int:
-    """The width of whole strips."""
+    """A width rounded up to whole strips."""
     return -(-width // LANES) * LANES
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` up to `limit`."""
+    """The largest divisor of `number` that does not exceed `limit`."""
     return max(size for size in range(1, limit + 1) if number % size == 0)
 
 
@@ -33,16 +33,17 @@ def index() -> Array:
 
 def zeros(dtype: DTypeLike = jnp.float32) -> Array:
     """A zero for each lane."""
-    return plgpu.layout_cast(jnp.zeros(LANES, dtype), _LAYOUT)
+    values: Array = plgpu.layout_cast(jnp.zeros(LANES, dtype), _LAYOUT)
+    return values
 
 
 def scan_scratch(rows: int, dtype: DTypeLike) -> MemoryRef:
-    """Shared memory for `scan`: two buffers, of strips with zeros on either side."""
+    """The shared memory that `scan` needs: two buffers of strips with zeros on either side."""
     return plgpu.SMEM((2, rows, 3 * LANES), dtype)
 
 
 def clear_scan_scratch(scratch: Array) -> None:
-    """Writes the zeros that `scan` reads beyond strips."""
+    """Writes the zeros that `scan` reads on either side of strips."""
     for buffer in range(2):
         for row in range(scratch.shape[1]):
             for side in (0, 2):
@@ -52,12 +53,20 @@ def clear_scan_scratch(scratch: Array) -> None:
 def scan(
     strips: list[Array], scratch: Array, *, reverse: bool = False
 ) -> tuple[list[Array], list[Array]]:
-    """Sums of each lane and all before it, or after it; and the sums of all lanes.
+    """Computes prefix sums over the lanes of strips.
 
-    Lanes see each other's values in shared memory only. Each step doubles how many lanes a sum
-    covers; buffers take turns, so that one barrier a step is enough.
+    Lanes see each other's values in shared memory only. Each step doubles the number of lanes that
+    a sum covers. The two buffers take turns, so that one barrier a step is enough.
+
+    Args:
+      strips: values, one a lane.
+      scratch: shared memory made by `scan_scratch` and cleared by `clear_scan_scratch`.
+      reverse: whether to sum up each lane and all after it, instead of all before it.
+
+    Returns:
+      The prefix sums of each strip, and the sum of all its lanes.
     """
-    plgpu.commit_smem()  # Whoever still reads what the last scan left there has done so.
+    plgpu.commit_smem()  # All lanes have read what the last scan left in the buffers.
     step, distance = 0, 1
     while distance < LANES:
         _write(strips, scratch, step)

@@ -1,7 +1,8 @@
-"""Functions of planes and their boxes under `vmap` and on several devices.
+"""Functions of planes and their boxes, under `vmap` and on several devices.
 
-What such a function computes for a plane depends on that plane and the boxes of its channel only.
-So a mapped axis is more planes, and devices that hold different planes need nothing of each other.
+What such a function computes for a plane depends on that plane and on the boxes of its channel
+only. So an axis that `vmap` maps becomes more planes, and devices that hold different planes need
+not communicate.
 """
 
 import string
@@ -17,12 +18,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def planewise(function: Callable[..., Array], theta: Array, *planes: Array) -> Array:
-    """Applies a function of boxes `(C, F, 4)` and planes `(N, C, ...)`; it returns planes as well.
+    """Applies a function of boxes and planes that returns planes as well.
 
     Under `vmap` the mapped axis joins `N` or, if boxes are mapped too, `C`. Under `jit` each device
     works on the planes that it holds.
+
+    Args:
+      function: takes `theta` and `planes` and returns `(N, C, ...)`.
+      theta: the boxes, `(C, F, 4)`.
+      *planes: arrays `(N, C, ...)`.
     """
-    # Pallas interprets kernels by callbacks in order, which cannot be divided.
+    # Pallas interprets kernels by ordered callbacks, which cannot be partitioned.
     jaxpr, result = jax.make_jaxpr(function, return_shape=True)(theta, *planes)
     rule = _sharding_rule([theta, *planes], result)
     mapped = custom_vmap(function if jaxpr.effects else _partitioned(function, rule))
@@ -40,19 +46,20 @@ def planewise(function: Callable[..., Array], theta: Array, *planes: Array) -> A
             merged = [array.reshape(-1, *array.shape[2:]) for array in planes]
             result = planewise(function, theta, *merged)
             return result.reshape(size, -1, *result.shape[1:]), True
-        # `(V, N, C, ...)` to `(N, V * C, ...)`.
+        # From `(V, N, C, ...)` to `(N, V * C, ...)`, where `V` is the mapped axis.
         moved = [jnp.moveaxis(array, 0, 1) for array in planes]
         merged = [array.reshape(array.shape[0], -1, *array.shape[3:]) for array in moved]
         result = planewise(function, theta.reshape(-1, *theta.shape[2:]), *merged)
         result = result.reshape(result.shape[0], size, -1, *result.shape[2:])
         return jnp.moveaxis(result, 1, 0), True
 
-    return mapped(theta, *planes)
+    output: Array = mapped(theta, *planes)
+    return output
 
 
 def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Callable[..., Array]:
     def shardings(mesh: Mesh, arguments: tuple[Any, ...]) -> list[NamedSharding]:
-        """Of boxes, planes and the result: by images and channels alone."""
+        """The shardings of boxes, planes and the result: over images and channels alone."""
         images, channels = (*tuple(arguments[1].sharding.spec), None, None)[:2]
         of_planes = NamedSharding(mesh, PartitionSpec(images, channels))
         return [NamedSharding(mesh, PartitionSpec(channels)), of_planes, of_planes]
@@ -62,7 +69,7 @@ def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Calla
         of_boxes, of_planes, of_result = shardings(mesh, arguments)
 
         def on_device(*arrays: Array) -> Array:
-            # Not the caller's mesh: with explicit axes, types would ask for shardings here too.
+            # The caller's mesh may have explicit axes, for which JAX would check shardings here.
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 return function(*arrays)
 
@@ -72,7 +79,8 @@ def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Calla
         del result
         return shardings(mesh, arguments)[-1]
 
-    def positional(*arrays: Array) -> Array:  # JAX cannot tell the arguments of a partial apart.
+    # JAX resolves the names of a function's arguments, which it cannot do for a partial function.
+    def positional(*arrays: Array) -> Array:
         return function(*arrays)
 
     partitioned = custom_partitioning(positional)
@@ -85,7 +93,7 @@ def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Calla
 
 
 def _sharding_rule(arguments: list[Any], result: Any) -> SdyShardingRule:
-    """Images `n` and channels `c` may be divided; all other axes are whole on each device."""
+    """The rule that images `n` and channels `c` may be sharded, and no other axes."""
     letters = iter(string.ascii_lowercase.replace("n", "").replace("c", ""))
     others: list[str] = []
 

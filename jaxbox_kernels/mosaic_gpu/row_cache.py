@@ -1,6 +1,7 @@
-"""Rows that a walk keeps in shared memory from when they enter the box until they leave it.
+"""A cache in shared memory of rows, from when they enter a sliding window until they leave it.
 
-So that what they give to a strip is computed once. Each lane reads what it wrote itself.
+So the integral of a row over a box's columns is computed once. Each lane reads only what it wrote
+itself, so no barrier is needed.
 """
 
 import jax.numpy as jnp
@@ -12,35 +13,45 @@ from jaxbox_kernels.mosaic_gpu.box_params import Box
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 from jaxbox_kernels.mosaic_gpu.sliding_window import Reader
 
-# A power of two. 64 KiB: 3 programs fit on a multiprocessor, 12 warps, each with 4 rows of 4 reads
-# under way, 24 KiB in all; at the speed of memory, 25 bytes a nanosecond and multiprocessor, that
-# hides a microsecond.
+# The number of rows that the cache holds at most, a power of two. They take 64 KiB, so that 3
+# programs fit on a multiprocessor: 12 warps, each with 4 rows of 4 reads under way, 24 KiB in all.
+# At the speed of memory, 25 bytes a nanosecond and multiprocessor, that hides a microsecond of
+# latency.
 _ROWS = 128
 
 
 def scratch(height: int) -> MemoryRef:
-    """Shared memory for `readers`, for images of a height."""
+    """The shared memory of the cache for images of a height."""
     return plgpu.SMEM((min(height, _ROWS), LANES), jnp.float32)
 
 
-def are_enough(kept: Array, box: Box, height: int) -> Array:
-    """Whether all rows of a box that lie in the image can be kept, and enter before they leave."""
-    rows = box.high_y.shift - box.low_y.shift
-    return rows >= 0 if height <= kept.shape[0] else (rows >= 0) & (rows < kept.shape[0])
+def fits(cache: Array, box: Box, height: int) -> Array:
+    """Whether the cache can hold all rows of a box in the image, and rows enter before leaving."""
+    rows = box.high_y.offset - box.low_y.offset
+    return rows >= 0 if height <= cache.shape[0] else (rows >= 0) & (rows < cache.shape[0])
 
 
-def readers(read: Reader[Array], kept: Array, height: int) -> tuple[Reader[Array], Reader[Array]]:
-    """Of rows of the image that enter, and of those that leave: which have entered before."""
+def readers(read: Reader[Array], cache: Array, height: int) -> tuple[Reader[Array], Reader[Array]]:
+    """Makes readers of rows that enter and of rows that leave a window.
+
+    Args:
+      read: computes what a row of the image contributes.
+      cache: shared memory, made by `scratch`.
+      height: the height of the image.
+
+    Returns:
+      A reader that computes rows and stores them, and one that reads the stored rows.
+    """
 
     def place(row: Array) -> Array:
-        return row if height <= kept.shape[0] else row & (kept.shape[0] - 1)
+        return row if height <= cache.shape[0] else row & (cache.shape[0] - 1)
 
     def enter(row: Array) -> Array:
         values = read(row)
-        kept[place(row)] = values
+        cache[place(row)] = values
         return values
 
     def leave(row: Array) -> Array:
-        return kept[place(row)]
+        return cache[place(row)]
 
     return enter, leave

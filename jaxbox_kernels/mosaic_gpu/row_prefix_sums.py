@@ -1,15 +1,16 @@
-"""Running sums along rows, which shifted reads turn into integrals along x.
+"""Prefix sums over the columns of rows, which shifted reads turn into integrals along x.
 
-They are whole numbers, whose differences are exact: multiples of a unit of each row, of the pixels
-less the row's mean. No integral of those is larger than half the sum of their magnitudes, so that
-the unit can be `2**-32` of that sum, which is finer than float32 pixels are.
+The sums are in fixed point, where differences are exact. Each row has a step of its own, and its
+mean is subtracted. No integral over the rest is larger than half the sum of the magnitudes, so the
+step can be `2**-32` of that sum, which is finer than float32 pixels are.
 
-Only differences within a row count. So the sums go on from row to row in a group of rows: a strip
-between two rows, which holds what the first ends with, is the right margin of the one and the left
-margin of the other.
+Only differences within a row matter. So the sums go on from row to row within a group of rows. A
+strip between two rows, filled with the last sum of the first row, is the right margin of the one
+and the left margin of the other.
 """
 
 import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -22,28 +23,34 @@ from jax.typing import DTypeLike
 from jaxbox_kernels.mosaic_gpu import lanes
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 
-# Rows of a group, which one program sums up side by side. With one row the scan's 8 barriers would
-# wait for nothing else to do; 8 rows take 24 KiB of shared memory, and 9 such programs fit on a
-# multiprocessor.
+# The number of rows of a group, which one program sums up side by side. With one row the barriers
+# of a scan would have nothing else to wait for. 8 rows take 24 KiB of shared memory, and 9 such
+# programs fit on a multiprocessor.
 _ROWS = 8
 
 
 class RowSums(NamedTuple):
-    """Running sums of rows, or references to them in a kernel."""
+    """Prefix sums over the columns of rows; in a kernel, references to them.
 
-    sums: Array  # int32, flat
-    units: Array  # (rows,): what the sums are multiples of
-    means: Array  # (rows,), not contained in the sums
+    Attributes:
+      sums: int32, flat; a row begins at `first`.
+      steps: `(rows,)`, what the sums are multiples of.
+      means: `(rows,)`, the means that were subtracted from the rows.
+    """
+
+    sums: Array
+    steps: Array
+    means: Array
 
 
 def first(row: Array, rows: int, width: int) -> Array:
-    """Where the sums of a row begin, of so many rows in all."""
+    """The place at which the sums of a row begin, of so many rows in all."""
     group = lax.div(row, jnp.int32(_rows_of_group(rows)))
     return LANES + row * _row_and_margin(width) + group * LANES
 
 
 def size(rows: int, width: int) -> int:
-    """How many numbers the sums of so many rows take, margins included."""
+    """The number of elements that the sums of so many rows take, margins included."""
     return rows * _row_and_margin(width) + rows // _rows_of_group(rows) * LANES
 
 
@@ -56,7 +63,12 @@ def _rows_of_group(rows: int) -> int:
 
 
 def sum_rows(x: Array, width: int) -> RowSums:
-    """Running sums of rows; `x` is `(rows, padded(width))`, zero beyond `width`."""
+    """Computes prefix sums over the columns of rows.
+
+    Args:
+      x: the rows, `(rows, padded(width))`, zero beyond `width`.
+      width: the width of the image.
+    """
     number = x.shape[0]
     rows = _rows_of_group(number)
     of_rows = jax.ShapeDtypeStruct((number,), jnp.float32)
@@ -75,66 +87,100 @@ def sum_rows(x: Array, width: int) -> RowSums:
     return RowSums(*kernel(x))
 
 
+class _Quantization(NamedTuple):
+    """How a row is rounded to fixed point.
+
+    Attributes:
+      mean: the row's mean, in two parts; the second is what rounding takes from the first.
+      step: the step.
+    """
+
+    mean: tuple[Array, Array]
+    step: Array
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """References to the rows of an image.
+
+    Attributes:
+      x: all rows, `(rows, padded(width))`.
+      width: the width of the image.
+    """
+
+    x: Array
+    width: int
+
+    @property
+    def strips(self) -> int:
+        """The number of strips of a row."""
+        return self.x.shape[1] // LANES
+
+    def pixels(self, row: Array, strip: Array, *means: Array) -> Array:
+        """Reads a strip of a row, less the means; 0 beyond the image."""
+        column = strip * LANES
+        values = self.x[row, pl.ds(column, LANES)].astype(jnp.float32)
+        for mean in means:
+            values = values - mean
+        return jnp.where(column + lanes.index() < self.width, values, 0)
+
+    def add_up(self, row: Array, *means: Array) -> tuple[Array, Array]:
+        """Adds up the pixels of a row, less the means, and their magnitudes."""
+
+        def add(strip: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
+            values = self.pixels(row, strip, *means)
+            return totals[0] + values, totals[1] + jnp.abs(values)
+
+        zeros = lanes.zeros()
+        total, magnitudes = lax.fori_loop(0, self.strips, add, (zeros, zeros))
+        return jnp.sum(total), jnp.sum(magnitudes)
+
+    def quantization(self, row: Array) -> _Quantization:
+        """Finds a row's mean and step."""
+        mean = self.add_up(row)[0] / self.width
+        # The mean is rounded. Over a whole row the rounding errors would add up to something that
+        # is seen.
+        rest, magnitudes = self.add_up(row, mean)
+        means = (mean, rest / self.width)
+        largest = (magnitudes + jnp.abs(rest)) * 1.001
+        return _Quantization(means, jnp.maximum(largest, 2.0**-90) * 2.0**-32)
+
+    def quantized(self, row: Array, strip: Array, how: _Quantization) -> Array:
+        """Reads a strip of a row in fixed point."""
+        values = self.pixels(row, strip, *how.mean)
+        return jnp.round(values * (1 / how.step)).astype(jnp.int32)
+
+    def total(self, row: Array, how: _Quantization) -> Array:
+        """Adds up the pixels of a row in fixed point."""
+
+        def add(strip: Array, total: Array) -> Array:
+            return total + self.quantized(row, strip, how)
+
+        return jnp.sum(lax.fori_loop(0, self.strips, add, lanes.zeros(jnp.int32)))
+
+
 def _sum_rows(
     x: Array,
     sums: Array,
-    units_out: Array,
+    steps_out: Array,
     means_out: Array,
     scratch: Array,
     *,
     width: int,
     rows: int,
 ) -> None:
-    strips = x.shape[1] // LANES
+    source = _Rows(x, width)
+    strips = source.strips
     numbers = [lax.axis_index("group") * rows + row for row in range(rows)]
     begins = [first(row, x.shape[0], width) for row in numbers]
     lanes.clear_scan_scratch(scratch)
-
-    def pixels(row: Array, strip: Array, *means: Array) -> Array:
-        column = strip * LANES
-        values = x[row, pl.ds(column, LANES)].astype(jnp.float32)
-        for mean in means:
-            values = values - mean
-        # Beyond the image nothing is summed up.
-        return jnp.where(column + lanes.index() < width, values, 0)
-
-    def add_up(row: Array, *means: Array) -> tuple[Array, Array]:
-        """Sums of the pixels and of their magnitudes."""
-
-        def add(strip: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
-            values = pixels(row, strip, *means)
-            return totals[0] + values, totals[1] + jnp.abs(values)
-
-        zeros = lanes.zeros()
-        total, magnitudes = lax.fori_loop(0, strips, add, (zeros, zeros))
-        return jnp.sum(total), jnp.sum(magnitudes)
-
-    means, units = [], []
-    for row in numbers:
-        mean = add_up(row)[0] / width
-        # The mean is rounded; what is missing, times a whole row, would be seen.
-        rest, magnitudes = add_up(row, mean)
-        means.append((mean, rest / width))
-        largest = (magnitudes + jnp.abs(rest)) * 1.001
-        units.append(jnp.maximum(largest, 2.0**-90) * 2.0**-32)
-
-    def multiples(index: int, strip: Array) -> Array:
-        """Of a row's unit."""
-        values = pixels(numbers[index], strip, *means[index])
-        return jnp.round(values * (1 / units[index])).astype(jnp.int32)
-
-    def end(index: int) -> Array:
-        def add(strip: Array, total: Array) -> Array:
-            return total + multiples(index, strip)
-
-        return jnp.sum(lax.fori_loop(0, strips, add, lanes.zeros(jnp.int32)))
-
+    each = [source.quantization(row) for row in numbers]
     margins = [jnp.int32(0)]
-    for index in range(rows):
-        margins.append(margins[-1] + end(index))
+    for row, how in zip(numbers, each, strict=True):
+        margins.append(margins[-1] + source.total(row, how))
 
     def sum_strip(strip: Array, before: list[Array]) -> list[Array]:
-        values = [multiples(index, strip) for index in range(rows)]
+        values = [source.quantized(row, strip, how) for row, how in zip(numbers, each, strict=True)]
         within, totals = lanes.scan(values, scratch)
         for begin, total, sum_before in zip(begins, within, before, strict=True):
             sums[pl.ds(begin + strip * LANES, LANES)] = total + sum_before
@@ -144,18 +190,25 @@ def _sum_rows(
     places = [begins[0] - LANES, *(begin + strips * LANES for begin in begins)]
     for place, margin in zip(places, margins, strict=True):
         sums[pl.ds(place, LANES)] = jnp.broadcast_to(margin, LANES)
-    for row, (mean, rest), unit in zip(numbers, means, units, strict=True):
+    for row, how in zip(numbers, each, strict=True):
+        mean, rest = how.mean
         means_out[row] = mean + rest
-        units_out[row] = unit
+        steps_out[row] = how.step
 
 
-def sum_rows_back(entries: Array, width: int, dtype: DTypeLike) -> Array:
-    """Sums of each pixel and all to its right: `(rows, width)` of `dtype`.
+def sum_rows_back(differences: Array, width: int, dtype: DTypeLike) -> Array:
+    """Sums up each pixel and all pixels to its right.
 
-    `entries` is `(parts, rows, 2 * width)`: what pixels receive, then what lies beyond the right
-    border, in any order; the parts are added up.
+    Args:
+      differences: `(groups, rows, 2 * width)`: what enters the sum at each pixel, then, in any
+        order, what enters it beyond the right border. The groups are added up.
+      width: the width in whole strips.
+      dtype: the dtype of the result.
+
+    Returns:
+      `(rows, width)`.
     """
-    number = entries.shape[1]
+    number = differences.shape[1]
     rows = lanes.largest_divisor(number, _ROWS)
     kernel = plgpu.kernel(
         functools.partial(_sum_rows_back, rows=rows),
@@ -165,10 +218,11 @@ def sum_rows_back(entries: Array, width: int, dtype: DTypeLike) -> Array:
         grid_names=("group",),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    return kernel(entries)
+    output: Array = kernel(differences)
+    return output
 
 
-def _sum_rows_back(entries: Array, out: Array, scratch: Array, *, rows: int) -> None:
+def _sum_rows_back(differences: Array, out: Array, scratch: Array, *, rows: int) -> None:
     group = lax.axis_index("group")
     strips = out.shape[1] // LANES
     numbers = [group * rows + row for row in range(rows)]
@@ -176,8 +230,8 @@ def _sum_rows_back(entries: Array, out: Array, scratch: Array, *, rows: int) -> 
 
     def read(row: Array, strip: Array) -> Array:
         total = lanes.zeros()
-        for part in range(entries.shape[0]):
-            total = total + entries[part, row, pl.ds(strip * LANES, LANES)]
+        for boxes in range(differences.shape[0]):
+            total = total + differences[boxes, row, pl.ds(strip * LANES, LANES)]
         return total
 
     def beyond(row: Array) -> Array:

@@ -1,67 +1,45 @@
-"""Derivatives of gradients, where kernels have none of their own."""
+"""Derivatives of the gradients, for backends that have none of their own."""
 
 import functools
-from typing import Protocol
+from typing import Any
 
 import jax
 from jax import Array
 
+from jaxbox_kernels.backend import Backward, Gradients, Options
 from jaxbox_kernels.common.dtypes import sum_dtype
 from jaxbox_kernels.xla import overlap_matrices
 
-type Gradients = tuple[Array | None, Array | None]
 
+def differentiable(backward: Backward) -> Backward:
+    """Makes a backend's `backward` differentiable.
 
-class Backward(Protocol):
-    """An implementation's gradients by `x` and by `theta`."""
-
-    def __call__(
-        self,
-        x: Array | None,
-        theta: Array,
-        g: Array,
-        *,
-        normalize: bool,
-        whole_pixels: bool = False,
-        by_x: bool = True,
-    ) -> Gradients:
-        """That by `theta` is left out where there is no `x`, the other without `by_x`."""
-
-
-def by_matrices(backward: Backward) -> Backward:
-    """The same, differentiable: overlap matrices are ordinary functions of boxes and pixels."""
+    Its derivatives are those of the overlap matrices, which are ordinary functions of boxes and
+    pixels.
+    """
 
     @functools.wraps(backward)
-    def differentiable(
-        x: Array | None,
-        theta: Array,
-        g: Array,
-        *,
-        normalize: bool,
-        whole_pixels: bool = False,
-        by_x: bool = True,
+    def differentiable_backward(
+        x: Array | None, theta: Array, g: Array, options: Options
     ) -> Gradients:
         @jax.custom_vjp
-        def gradients(x: Array | None, theta: Array, g: Array) -> Gradients:
-            return backward(x, theta, g, normalize=normalize, whole_pixels=whole_pixels, by_x=by_x)
+        def gradients(*arrays: Any) -> Gradients:
+            x, theta, g = arrays
+            return backward(x, theta, g, options)
 
-        def by_overlap(x: Array | None, theta: Array, g: Array) -> Gradients:
-            dtype = sum_dtype(theta)
-            dx, dtheta = overlap_matrices.backward(
-                None if x is None else x.astype(dtype),
-                theta.astype(dtype),
-                g.astype(dtype),
-                normalize=normalize,
-                by_x=by_x,
-            )
-            return None if dx is None else dx.astype(g.dtype), dtheta
+        def differentiate(arrays: tuple[Any, ...], cotangents: Gradients) -> Any:
+            by_matrices = functools.partial(_by_matrices, options=options)
+            return jax.vjp(by_matrices, *arrays)[1](cotangents)
 
-        def differentiate(
-            arguments: tuple[Array | None, Array, Array], cotangents: Gradients
-        ) -> tuple[Array | None, Array, Array]:
-            return jax.vjp(by_overlap, *arguments)[1](cotangents)
-
-        gradients.defvjp(lambda *arguments: (gradients(*arguments), arguments), differentiate)
+        gradients.defvjp(lambda *arrays: (gradients(*arrays), arrays), differentiate)
         return gradients(x, theta, g)
 
-    return differentiable
+    return differentiable_backward
+
+
+def _by_matrices(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
+    dtype = sum_dtype(theta)
+    dx, dtheta = overlap_matrices.backward(
+        None if x is None else x.astype(dtype), theta.astype(dtype), g.astype(dtype), options
+    )
+    return None if dx is None else dx.astype(g.dtype), dtheta

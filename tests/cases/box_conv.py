@@ -1,14 +1,17 @@
 """Random boxes and images, and how far a result lies from the oracle's."""
 
+import itertools
+
 import hypothesis.strategies as st
 import numpy as np
 
-from jaxbox_kernels.xla import integral_image, overlap_matrices
+from jaxbox import boxes
 
-FORMS = {"overlap_matrices": overlap_matrices, "integral_image": integral_image}
+# Largest error, relative to the largest magnitude of the same array.
+BOUNDS = {"forward": 2e-6, "dx": 5e-6, "dtheta": 2e-5}
 
-# `(H, W)` of images for which the op picks each form.
-IMAGE_SIZES = {"overlap_matrices": (5, 7), "integral_image": (3, 330)}
+# `(H, W)` of images for which the op, computed by XLA, takes each form.
+IMAGE_SIZES = {"overlap_matrices": (5, 7), "integral_images": (3, 330)}
 
 # One row, one column and single pixels as often as whole images.
 image_sizes = st.one_of(
@@ -60,7 +63,7 @@ def _along_pixel_edges(rng, size):
     return low - 0.5, high - 0.5
 
 
-def _one_side_on_an_edge(rng, size):
+def _one_bound_on_an_edge(rng, size):
     edge, length = rng.integers(-size, size) - 0.5, rng.uniform(1, size + 1)
     return (edge, edge + length) if rng.random() < 0.5 else (edge - length, edge)
 
@@ -74,7 +77,7 @@ _EXTENTS = (
     _one_pixel_long,
     _through_pixel_centres,
     _along_pixel_edges,
-    _one_side_on_an_edge,
+    _one_bound_on_an_edge,
 )
 
 
@@ -93,15 +96,61 @@ def boxes_of_all_kinds(rng, shape, image_size):
     return theta
 
 
+def boxes_on_whole_pixels(rng, shape, image_size):
+    """Boxes `(*shape, 4)` of all kinds, rounded to whole pixels."""
+    return np.asarray(boxes.round_to_pixels(boxes_of_all_kinds(rng, shape, image_size)))
+
+
+def boxes_on_edges(rng, shape, image_size):
+    """Boxes `(*shape, 4)` with all bounds on pixel edges."""
+    del image_size
+    return _boxes(*_bounds_on_edges(rng, (*shape, 2)))
+
+
+def boxes_with_one_bound_on_an_edge(rng, shape, image_size):
+    """Boxes `(*shape, 4)` with one bound along each axis on a pixel edge."""
+    del image_size
+    low, high = _bounds_on_edges(rng, (*shape, 2))
+    move_low = rng.random(low.shape) < 0.5
+    moved = rng.uniform(0, 1, low.shape)
+    return _boxes(low - moved * move_low, high + moved * ~move_low)
+
+
+def boxes_one_rounding_error_off_edges(rng, shape, image_size):
+    """Boxes `(*shape, 4)` with all bounds next to a pixel edge; up to 32 boxes.
+
+    Of 32 boxes, the low bounds are both neighbours of each of the 16 edges nearest to the origin,
+    along both axes.
+    """
+    del image_size
+    edge, beyond = np.array(list(itertools.product(range(-8, 8), (-99, 99))), np.float32).T
+    number = np.prod(shape)
+    order = np.stack([rng.permutation(edge.size)[:number] for _ in range(2)], axis=-1)
+    order = order.reshape(*shape, 2)
+    low = edge[order] - np.float32(0.5)
+    high = low + rng.integers(1, 12, low.shape).astype(np.float32)
+    return _boxes(np.nextafter(low, beyond[order]), np.nextafter(high, beyond[order]))
+
+
+def _bounds_on_edges(rng, shape):
+    low = rng.integers(-12, 12, shape)
+    return low - 0.5, low + rng.integers(1, 12, shape) - 0.5
+
+
+def _boxes(low, high):
+    """Boxes `(..., 4)` of bounds `(..., 2)` along x and y."""
+    return np.stack([low, high], axis=-1).reshape(*low.shape[:-1], 4).astype(np.float32)
+
+
 def boxes_off_edges(rng, shape, image_size):
     """Boxes `(*shape, 4)` at least 0.1 pixels away from every pixel edge, some partly outside."""
     height, width = image_size
     sizes = np.array([width, height])
     low = rng.integers(-sizes, sizes, (*shape, 2))
-    sides = np.stack([low, low + rng.integers(1, sizes + 2, (*shape, 2))], axis=-1)
-    sides = sides + rng.uniform(-0.4, 0.4, sides.shape)
+    bounds = np.stack([low, low + rng.integers(1, sizes + 2, (*shape, 2))], axis=-1)
+    bounds = bounds + rng.uniform(-0.4, 0.4, bounds.shape)
     # The lengths that remain are at least 0.2 pixels; a shorter box would be ill-conditioned.
-    return sides.reshape(*shape, 4).astype(np.float32)
+    return bounds.reshape(*shape, 4).astype(np.float32)
 
 
 def images(rng, shape):
@@ -114,6 +163,20 @@ def to_channels_last(planes):
     """`(N, C, H, W)` or `(N, C, F, H, W)` to `(N, H, W, C)` or `(N, H, W, C * F)`."""
     batch, height, width = planes.shape[0], *planes.shape[-2:]
     return np.moveaxis(np.reshape(planes, (batch, -1, height, width)), 1, -1)
+
+
+def arguments(rng, size, *, batch=1, channels=2, number=3):
+    """Images, boxes of all kinds and a gradient with respect to the output, as planes."""
+    x = images(rng, (batch, channels, *size))
+    theta = boxes_of_all_kinds(rng, (channels, number), size)
+    g = rng.normal(size=(batch, channels, number, *size)).astype(np.float32)
+    return x, theta, g
+
+
+def assert_close(result, expected, kind):
+    """Compares with the oracle; `kind` is one of `BOUNDS`."""
+    error = relative_error(result, expected)
+    assert error <= BOUNDS[kind], f"{kind}: {error:.1e}"
 
 
 def relative_error(actual, expected):

@@ -1,4 +1,4 @@
-"""Weights of the sister layers' PyTorch code: each formula as that code has it."""
+"""Weights of the sister layers' PyTorch code: each formula as in that code."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.oracles import conv as conv_oracle
 from tests.oracles import dcls as dcls_oracle
 from tests.oracles import octave as octave_oracle
 
-# What spatial axis `P[0]`, `P[1]`, ... move a tap along.
+# The spatial axes along which `P[0]`, `P[1]`, ... move a tap.
 AXES = {
     (1, "v0"): (0,), (1, "gauss"): (0,),
     (2, "v0"): (0, 1), (2, "v1"): (1, 0), (2, "max"): (1, 0), (2, "gauss"): (1, 0),
@@ -30,8 +30,7 @@ def _dcls_state(rng, size, version):
 
 
 @pytest.mark.parametrize(("rank", "version"), AXES)
-def test_dcls_axes(rank, version):
-    rng = np.random.default_rng()
+def test_dcls_axes(rank, version, rng):
     size = (5, 5, 5)[:rank]
     state = _dcls_state(rng, size, version)
     layer = interop.dcls_from_pytorch(state, size, version, feature_group_count=2)
@@ -39,12 +38,12 @@ def test_dcls_axes(rank, version):
     axes = AXES[rank, version]
     for index, axis in enumerate(axes):
         assert axes.index(axis) == index
-    places, widths = np.empty_like(state["P"]), np.empty_like(state["P"])
+    positions, widths = np.empty_like(state["P"]), np.empty_like(state["P"])
     for index, axis in enumerate(axes):
-        places[axis] = state["P"][index]
+        positions[axis] = state["P"][index]
         widths[axis] = state["SIG"][index] if "SIG" in state else 0
     kernel = dcls_oracle.kernel(
-        *(a.swapaxes(-1, -3) for a in (state["weight"], places, widths)), size, version
+        *(a.swapaxes(-1, -3) for a in (state["weight"], positions, widths)), size, version
     )
     assert relative_error(layer.kernel, kernel) <= 1e-5
     np.testing.assert_allclose(layer.bias[...], state["bias"], rtol=1e-6)
@@ -80,8 +79,7 @@ def _torch_doconv(state, kernel_size, groups):
 
 @pytest.mark.parametrize("multiplier", [6, 8, 12])
 @pytest.mark.parametrize(("inputs", "outputs", "groups"), [(4, 6, 1), (4, 4, 4), (6, 12, 3)])
-def test_doconv(inputs, outputs, groups, multiplier):
-    rng = np.random.default_rng()
+def test_doconv(inputs, outputs, groups, multiplier, rng):
     eye = np.pad(np.tile(np.eye(6), multiplier // 6), [(0, 0), (0, multiplier % 6)])
     state = {
         "W": rng.normal(size=(outputs, inputs // groups, multiplier)),
@@ -102,17 +100,16 @@ def test_doconv(inputs, outputs, groups, multiplier):
     assert agrees == (groups in (1, inputs))
 
 
-def test_doconv_of_one_tap():
-    state = {"W": np.random.default_rng().normal(size=(6, 2, 1))}
+def test_doconv_of_one_tap(rng):
+    state = {"W": rng.normal(size=(6, 2, 1))}
     layer = interop.doconv_from_pytorch(state, (1, 1), feature_group_count=2)
     np.testing.assert_allclose(layer.kernel[0, 0], state["W"][..., 0].T, rtol=1e-6)
     assert layer.bias is None
 
 
 @pytest.mark.parametrize("strides", [1, 2])
-def test_octave(strides):
+def test_octave(strides, rng):
     """3 and 17 channels: the original's rounding of alpha 0.8 of 20."""
-    rng = np.random.default_rng()
     channels, outputs = {"h": 3, "l": 5}, {"h": 3, "l": 17}
     state = {}
     for a in "hl":
@@ -130,7 +127,7 @@ def test_octave(strides):
         assert relative_error(actual, expected + biases) <= 1e-5
 
 
-def test_entries_that_do_not_fit_are_named():
+def test_arrays_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="missing: P, SIG; unknown: Q"):
         interop.dcls_from_pytorch({"weight": np.ones((1, 1, 1)), "Q": 0}, (3, 3), "gauss")
     with pytest.raises(ValueError, match="missing: D"):

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-# What the compiler asks of a device; the rest of what XLA wants to know has no part in it.
+# What kernels are compiled for. XLA wants to know the rest of the description too, but it has no
+# effect on kernels.
 _GPUS = {
     "H100": {"major": 9, "minor": 0, "cores": 132},
     "B200": {"major": 10, "minor": 0, "cores": 148},
@@ -35,8 +36,8 @@ dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
 device_description_str: "{name}"
 """
 
-# The last of them with an odd height, a width that is no whole strip, and more boxes than a program
-# adds up.
+# `(N, C, H, W, F)`. The last has an odd height, a width that is no multiple of a strip, and more
+# boxes than a program adds up.
 _SHAPES = [(8, 32, 64, 128, 4), (8, 16, 128, 256, 4), (8, 8, 256, 512, 2), (2, 3, 45, 60, 5)]
 
 _PROGRAM = """
@@ -44,36 +45,38 @@ import functools, sys
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxbox_kernels.mosaic_gpu import backend as mosaic_gpu
+from jaxbox_kernels import mosaic_gpu
+from jaxbox_kernels.backend import Options
 
 topology = topologies.get_topology_desc(
     platform="cuda", topology_name="gpu", target_config=sys.argv[1], topology="1x1x1"
 )
 sharding = NamedSharding(topologies.make_mesh(topology, (1,), ("device",)), PartitionSpec())
 
-def compile_all(function, *arguments):
+backend = mosaic_gpu.load()
+
+def compile_all(function, *arguments, options=Options()):
     placed = [jax.ShapeDtypeStruct(*argument, sharding=sharding) for argument in arguments]
-    jax.jit(functools.partial(function, normalize=True)).lower(*placed).compile()
+    jax.jit(functools.partial(function, options=options)).lower(*placed).compile()
 
 for N, C, H, W, F in eval(sys.argv[2]):
     x, theta, g = (N, C, H, W), (C, F, 4), (N, C, F, H, W)
     for dtype in (jnp.float32, jnp.bfloat16):
         boxes = (theta, jnp.float32)
-        compile_all(mosaic_gpu.forward, (x, dtype), boxes)
-        whole = functools.partial(mosaic_gpu.forward, whole_pixels=True)
-        compile_all(whole, (x, dtype), boxes)
-        compile_all(mosaic_gpu.backward, (x, dtype), boxes, (g, dtype))
+        compile_all(backend.forward, (x, dtype), boxes)
+        compile_all(backend.forward, (x, dtype), boxes, options=Options(whole_pixels=True))
+        compile_all(backend.backward, (x, dtype), boxes, (g, dtype))
 """
 
 
 def describe(gpu):
-    """What XLA has to know of a GPU that is not there."""
+    """The description of a GPU that is not there, as XLA asks for it."""
     return _DESCRIPTION.format(name=gpu, **_GPUS[gpu])
 
 
 def environment():
-    """That in which a process can compile for GPUs."""
-    # NVIDIA's assembler comes with the group.
+    """The environment variables of a process that compiles for GPUs."""
+    # NVIDIA's assembler comes with the dependency group.
     folders = importlib.import_module("nvidia.cu13").__path__
     path = os.pathsep.join([*(f"{folder}/bin" for folder in folders), os.environ["PATH"]])
     return {
@@ -100,6 +103,6 @@ def test_nothing_spills(gpu):
     spills = re.findall(
         r"(\d+) bytes spill stores, (\d+) bytes spill loads", run.stdout + run.stderr
     )
-    # Row sums, the filter, what enters pixels and its sums, and inner products.
+    # Prefix sums of rows, the filter, differences and their sums, and inner products.
     assert len(spills) >= 5 * len(_SHAPES)
     assert set(spills) == {("0", "0")}

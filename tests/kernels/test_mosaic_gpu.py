@@ -1,4 +1,4 @@
-"""The Mosaic GPU kernels: interpreted, or on a GPU; and what is lowered for one."""
+"""What is particular to the Mosaic GPU kernels, interpreted or on a GPU; and what is lowered."""
 
 import functools
 import subprocess
@@ -10,163 +10,110 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import jaxbox
 from jaxbox import boxes
-from jaxbox_kernels.mosaic_gpu import backend as mosaic_gpu
-from jaxbox_kernels.mosaic_gpu import grad_x, row_cache
-from jaxbox_kernels.xla import integral_image
-from tests.cases.box_conv import boxes_of_all_kinds, images, relative_error
-from tests.ops.test_accuracy import BOUNDS
-from tests.oracles import box_conv as reference
-
-# One strip of 128 columns and several, whole ones and not; rows that tiles divide and that none do.
-SIZES = [(1, 1), (5, 7), (1, 9), (9, 1), (8, 128), (3, 330), (7, 129)]
+from jaxbox_kernels.backend import Options
+from jaxbox_kernels.mosaic_gpu import row_cache, tiles
+from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES
+from tests.cases.backends import BACKENDS, EXACT, run
+from tests.cases.box_conv import BOUNDS, arguments, assert_close, relative_error
+from tests.oracles import box_conv as oracle
 
 
-_forward = jax.jit(mosaic_gpu.forward, static_argnames=("normalize", "whole_pixels"))
-_backward = jax.jit(mosaic_gpu.backward, static_argnames=("normalize", "whole_pixels"))
-
-
-@pytest.fixture(params=["interpreted", pytest.param("gpu", marks=pytest.mark.gpu)])
-def machine(request):
-    if request.param == "interpreted":
-        with plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=True)):
-            yield
-    elif jax.default_backend() == "gpu":
-        yield
-    else:
+@pytest.fixture(params=["mosaic_interpreted", pytest.param("mosaic_gpu", marks=pytest.mark.gpu)])
+def backend(request):
+    """The backend, where it runs."""
+    if request.param == "mosaic_gpu" and jax.default_backend() != "gpu":
         pytest.skip("needs a GPU of compute capability 9 or 10")
+    tested = BACKENDS[request.param]
+    with tested.machine():
+        yield tested.backend
 
 
-def _check(result, exact, kind):
-    error = relative_error(result, exact)
-    assert error <= BOUNDS[kind], f"{kind}: {error:.1e}"
+@functools.partial(jax.jit, static_argnames=("backend", "options"))
+def _dx(theta, g, *, backend, options=EXACT):
+    return backend.backward(None, theta, g, options)[0]
 
 
-def _arguments(size, *, batch=1, channels=2, number=3):
-    rng = np.random.default_rng()
-    x = images(rng, (batch, channels, *size))
-    theta = boxes_of_all_kinds(rng, (channels, number), size)
-    g = rng.normal(size=(batch, channels, number, *size)).astype(np.float32)
-    return x, theta, g
+@functools.partial(jax.jit, static_argnames=("backend", "options"))
+def _output(x, theta, *, backend, options=EXACT):
+    return backend.forward(x, theta, options)
 
 
-@pytest.mark.usefixtures("machine")
-@pytest.mark.parametrize("size", SIZES)
-def test_forward(size):
-    x, theta, _ = _arguments(size)
-    _check(_forward(x, theta, normalize=True), reference.forward(x, theta), "forward")
+def test_rows_in_several_parts(backend, rng):
+    x, theta, g = arguments(rng, (2 * tiles._LEAST_ROWS, 5), channels=1, number=2)
+    assert_close(_dx(theta, g, backend=backend), oracle.backward(x, theta, g)[0], "dx")
 
 
-@pytest.mark.usefixtures("machine")
-@pytest.mark.parametrize("size", SIZES)
-def test_backward(size):
-    x, theta, g = _arguments(size)
-    dx, dtheta = _backward(x, theta, g, normalize=True)
-    exact_dx, exact_dtheta = reference.backward(x, theta, g)
-    _check(dx, exact_dx, "dx")
-    _check(dtheta, exact_dtheta, "dtheta")
-
-
-@pytest.mark.usefixtures("machine")
-def test_several_images_and_more_boxes_than_a_program_adds_up():
-    x, theta, g = _arguments((5, 7), batch=2, number=grad_x._BOXES + 2)
-    dx, dtheta = _backward(x, theta, g, normalize=False)
-    exact_dx, exact_dtheta = reference.backward(x, theta, g, normalize=False)
-    output = _forward(x, theta, normalize=False)
-    _check(output, reference.forward(x, theta, normalize=False), "forward")
-    _check(dx, exact_dx, "dx")
-    _check(dtheta, exact_dtheta, "dtheta")
-
-
-@pytest.mark.usefixtures("machine")
-def test_rows_in_several_parts():
-    x, theta, g = _arguments((2 * grad_x._LEAST_ROWS, 5), channels=1, number=2)
-    dx, _ = _backward(None, theta, g, normalize=True)
-    _check(dx, reference.backward(x, theta, g)[0], "dx")
-
-
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("whole", [False, True])
-def test_rows_are_kept_for_low_boxes_only(monkeypatch, whole):
+def test_rows_of_low_boxes_alone_are_cached(backend, monkeypatch, whole, rng):
     monkeypatch.setattr(row_cache, "_ROWS", 4)
-    x, theta, _ = _arguments((11, 5), channels=1, number=4)
+    x, theta, _ = arguments(rng, (11, 5), channels=1, number=4)
     # Up to 4 rows fit.
     theta[0, :, 2] = [-9.3, -1.2, 0.6, -7.3]
     theta[0, :, 3] = theta[0, :, 2] + [1.4, 2.9, 3.2, 9.9]
     if whole:
         theta = np.asarray(boxes.round_to_pixels(theta))
-
-    @jax.jit
-    def forward(x, theta):
-        return mosaic_gpu.forward(x, theta, normalize=True, whole_pixels=whole)
-
-    _check(forward(x, theta), reference.forward(x, theta), "forward")
+    # JAX must not find what it traced with a larger cache.
+    forward = jax.jit(functools.partial(backend.forward, options=Options(whole_pixels=whole)))
+    assert_close(forward(x, theta), oracle.forward(x, theta), "forward")
 
 
-@pytest.mark.usefixtures("machine")
-def test_whole_pixels():
-    x, theta, g = _arguments((6, 131))
+def test_gradient_on_whole_pixels_needs_no_image(backend, rng):
+    x, theta, g = arguments(rng, (5, 7))
     theta = np.asarray(boxes.round_to_pixels(theta))
-    whole = {"normalize": True, "whole_pixels": True}
-    _check(_forward(x, theta, **whole), reference.forward(x, theta), "forward")
-    dx, _ = _backward(None, theta, g, **whole)
-    _check(dx, reference.backward(x, theta, g)[0], "dx")
+    dx = _dx(theta, g, backend=backend, options=Options(whole_pixels=True))
+    assert_close(dx, oracle.backward(x, theta, g)[0], "dx")
 
 
-@pytest.mark.usefixtures("machine")
-def test_inside_out_boxes_give_what_they_give_elsewhere():
-    x, theta, g = _arguments((5, 7))
+def test_inside_out_boxes_give_what_they_give_elsewhere(backend, rng):
+    x, theta, g = arguments(rng, (5, 7))
     # No user should have such boxes, and the oracle takes them for empty.
     theta = theta[..., [1, 0, 3, 2]]
-    output = _forward(x, theta, normalize=False)
-    dx, _ = _backward(None, theta, g, normalize=False)
-    expected_dx, _ = integral_image.backward(None, theta, g, normalize=False)
-    chex.assert_trees_all_close(
-        output, integral_image.forward(x, theta, normalize=False), atol=1e-4
-    )
+    options = Options(normalize=False)
+    output = _output(x, theta, backend=backend, options=options)
+    expected = _output(x, theta, backend=INTEGRAL_IMAGES, options=options)
+    chex.assert_trees_all_close(output, expected, atol=1e-4)
+    dx = _dx(theta, g, backend=backend, options=options)
+    expected_dx = _dx(theta, g, backend=INTEGRAL_IMAGES, options=options)
     chex.assert_trees_all_close(dx, expected_dx, atol=1e-4)
 
 
-@pytest.mark.usefixtures("machine")
-def test_bfloat16():
-    x, theta, g = _arguments((5, 7))
+def test_bfloat16(backend, rng):
+    x, theta, g = arguments(rng, (5, 7))
     x, g = jnp.asarray(x, jnp.bfloat16), jnp.asarray(g, jnp.bfloat16)
-    output = _forward(x, theta, normalize=True)
-    dx, dtheta = _backward(x, theta, g, normalize=True)
+    output, dx, dtheta = run(x, theta, g, backend=backend)
     assert output.dtype == dx.dtype == jnp.bfloat16
     assert dtheta.dtype == jnp.float32
     x, g = np.asarray(x, np.float32), np.asarray(g, np.float32)
-    exact_dx, exact_dtheta = reference.backward(x, theta, g)
+    exact_dx, exact_dtheta = oracle.backward(x, theta, g)
     # The results are rounded to 8 bits, the sums are not.
-    assert relative_error(output, reference.forward(x, theta)) <= 2**-8
+    assert relative_error(output, oracle.forward(x, theta)) <= 2**-8
     assert relative_error(dx, exact_dx) <= 2**-8
-    _check(dtheta, exact_dtheta, "dtheta")
+    assert_close(dtheta, exact_dtheta, "dtheta")
 
 
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("maps_boxes", [False, True])
-def test_vmap_joins_planes(maps_boxes):
-    x, theta, g = _arguments((5, 7), batch=2)
+def test_vmap_joins_planes(backend, maps_boxes, rng):
+    x, theta, g = arguments(rng, (5, 7), batch=2)
     if maps_boxes:
         theta = np.stack([theta, theta[:, ::-1]])
 
     def results(x, theta, g):
-        output = _forward(x[None], theta, normalize=True)
-        return output[0], *_backward(x[None], theta, g[None], normalize=True)
+        output, dx, dtheta = run(x[None], theta, g[None], backend=backend)
+        return output[0], dx, dtheta
 
     axes = (0, 0 if maps_boxes else None, 0)
     mapped = jax.vmap(results, axes)(x, theta, g)
     for image in range(2):
         boxes_of_image = theta[image] if maps_boxes else theta
         exact = (
-            reference.forward(x[image, None], boxes_of_image)[0],
-            *reference.backward(x[image, None], boxes_of_image, g[image, None]),
+            oracle.forward(x[image, None], boxes_of_image)[0],
+            *oracle.backward(x[image, None], boxes_of_image, g[image, None]),
         )
         for result, kind, expected in zip(mapped, BOUNDS, exact, strict=True):
-            _check(result[image], expected, kind)
+            assert_close(result[image], expected, kind)
 
 
 _X = jnp.ones((2, 8, 9, 2), jnp.float32)
@@ -182,7 +129,7 @@ def _gradients(x, theta):
 def test_lowers_for_cuda(dtype):
     x = jax.ShapeDtypeStruct(_X.shape, dtype)
     lowered = jax.jit(_gradients).trace(x, _THETA).lower(lowering_platforms=("cuda",))
-    # Row sums twice, the filter, what enters pixels and its sums, inner products.
+    # Prefix sums of rows twice, the filter, differences and their sums, inner products.
     assert lowered.as_text().count("stablehlo.custom_call @mosaic_gpu") == 6
 
 
@@ -280,28 +227,29 @@ def test_each_device_works_on_its_own_planes():
     # A process has as many devices as it began with. XLA stands in for kernels: these cannot be
     # interpreted on several devices.
     program = """
-        import types
+        from dataclasses import replace
         import jax
         import jax.numpy as jnp
         from jax.sharding import AxisType, NamedSharding, PartitionSpec
         import jaxbox
-        from jaxbox_kernels import backend as implementations
-        from jaxbox_kernels.xla import backend as xla
+        from jaxbox_kernels import registry, xla
         from jaxbox_kernels.mosaic_gpu.partitioning import planewise
 
-        def forward(x, theta, **options):
-            return planewise(lambda theta, x: xla.forward(x, theta, **options), theta, x)
+        xla = xla.load()
 
-        def backward(x, theta, g, *, by_x, **options):
-            def by_planes(theta, g):
-                return xla.backward(None, theta, g, **options)[0]
+        def forward(x, theta, options):
+            return planewise(lambda theta, x: xla.forward(x, theta, options), theta, x)
 
-            _, dtheta = xla.backward(x, theta, g, by_x=False, **options)
-            return planewise(by_planes, theta, g), dtheta
+        def backward(x, theta, g, options):
+            def dx(theta, g):
+                return xla.backward(None, theta, g, options)[0]
 
-        pick = implementations.pick
-        by_planes = types.SimpleNamespace(forward=forward, backward=backward)
-        implementations.pick = lambda name, *given: pick(name, *given) if name else by_planes
+            _, dtheta = xla.backward(x, theta, g, replace(options, needs_dx=False))
+            return planewise(dx, theta, g), dtheta
+
+        choose = registry.choose
+        by_planes = replace(xla, forward=forward, backward=backward, maps_images=False)
+        registry.choose = lambda name, *given: choose(name, *given) if name else by_planes
 
         def results(x, theta, implementation=None):
             def loss(x, theta):

@@ -1,7 +1,5 @@
 """The NNX layer: shapes, dtypes, metadata, and NNX's transformations."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,7 +147,3 @@ def test_bad_arguments():
         _layer()(_x((6, 8, 4)))
     with pytest.raises(ValueError, match="implementation"):
         _layer(implementation="abacus")(_x())
-
-
-def test_docstring_examples():
-    assert doctest.testmod(box).failed == 0

@@ -1,6 +1,7 @@
-"""The Linen layer: the same numbers as the NNX layer's from the same boxes."""
+"""The Linen layers: the options of the NNX layers, and the same numbers."""
 
-import doctest
+import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -112,12 +113,22 @@ def test_sister_layers_give_the_same_numbers_as_in_nnx(name):
     assert {"params": names} == {group: set(own) for group, own in variables.items()}
 
 
+@pytest.mark.parametrize("name", linen.__all__)
+def test_options_and_defaults_are_those_of_nnx(name):
+    parameters = inspect.signature(getattr(layers, name).__init__).parameters
+    given = {"self", "in_features", "example", "rngs"}
+    expected = [
+        (key, dataclasses.MISSING if value.default is value.empty else value.default)
+        for key, value in parameters.items()
+        if key not in given
+    ]
+    fields = dataclasses.fields(getattr(linen, name))
+    found = [(field.name, field.default) for field in fields]
+    assert [pair for pair in found if pair[0] not in ("parent", "name")] == expected
+
+
 def test_frozen_boxes_are_no_parameters():
     variables = linen.BoxConv(2, trainable=False).init(jax.random.key(0), _x())
     assert "params" not in variables
     y = linen.BoxConv(2, trainable=False).apply(variables, _x())
     assert y.shape == (2, 6, 8, 6)
-
-
-def test_docstring_examples():
-    assert doctest.testmod(linen).failed == 0

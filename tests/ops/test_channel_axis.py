@@ -15,22 +15,21 @@ from tests.cases.box_conv import (
     relative_error,
     to_channels_last,
 )
-from tests.oracles import box_conv as reference
+from tests.oracles import box_conv as oracle
 
 N, C, F = 2, 3, 4
 
 
-def _planes(form):
-    rng = np.random.default_rng()
+def _planes(rng, form):
     x = images(rng, (N, C, *IMAGE_SIZES[form]))
     return x, boxes_of_all_kinds(rng, (C, F), IMAGE_SIZES[form])
 
 
 @pytest.mark.parametrize("whole_pixels", [False, True])
 @pytest.mark.parametrize("form", IMAGE_SIZES)
-def test_outputs_and_gradients(form, whole_pixels):
-    x, theta = _planes(form)
-    g = np.random.default_rng().normal(size=(N, C * F, *x.shape[-2:])).astype(np.float32)
+def test_outputs_and_gradients(form, whole_pixels, rng):
+    x, theta = _planes(rng, form)
+    g = rng.normal(size=(N, C * F, *x.shape[-2:])).astype(np.float32)
 
     def run(x, g, channel_axis):
         def op(x, theta):
@@ -45,7 +44,7 @@ def test_outputs_and_gradients(form, whole_pixels):
     np.testing.assert_array_equal(to_channels_last(dx), dx_last)
     np.testing.assert_array_equal(dtheta, dtheta_last)
     if not whole_pixels:
-        expected = reference.forward(x, theta).reshape(output.shape)
+        expected = oracle.forward(x, theta).reshape(output.shape)
         assert relative_error(output, expected) <= 2e-6
 
 
@@ -57,8 +56,8 @@ def test_any_number_of_batch_axes(batch):
     assert output.shape == (*batch, C * F, 5, 7)
 
 
-def test_half_precision():
-    x, theta = _planes("integral_image")
+def test_half_precision(rng):
+    x, theta = _planes(rng, "integral_images")
     output = jaxbox.box_conv(x.astype(jnp.bfloat16), theta, channel_axis=-3)
     assert output.dtype == jnp.bfloat16
 

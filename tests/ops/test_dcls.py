@@ -1,15 +1,12 @@
-"""DCLS: kernels and gradients against the oracle, identities, and the layer."""
-
-import sys
+"""The kernel of DCLS: values and gradients against the oracle, and identities."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from jax import lax
 
-from jaxbox.layers import DclsConv, dcls
+from jaxbox.layers.dcls import position_limits
+from jaxbox.ops import dcls
 from jaxbox.ops.dcls import dcls_kernel, repulsion
 from tests.cases.box_conv import relative_error
 from tests.oracles import conv as conv_oracle
@@ -21,11 +18,11 @@ SIZES = ((4,), (3, 9), (6, 1), (3, 2, 4))
 
 def _draw(rng, kernel_size, shape=(3, 2, 2), *, shared=False):
     """Taps inside the kernel, a tenth of a cell or more away from every kink of every version."""
-    limits = np.array(dcls.position_limits(kernel_size))
-    places = (len(kernel_size), *shape[:2], 1 if shared else shape[2])
+    limits = np.array(position_limits(kernel_size))
+    full = (len(kernel_size), *shape[:2], 1 if shared else shape[2])
     low, high = (side.reshape(-1, 1, 1, 1) for side in limits.T)
-    positions = rng.integers(low, np.maximum(high, low + 1), places) + rng.uniform(0.1, 0.3, places)
-    sigma = rng.choice([-1, 1], places) * rng.uniform(0.4, 0.6, places)
+    positions = rng.integers(low, np.maximum(high, low + 1), full) + rng.uniform(0.1, 0.3, full)
+    sigma = rng.choice([-1, 1], full) * rng.uniform(0.4, 0.6, full)
     return tuple(a.astype(np.float32) for a in (rng.normal(size=shape), positions, sigma))
 
 
@@ -35,8 +32,7 @@ def _broadcast(positions, weight):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kernel_size", SIZES)
-def test_kernel_and_gradients(version, kernel_size):
-    rng = np.random.default_rng()
+def test_kernel_and_gradients(version, kernel_size, rng):
     shared = rng.random() < 0.5
     arrays = _draw(rng, kernel_size, shared=shared)
     g = rng.normal(size=(*kernel_size, *arrays[0].shape[1:])).astype(np.float32)
@@ -55,8 +51,7 @@ def test_kernel_and_gradients(version, kernel_size):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_taps_partly_and_wholly_outside(version):
-    rng = np.random.default_rng()
+def test_taps_partly_and_wholly_outside(version, rng):
     weight, positions, sigma = _draw(rng, (4, 3), (5, 2, 1))
     positions += rng.integers(-3, 4, positions.shape).astype(np.float32)
     weight[0] = 1  # One that lies inside, by which to measure errors.
@@ -68,8 +63,7 @@ def test_taps_partly_and_wholly_outside(version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kernel_size", [(7,), (5, 4), (3, 3, 2)])
-def test_no_nan_at_whole_positions_and_sigma_0(version, kernel_size):
-    rng = np.random.default_rng()
+def test_no_nan_at_whole_positions_and_sigma_0(version, kernel_size, rng):
     weight, positions, sigma = _draw(rng, kernel_size)
     arrays = weight, np.round(positions), np.zeros_like(sigma)
     kernel, vjp = jax.vjp(lambda *arrays: dcls_kernel(*arrays, kernel_size, version), *arrays)
@@ -85,8 +79,8 @@ def test_derivatives_at_whole_positions():
     weight, ramp = jnp.ones((1, 1, 1)), jnp.arange(5.0).reshape(5, 1, 1) ** 2
 
     def slopes(version):
-        def value(place, sigma):
-            kernel = dcls_kernel(weight, place, sigma, (5,), version)
+        def value(position, sigma):
+            kernel = dcls_kernel(weight, position, sigma, (5,), version)
             return jnp.sum(kernel * ramp)
 
         zero = jnp.zeros((1, 1, 1, 1))
@@ -97,34 +91,6 @@ def test_derivatives_at_whole_positions():
     np.testing.assert_allclose(slopes("max"), [0, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("version", ["v0", "v1", "max"])
-def test_whole_positions_are_a_dilated_convolution(version):
-    rng = np.random.default_rng()
-    x, weight = (rng.normal(size=s).astype(np.float32) for s in ((2, 9, 12, 4), (2, 3, 2, 6)))
-    layer = DclsConv(
-        4,
-        6,
-        (2, 3),
-        dilation=(3, 2),
-        feature_group_count=2,
-        version=version,
-        positions_init=nnx.initializers.zeros,
-        use_bias=False,
-        rngs=nnx.Rngs(0),
-    )
-    layer.weight[...] = weight.reshape(6, 2, 6)
-    expected = lax.conv_general_dilated(
-        x,
-        weight,
-        (1, 1),
-        "SAME",
-        rhs_dilation=(3, 2),
-        feature_group_count=2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    assert relative_error(layer(x), np.asarray(expected, np.float64)) <= 1e-5
-
-
 def test_a_narrow_gaussian_is_nearly_a_dilated_convolution():
     weight = jnp.ones((1, 1, 1))
     kernel = dcls_kernel(weight, jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1)), (5,), "gauss")
@@ -133,8 +99,7 @@ def test_a_narrow_gaussian_is_nearly_a_dilated_convolution():
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_whole_shift_shifts_the_kernel(version):
-    rng = np.random.default_rng()
+def test_a_whole_shift_shifts_the_kernel(version, rng):
     weight, positions, sigma = _draw(rng, (3, 3))
     inside = dcls_kernel(weight, positions, sigma, (21, 21), version)
     shift = np.array([4, -2], np.float32).reshape(2, 1, 1, 1)
@@ -147,16 +112,14 @@ def test_a_whole_shift_shifts_the_kernel(version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_axes_swap_with_the_kernel(version):
-    rng = np.random.default_rng()
+def test_axes_swap_with_the_kernel(version, rng):
     weight, positions, sigma = _draw(rng, (3, 8))
     kernel = dcls_kernel(weight, positions, sigma, (3, 8), version)
     swapped = dcls_kernel(weight, positions[::-1], sigma[::-1], (8, 3), version)
     np.testing.assert_allclose(kernel, jnp.swapaxes(swapped, 0, 1), rtol=1e-5, atol=1e-6)
 
 
-def test_bfloat16_weights_are_added_up_in_float32():
-    rng = np.random.default_rng()
+def test_bfloat16_weights_are_added_up_in_float32(rng):
     weight, positions, sigma = _draw(rng, (5, 5))
     half = jnp.asarray(weight, jnp.bfloat16)
     kernel = dcls_kernel(half, positions, sigma, (5, 5))
@@ -184,63 +147,7 @@ def test_no_temporary_of_two_axes_of_cells_and_the_taps(kernel_size):
     assert used < two_axes
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", [(2, 1), (0, 3)]])
-def test_the_layer_is_a_convolution_with_that_kernel(padding):
-    rng = np.random.default_rng()
-    layer = DclsConv(4, 6, (4, 3), 3, 2, padding=padding, feature_group_count=2, rngs=nnx.Rngs(0))
-    x = rng.normal(size=(7, 8, 4)).astype(np.float32)
-    kernel = dcls_oracle.kernel(
-        *(np.asarray(p[...], np.float64) for p in (layer.weight, layer.positions, layer.sigma)),
-        (4, 3),
-        "gauss",
-    )
-    expected = conv_oracle.convolve(x, kernel, strides=2, padding=padding, groups=2)
-    expected += np.asarray(layer.bias[...], np.float64)
-    assert relative_error(layer(x), expected) <= 1e-5
-    np.testing.assert_array_equal(layer(x), layer.fold()(x))
-
-
-@pytest.mark.parametrize(("padding", "mode"), [("CIRCULAR", "wrap"), ("REFLECT", "reflect")])
-def test_other_paddings(padding, mode):
-    layer = DclsConv(2, 3, (5, 3), 4, padding=padding, rngs=nnx.Rngs(0))
-    x = np.random.default_rng().normal(size=(8, 6, 2)).astype(np.float32)
-    padded = np.pad(x, [(2, 2), (1, 1), (0, 0)], mode=mode)
-    valid = layer.fold()
-    valid.padding = "VALID"
-    np.testing.assert_allclose(layer(x), valid(padded), rtol=1e-5, atol=1e-5)
-
-
-def test_initial_values():
-    layer = DclsConv(40, 40, (9, 4), 20, gain=2.0, rngs=nnx.Rngs(0))
-    bound = 1 / np.sqrt(20 * 40)
-    for parameter in (layer.weight, layer.bias):
-        assert jnp.abs(parameter[...]).max() <= bound
-    assert jnp.abs(layer.weight[...]).max() > 0.99 * bound
-    assert abs(jnp.std(layer.places).item() - 0.5) < 0.01
-    np.testing.assert_array_equal(layer.places, 2 * layer.positions[...])
-    assert (layer.sigma[...] == np.float32(0.23)).all()
-    metadata = layer.positions.get_metadata()
-    assert metadata["limits"] == ((-2.0, 2.0), (-1.0, 0.5))
-    wide = DclsConv(4, 4, 9, 20, positions_init=nnx.initializers.normal(50), rngs=nnx.Rngs(0))
-    assert (wide.positions[...].min().item(), wide.positions[...].max().item()) == (-4, 4)
-    assert DclsConv(2, 3, 9, 5, version="max", rngs=nnx.Rngs(0)).sigma[...].max() == 0
-    assert DclsConv(2, 3, 9, 5, version="v1", rngs=nnx.Rngs(0)).sigma is None
-
-
-def test_shared_positions():
-    layer = DclsConv(4, 6, (5, 5), 3, share_positions=True, rngs=nnx.Rngs(0))
-    assert layer.positions.shape == layer.sigma.shape == (2, 3, 4, 1)
-    arrays = (layer.weight[...], *(p[...] for p in (layer.positions, layer.sigma)))
-    full = [jnp.broadcast_to(a, (2, 3, 4, 6)) for a in arrays[1:]]
-    expected = np.asarray(dcls_kernel(arrays[0], *full, (5, 5)), np.float64)
-    assert relative_error(layer.kernel, expected) <= 1e-5
-    # One of the two may be shared alone.
-    for some in ((full[0], arrays[2]), (arrays[1], full[1])):
-        assert relative_error(dcls_kernel(arrays[0], *some, (5, 5)), expected) <= 1e-5
-
-
-def test_many_channels_are_made_a_few_at_a_time(monkeypatch):
-    rng = np.random.default_rng()
+def test_channels_in_chunks_give_the_same(monkeypatch, rng):
     weight, positions, sigma = _draw(rng, (5, 4), (3, 5, 7))
     g = rng.normal(size=(5, 4, 5, 7)).astype(np.float32)
 
@@ -248,25 +155,14 @@ def test_many_channels_are_made_a_few_at_a_time(monkeypatch):
         kernel, pull_back = jax.vjp(lambda *a: dcls_kernel(*a, (5, 4)), weight, positions, sigma)
         return kernel, *pull_back(jnp.asarray(g))
 
-    at_once = results()
+    in_one_chunk = results()
     # 4 of 35 pairs of channels, and 3 in the end.
-    monkeypatch.setattr(sys.modules["jaxbox.ops.dcls"], "_CELLS_AT_ONCE", 4 * 3 * 5)
-    for found, expected in zip(results(), at_once, strict=True):
+    monkeypatch.setattr(dcls, "_CHUNK_SIZE", 4 * 3 * 5)
+    for found, expected in zip(results(), in_one_chunk, strict=True):
         assert relative_error(found, np.asarray(expected, np.float64)) <= 1e-5
 
 
-def test_whole_positions_for_inference():
-    layer = DclsConv(2, 3, (7, 7), 4, version="v1", rngs=nnx.Rngs(0))
-    layer.whole_positions = True
-    np.testing.assert_array_equal(layer.places, jnp.round(layer.positions[...]))
-    # A tap of version 1 then fills one cell.
-    assert (layer.kernel != 0).sum() <= 4 * 6
-    grads = nnx.grad(lambda layer: layer.kernel.sum())(layer)
-    assert (grads["positions"][...] == 0).all()
-
-
-def test_repulsion_against_its_formula():
-    rng = np.random.default_rng()
+def test_repulsion_against_its_formula(rng):
     positions = rng.uniform(-1, 1, (2, 4, 3, 2))
     total = 0.0
     for i in range(4):
@@ -276,7 +172,6 @@ def test_repulsion_against_its_formula():
     np.testing.assert_allclose(repulsion(positions.astype(np.float32)), total, rtol=1e-5)
     assert (jax.grad(repulsion)(jnp.zeros((2, 4, 1, 1))) == 0).all()
     assert repulsion(jnp.zeros((2, 1, 3, 3))) == 0
-    assert dcls.repulsive_loss(nnx.Linear(2, 3, rngs=nnx.Rngs(0))) == 0
 
 
 def test_bad_arguments():
@@ -291,14 +186,3 @@ def test_bad_arguments():
         dcls_kernel(weight.astype(jnp.int32), positions, None, (5, 5), "v0")
     with pytest.raises(ValueError, match="kernel_size must be 1 to 3"):
         dcls_kernel(weight, positions, None, (5, 0), "v0")
-    rngs = nnx.Rngs(0)
-    with pytest.raises(ValueError, match="either kernel_count"):
-        DclsConv(2, 3, (5, 5), rngs=rngs)
-    with pytest.raises(ValueError, match="either kernel_count"):
-        DclsConv(2, 3, (5, 5), 4, dilation=2, rngs=rngs)
-    with pytest.raises(ValueError, match="dilation must be 2 positive sizes"):
-        DclsConv(2, 3, (5, 5), dilation=(2, 2, 2), rngs=rngs)
-    with pytest.raises(ValueError, match="feature_group_count must divide"):
-        DclsConv(2, 3, (5, 5), 4, feature_group_count=2, rngs=rngs)
-    with pytest.raises(ValueError, match="gain must be positive"):
-        DclsConv(2, 3, (5, 5), 4, gain=0.0, rngs=rngs)

@@ -1,4 +1,4 @@
-"""The op under JAX's transformations, in both forms."""
+"""`jaxbox.box_conv` under JAX's transformations, in both of XLA's forms."""
 
 import functools
 
@@ -9,15 +9,15 @@ import pytest
 
 import jaxbox
 from tests.cases.box_conv import IMAGE_SIZES, boxes_off_edges, images, relative_error
-from tests.oracles import box_conv as reference
+from tests.oracles import box_conv as oracle
 
 both_forms = pytest.mark.parametrize("form", IMAGE_SIZES)
 
 N, C, F = 2, 2, 3
 
 
-def _case(form, batch=(N,), stack=()):
-    rng, size = np.random.default_rng(), IMAGE_SIZES[form]
+def _case(rng, form, batch=(N,), stack=()):
+    size = IMAGE_SIZES[form]
     return images(rng, (*batch, *size, C)), boxes_off_edges(rng, (*stack, C, F), size)
 
 
@@ -34,20 +34,20 @@ _gradients = jax.grad(_loss, (0, 1))
 
 
 @both_forms
-def test_the_sizes_of_these_tests_take_both_forms(form):
-    jaxpr = str(jax.make_jaxpr(jaxbox.box_conv)(*_case(form)))
-    assert ("gather" in jaxpr) == (form == "integral_image")
+def test_the_sizes_of_these_tests_take_both_forms(form, rng):
+    jaxpr = str(jax.make_jaxpr(jaxbox.box_conv)(*_case(rng, form)))
+    assert ("gather" in jaxpr) == (form == "integral_images")
 
 
 @both_forms
-def test_jit(form):
-    x, theta = _case(form)
+def test_jit(form, rng):
+    x, theta = _case(rng, form)
     _assert_close(jax.jit(jaxbox.box_conv)(x, theta), jaxbox.box_conv(x, theta))
     _assert_close(jax.jit(_gradients)(x, theta), _gradients(x, theta))
 
 
 @both_forms
-def test_boxes_are_data(form):
+def test_boxes_are_data(form, rng):
     """One compiled program serves all boxes."""
     traces = 0
 
@@ -58,17 +58,17 @@ def test_boxes_are_data(form):
         return jaxbox.box_conv(x, theta)
 
     for _ in range(3):
-        x, theta = _case(form)
+        x, theta = _case(rng, form)
         _assert_close(traced(x, theta), jaxbox.box_conv(x, theta))
     assert traces == 1
 
 
 @both_forms
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (-1, 2)])
-def test_vmap(form, axes):
+def test_vmap(form, axes, rng):
     """Over x, over theta, over both, and over axes other than the first."""
     along_x, along_theta = axes
-    x, theta = _case(form, *[() if along is None else (3,) for along in axes])
+    x, theta = _case(rng, form, *[() if along is None else (3,) for along in axes])
     slices = [
         (x if along_x is None else x[i], theta if along_theta is None else theta[i])
         for i in range(3)
@@ -91,23 +91,23 @@ def test_vmap(form, axes):
 
 
 @both_forms
-def test_gradients_by_one_argument_and_by_both(form):
-    x, theta = _case(form)
+def test_gradients_with_respect_to_one_argument_and_to_both(form, rng):
+    x, theta = _case(rng, form)
     both = _gradients(x, theta)
     _assert_close(jax.grad(_loss, 0)(x, theta), both[0])
     _assert_close(jax.grad(_loss, 1)(x, theta), both[1])
 
 
 @both_forms
-def test_checkpoint(form):
-    x, theta = _case(form)
+def test_checkpoint(form, rng):
+    x, theta = _case(rng, form)
     recomputed = jax.jit(jax.grad(jax.checkpoint(_loss), (0, 1)))
     _assert_close(recomputed(x, theta), _gradients(x, theta))
 
 
 @both_forms
-def test_scan(form):
-    rng, size = np.random.default_rng(), IMAGE_SIZES[form]
+def test_scan(form, rng):
+    size = IMAGE_SIZES[form]
     x = images(rng, (*size, C))
     # Around the origin: boxes elsewhere would push the image out of itself.
     thetas = np.array([-1.3, 1.7, -0.8, 1.2]) + rng.uniform(-0.2, 0.2, (3, C, 1, 4))
@@ -130,23 +130,23 @@ def test_scan(form):
 
 @both_forms
 @pytest.mark.parametrize("normalize", [True, False])
-def test_gradients_of_gradients(form, normalize):
+def test_gradients_of_gradients(form, normalize, rng):
     """Reverse over reverse, against differences of the oracle's first gradients."""
-    rng, size = np.random.default_rng(), IMAGE_SIZES[form]
+    size = IMAGE_SIZES[form]
     x = images(rng, (N, C, *size)).astype(np.float64)
     theta = boxes_off_edges(rng, (C, F), size).astype(np.float64)
-    by_x, by_theta = rng.normal(size=x.shape), rng.normal(size=theta.shape)
+    x_factors, theta_factors = rng.normal(size=x.shape), rng.normal(size=theta.shape)
 
-    def oracle(x, theta):
+    def contracted(x, theta):
         """The gradients of half the sum of squares of the output, each times a constant."""
-        output = reference.forward(x, theta, normalize=normalize)
-        dx, dtheta = reference.backward(x, theta, output, normalize=normalize)
-        return np.sum(by_x * dx) + np.sum(by_theta * dtheta)
+        output = oracle.forward(x, theta, normalize=normalize)
+        dx, dtheta = oracle.backward(x, theta, output, normalize=normalize)
+        return np.sum(x_factors * dx) + np.sum(theta_factors * dtheta)
 
     def difference(x_step, theta_step):
         h = 1e-5
-        forth = oracle(x + h * x_step, theta + h * theta_step)
-        back = oracle(x - h * x_step, theta - h * theta_step)
+        forth = contracted(x + h * x_step, theta + h * theta_step)
+        back = contracted(x - h * x_step, theta - h * theta_step)
         return (forth - back) / (2 * h)
 
     def first(x, theta):
@@ -155,16 +155,16 @@ def test_gradients_of_gradients(form, normalize):
             return jnp.sum(jaxbox.box_conv(planes, theta, normalize=normalize) ** 2) / 2
 
         dx, dtheta = jax.grad(loss, (0, 1))(x, theta)
-        return jnp.sum(by_x * dx) + jnp.sum(by_theta * dtheta)
+        return jnp.sum(x_factors * dx) + jnp.sum(theta_factors * dtheta)
 
     with jax.enable_x64(True):
-        second_by_x, second_by_theta = jax.jit(jax.grad(first, (0, 1)))(x, theta)
+        grad_x, grad_theta = jax.jit(jax.grad(first, (0, 1)))(x, theta)
 
-    units = np.eye(theta.size).reshape(theta.size, *theta.shape)
-    differences = np.array([difference(0, unit) for unit in units]).reshape(theta.shape)
-    assert relative_error(second_by_theta, differences) <= 1e-6
+    steps = np.eye(theta.size).reshape(theta.size, *theta.shape)
+    differences = np.array([difference(0, step) for step in steps]).reshape(theta.shape)
+    assert relative_error(grad_theta, differences) <= 1e-6
     direction = rng.normal(size=x.shape)
-    terms = np.asarray(second_by_x) * direction
+    terms = np.asarray(grad_x) * direction
     np.testing.assert_allclose(
         terms.sum(), difference(direction, 0), rtol=0, atol=1e-6 * np.abs(terms).sum()
     )

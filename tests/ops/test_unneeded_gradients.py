@@ -1,4 +1,4 @@
-"""Gradients that nobody asks for are not computed, and what only they need is not kept."""
+"""Gradients that are not needed are not computed, and residuals for them are not kept."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ both_forms = pytest.mark.parametrize("form", IMAGE_SIZES)
 N, C, F = 2, 3, 2
 
 
-def _case(form):
-    rng, size = np.random.default_rng(), IMAGE_SIZES[form]
+def _case(rng, form):
+    size = IMAGE_SIZES[form]
     x, theta = images(rng, (N, *size, C)), boxes_off_edges(rng, (C, F), size)
     return jnp.asarray(x), jnp.asarray(theta)
 
@@ -24,23 +24,23 @@ def _loss(x, theta, **options):
 
 
 @both_forms
-def test_each_alone_is_what_it_is_with_the_other(form):
-    x, theta = _case(form)
+def test_each_alone_is_what_it_is_with_the_other(form, rng):
+    x, theta = _case(rng, form)
     dx, dtheta = jax.grad(_loss, (0, 1))(x, theta)
     np.testing.assert_array_equal(jax.grad(_loss, 0)(x, theta), dx)
     np.testing.assert_array_equal(jax.grad(_loss, 1)(x, theta), dtheta)
 
 
 def _operations(function, *arguments):
-    """Of the kind of which the forms mostly consist."""
+    """The number of matrix products and gathers, of which the two forms mostly consist."""
     jaxpr = str(jax.make_jaxpr(function)(*arguments))
     return jaxpr.count("dot_general[") + jaxpr.count(" gather[")
 
 
 @both_forms
-def test_each_alone_takes_less(form):
-    x, theta = _case(form)
-    forward, alone, by_theta, both = (
+def test_each_alone_takes_less(form, rng):
+    x, theta = _case(rng, form)
+    forward, dx, dtheta, both = (
         _operations(function, x, theta)
         for function in (
             _loss,
@@ -49,31 +49,31 @@ def test_each_alone_takes_less(form):
             jax.grad(_loss, (0, 1)),
         )
     )
-    assert forward < alone < both
-    assert forward < by_theta < both
+    assert forward < dx < both
+    assert forward < dtheta < both
 
 
 @both_forms
 @pytest.mark.parametrize("whole_pixels", [False, True])
-def test_frozen_boxes_do_not_keep_the_image(form, whole_pixels):
-    x, theta = _case(form)
+def test_frozen_boxes_do_not_keep_the_image(form, whole_pixels, rng):
+    x, theta = _case(rng, form)
 
-    def kept(differentiated):
+    def residuals(differentiated):
         _, pull_back = jax.vjp(differentiated, x)
         return sum(leaf.size for leaf in jax.tree.leaves(pull_back))
 
     def op(x):
         return jaxbox.box_conv(x, theta, whole_pixels=whole_pixels)
 
-    assert kept(op) <= theta.size
-    # And with trainable ones no more than the image and the boxes.
+    assert residuals(op) <= theta.size
+    # Trainable boxes keep no more than the image and the boxes.
     _, pull_back = jax.vjp(jaxbox.box_conv, x, theta)
     assert sum(leaf.size for leaf in jax.tree.leaves(pull_back)) <= x.size + theta.size
 
 
 @both_forms
-def test_second_derivatives_of_either_alone(form):
-    x, theta = _case(form)
+def test_second_derivatives_of_either_alone(form, rng):
+    x, theta = _case(rng, form)
 
     def gradient_of_x(theta):
         return jnp.sum(jax.grad(_loss, 0)(x, theta) ** 2)

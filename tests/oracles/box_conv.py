@@ -1,10 +1,11 @@
 """The specification: box convolution and its gradients by brute force, in float64 NumPy.
 
-Every test of every implementation compares with this file, so it is written straight from the
-definitions and shares nothing with the implementations. It is slow: one dense matrix a box side.
+The tests of all backends compare with this file. So it is written straight from the definitions and
+shares nothing with the backends. It is slow: it makes a dense matrix for each bound of a box.
 
-Shapes as in the implementations: `N` planes a channel, `C` channels, `F` boxes a channel, images of
-`H` rows and `W` columns. Boxes are `(x_min, x_max, y_min, y_max)` in pixels.
+In the shapes below, `N` is the number of images, `C` the number of channels, `F` the number of
+boxes of each channel, `H` the number of rows and `W` the number of columns of an image. Boxes are
+`(x_min, x_max, y_min, y_max)` in pixels.
 """
 
 import numpy as np
@@ -36,7 +37,11 @@ def pixel_beyond_low(low: float, size: int) -> Float64:
 
 
 def forward(x: ArrayLike, theta: ArrayLike, *, normalize: bool = True) -> Float64:
-    """Box averages (integrals without `normalize`): `(N, C, H, W)` to `(N, C, F, H, W)`."""
+    """Averages `x`, `(N, C, H, W)`, over boxes, or integrates it if `normalize` is false.
+
+    Returns:
+      The output, `(N, C, F, H, W)`.
+    """
     x, theta = np.asarray(x, np.float64), np.asarray(theta, np.float64)
     height, width = x.shape[-2:]
     output = np.empty((*x.shape[:2], theta.shape[1], height, width))
@@ -49,25 +54,26 @@ def forward(x: ArrayLike, theta: ArrayLike, *, normalize: bool = True) -> Float6
 
 
 def backward(
-    x: ArrayLike, theta: ArrayLike, cotangent: ArrayLike, *, normalize: bool = True
+    x: ArrayLike, theta: ArrayLike, g: ArrayLike, *, normalize: bool = True
 ) -> tuple[Float64, Float64]:
-    """Gradients by `x` (paper, equation 5) and by `theta` (equation 6) of `sum(cotangent * out)`.
+    """Computes the gradients with respect to `x` (paper, equation 5) and `theta` (equation 6).
 
-    At a pixel edge the derivative by a side is the one-sided one in which the box grows.
+    They are the gradients of the sum of the output times `g`, `(N, C, F, H, W)`. If a bound lies on
+    a pixel edge, the derivative is the one-sided one in the direction in which the box grows.
     """
     x, theta = np.asarray(x, np.float64), np.asarray(theta, np.float64)
-    cotangent = np.asarray(cotangent, np.float64)
+    g = np.asarray(g, np.float64)
     height, width = x.shape[-2:]
     dx, dtheta = np.zeros_like(x), np.empty_like(theta)
     for c, f in np.ndindex(theta.shape[:2]):
         x_min, x_max, y_min, y_max = theta[c, f]
         rows, columns = overlaps(y_min, y_max, height), overlaps(x_min, x_max, width)
         area = (x_max - x_min) * (y_max - y_min) if normalize else 1.0
-        g = cotangent[:, c, f] / area
-        dx[:, c] += rows.T @ g @ columns
+        scaled = g[:, c, f] / area
+        dx[:, c] += rows.T @ scaled @ columns
 
         def inner(
-            rows: Float64, columns: Float64, g: Float64 = g, plane: Float64 = x[:, c]
+            rows: Float64, columns: Float64, g: Float64 = scaled, plane: Float64 = x[:, c]
         ) -> float:
             return float(np.sum(g * (rows @ plane @ columns.T)))
 

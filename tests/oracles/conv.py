@@ -1,4 +1,4 @@
-"""Convolution in float64, one output pixel at a time; and derivatives by differences."""
+"""Convolution in float64, one output pixel at a time, and derivatives by differences."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def convolve(x, kernel, *, strides=1, padding="SAME", dilation=1, groups=1):
-    """`x` is `(*spatial, I)`, `kernel` `(*size, I / groups, O)`."""
+    """Convolves `x`, `(*spatial, I)`, with `kernel`, `(*size, I / groups, O)`."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
     size, rank = kernel.shape[:-2], kernel.ndim - 2
     extents = [(n - 1) * dilation + 1 for n in size]
@@ -33,7 +33,7 @@ def convolve(x, kernel, *, strides=1, padding="SAME", dilation=1, groups=1):
 
 
 def derivatives(function, arrays, step=1e-5):
-    """Of a scalar function of float64 arrays by each, by central differences."""
+    """Returns the gradients of a scalar function of arrays, by central differences in float64."""
     arrays = [np.array(array, np.float64) for array in arrays]
     results = []
     for array in arrays:
@@ -50,9 +50,9 @@ def derivatives(function, arrays, step=1e-5):
 
 
 def slopes(function, arrays, directions, step=1.0):
-    """Of a scalar function along a direction for each array, by central differences.
+    """Returns the derivatives of a scalar function along a direction for each of its arrays.
 
-    Any step will do where the function is linear in each array.
+    They are central differences: exact, with any step, if the function is linear in each array.
     """
     arrays = [np.asarray(array, np.float64) for array in arrays]
     results = []
@@ -66,7 +66,7 @@ def slopes(function, arrays, directions, step=1.0):
 
 
 def error_of_slopes(gradients, directions, expected):
-    """The largest error of gradients along directions, relative to the terms that they add up."""
+    """Returns the largest error of gradients along directions, relative to their terms."""
     errors = []
     for gradient, direction, slope in zip(gradients, directions, expected, strict=True):
         terms = np.asarray(gradient, np.float64) * direction

@@ -28,17 +28,19 @@ def kernel(weight, positions, sigma, kernel_size, version):
     return result
 
 
-def _share(cell, place, sigma, version):
+def _share(cell, position, sigma, version):
     axes = range(len(cell))
     if version == "v0":
         share = 1.0
         for a in axes:
-            low = math.floor(place[a])
-            rest = place[a] - low
+            low = math.floor(position[a])
+            rest = position[a] - low
             share *= {low: 1 - rest, low + 1: rest}.get(cell[a], 0.0)
         return share
     if version == "v1":
-        return math.prod(max(0.0, 1 - abs(cell[a] - place[a])) for a in axes)
+        return math.prod(max(0.0, 1 - abs(cell[a] - position[a])) for a in axes)
     if version == "max":
-        return math.prod(max(0.0, 1 + abs(sigma[a]) - abs(cell[a] - place[a])) for a in axes)
-    return math.exp(-0.5 * sum(((cell[a] - place[a]) / (0.27 + abs(sigma[a]))) ** 2 for a in axes))
+        return math.prod(max(0.0, 1 + abs(sigma[a]) - abs(cell[a] - position[a])) for a in axes)
+    return math.exp(
+        -0.5 * sum(((cell[a] - position[a]) / (0.27 + abs(sigma[a]))) ** 2 for a in axes)
+    )

@@ -1,4 +1,4 @@
-"""Octave convolution in float64, pixel by pixel; `None` stands for what is not there."""
+"""Octave convolution in float64, pixel by pixel; branches and kernels may be `None`."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from tests.oracles import conv as conv_oracle
 
 
 def octave_conv(high, low, kernels, *, strides=1, pooling="floor", **options):
-    """`kernels` lead from high to high, high to low, low to high, low to low."""
+    """Convolves with `kernels` from high to high, high to low, low to high and low to low."""
     hh, hl, lh, ll = kernels
 
     def conv(x, kernel):
@@ -15,21 +15,21 @@ def octave_conv(high, low, kernels, *, strides=1, pooling="floor", **options):
 
     y_high, y_low = 0, 0
     if hh is not None:
-        y_high = y_high + conv(pool(high, strides, pooling), hh)
+        y_high = y_high + conv(average_pool(high, strides, pooling), hh)
     if lh is not None:
         shared = conv(low, lh)
         if strides == 1:
             doubled = tuple(2 * n for n in shared.shape[:-1])
-            shared = enlarge(shared, doubled if hh is None else y_high.shape[:-1])
+            shared = upsample_nearest(shared, doubled if hh is None else y_high.shape[:-1])
         y_high = y_high + shared
     if hl is not None:
-        y_low = y_low + conv(pool(high, 2 * strides, pooling), hl)
+        y_low = y_low + conv(average_pool(high, 2 * strides, pooling), hl)
     if ll is not None:
-        y_low = y_low + conv(pool(low, strides, pooling), ll)
+        y_low = y_low + conv(average_pool(low, strides, pooling), ll)
     return y_high, y_low
 
 
-def pool(x, factor, pooling):
+def average_pool(x, factor, pooling):
     x = np.asarray(x, np.float64)
     size = [n // factor if pooling == "floor" else -(-n // factor) for n in x.shape[:-1]]
     y = np.empty((*size, x.shape[-1]))
@@ -39,7 +39,7 @@ def pool(x, factor, pooling):
     return y
 
 
-def enlarge(x, size):
+def upsample_nearest(x, size):
     y = np.empty((*size, x.shape[-1]))
     for pixel in np.ndindex(*size):
         y[pixel] = x[tuple(i * n // m for i, n, m in zip(pixel, x.shape, size, strict=False))]

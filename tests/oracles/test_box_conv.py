@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.cases.box_conv import boxes_off_edges
-from tests.oracles import box_conv as reference
+from tests.oracles import box_conv as oracle
 
 # A column of nine pixels, 1, 4, ... 81. Its boxes are one pixel wide.
 SQUARES = np.arange(1.0, 10.0).reshape(1, 1, 9, 1) ** 2
@@ -16,28 +16,28 @@ def _column_box(y_min, y_max):
     return np.array([[[-0.5, 0.5, y_min, y_max]]])
 
 
-def test_the_smallest_box_is_the_identity():
-    x = np.random.default_rng().normal(size=(2, 3, 4, 5))
+def test_the_smallest_box_is_the_identity(rng):
+    x = rng.normal(size=(2, 3, 4, 5))
     theta = np.tile([-0.5, 0.5, -0.5, 0.5], (3, 1, 1))
-    np.testing.assert_array_equal(reference.forward(x, theta)[:, :, 0], x)
+    np.testing.assert_array_equal(oracle.forward(x, theta)[:, :, 0], x)
 
 
 def test_a_shifted_pixel():
     x = np.arange(12.0).reshape(1, 1, 3, 4)
     theta = np.array([[[0.5, 1.5, -1.5, -0.5]]])  # One column to the right, one row up.
     expected = [[0, 0, 0, 0], [1, 2, 3, 0], [5, 6, 7, 0]]
-    np.testing.assert_array_equal(reference.forward(x, theta)[0, 0, 0], expected)
+    np.testing.assert_array_equal(oracle.forward(x, theta)[0, 0, 0], expected)
 
 
 def test_parts_of_pixels_and_of_boxes_outside_the_image():
     x = np.array([1.0, 2.0, 4.0]).reshape(1, 1, 1, 3)
     theta = np.array([[[-1.0, 0.25, -0.5, 0.5]]])
     integrals = [0.75 * 1, 0.5 * 1 + 0.75 * 2, 0.5 * 2 + 0.75 * 4]
-    output = reference.forward(x, theta, normalize=False)
+    output = oracle.forward(x, theta, normalize=False)
     np.testing.assert_allclose(output.ravel(), integrals, rtol=1e-15)
     # The divisor is the whole box's area, inside the image or not.
     np.testing.assert_allclose(
-        reference.forward(x, theta).ravel(), np.array(integrals) / 1.25, rtol=1e-15
+        oracle.forward(x, theta).ravel(), np.array(integrals) / 1.25, rtol=1e-15
     )
 
 
@@ -47,27 +47,26 @@ def test_x_runs_along_the_width_and_y_along_the_height():
     theta = np.array([[[-2.5, 0.5, -0.5, 1.5]]])  # Three columns, two rows.
     expected = np.zeros((5, 5))
     expected[1:3, 2:5] = 1.0
-    np.testing.assert_array_equal(reference.forward(x, theta, normalize=False)[0, 0, 0], expected)
+    np.testing.assert_array_equal(oracle.forward(x, theta, normalize=False)[0, 0, 0], expected)
 
 
-def test_boxes_of_a_channel_see_only_that_channel():
-    rng = np.random.default_rng()
+def test_boxes_of_a_channel_see_only_that_channel(rng):
     x, theta = rng.normal(size=(2, 3, 4, 5)), boxes_off_edges(rng, (3, 2), (4, 5))
     for c in range(3):
         for f in range(2):
             np.testing.assert_array_equal(
-                reference.forward(x[:, c : c + 1], theta[c : c + 1, f : f + 1])[:, 0, 0],
-                reference.forward(x, theta)[:, c, f],
+                oracle.forward(x[:, c : c + 1], theta[c : c + 1, f : f + 1])[:, 0, 0],
+                oracle.forward(x, theta)[:, c, f],
             )
 
 
 @pytest.mark.parametrize(
-    ("sides", "normalize", "output", "by_sides"),
+    ("bounds", "normalize", "output", "expected"),
     [
         # On pixel edges, the rows just outside of the box: 9 above it and 64 below it.
         ((-1.5, 2.5), False, 16 + 25 + 36 + 49, (-9, 64)),
         ((-1.5, 2.5), True, 31.5, ((31.5 - 9) / 4, (64 - 31.5) / 4)),
-        # Off pixel edges, the rows that the sides cut.
+        # Off pixel edges, the rows that the bounds cut.
         ((-1.9, 3.1), False, 168, (-9, 64)),
         ((-1.9, 3.1), True, 33.6, ((33.6 - 9) / 5, (64 - 33.6) / 5)),
         # At the border of the image there is nothing to grow into.
@@ -75,12 +74,12 @@ def test_boxes_of_a_channel_see_only_that_channel():
         ((-4.5, 4.4), False, 285 - 8.1, (0, 81)),
     ],
 )
-def test_the_middle_of_a_column_of_squares(sides, normalize, output, by_sides):
-    theta = _column_box(*sides)
-    result = reference.forward(SQUARES, theta, normalize=normalize)[0, 0, 0, 4, 0]
+def test_the_middle_of_a_column_of_squares(bounds, normalize, output, expected):
+    theta = _column_box(*bounds)
+    result = oracle.forward(SQUARES, theta, normalize=normalize)[0, 0, 0, 4, 0]
     np.testing.assert_allclose(result, output, rtol=1e-14)
-    _, dtheta = reference.backward(SQUARES, theta, MIDDLE, normalize=normalize)
-    np.testing.assert_allclose(dtheta[0, 0, 2:], by_sides, rtol=1e-13, atol=1e-12)
+    _, dtheta = oracle.backward(SQUARES, theta, MIDDLE, normalize=normalize)
+    np.testing.assert_allclose(dtheta[0, 0, 2:], expected, rtol=1e-13, atol=1e-12)
 
 
 def _image_and_cotangent(rng):
@@ -88,14 +87,13 @@ def _image_and_cotangent(rng):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_gradients_against_finite_differences(normalize):
-    rng = np.random.default_rng()
+def test_gradients_against_finite_differences(normalize, rng):
     x, g = _image_and_cotangent(rng)
     theta = boxes_off_edges(rng, (3, 2), (5, 8)).astype(np.float64)
-    dx, dtheta = reference.backward(x, theta, g, normalize=normalize)
+    dx, dtheta = oracle.backward(x, theta, g, normalize=normalize)
 
     def loss(x, theta):
-        return np.sum(g * reference.forward(x, theta, normalize=normalize))
+        return np.sum(g * oracle.forward(x, theta, normalize=normalize))
 
     # Linear in x, so that any step will do.
     step = rng.normal(size=x.shape)
@@ -111,21 +109,22 @@ def test_gradients_against_finite_differences(normalize):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_at_pixel_edges_the_derivative_is_that_of_the_growing_box(normalize):
-    rng = np.random.default_rng()
+def test_at_pixel_edges_the_derivative_is_that_of_the_growing_box(normalize, rng):
     x, g = _image_and_cotangent(rng)
     low = rng.integers(-5, 5, (3, 2, 2))
     high = low + rng.integers(1, 6, low.shape)
     theta = np.stack([low, high], axis=-1).reshape(3, 2, 4) - 0.5
-    _, dtheta = reference.backward(x, theta, g, normalize=normalize)
+    _, dtheta = oracle.backward(x, theta, g, normalize=normalize)
 
     def loss(theta):
-        return np.sum(g * reference.forward(x, theta, normalize=normalize))
+        return np.sum(g * oracle.forward(x, theta, normalize=normalize))
 
     h = 1e-6
     differences = np.empty_like(theta)
     for index in np.ndindex(*theta.shape):
-        outwards = h if index[-1] % 2 else -h  # Low sides grow downwards, high sides upwards.
+        outwards = (
+            h if index[-1] % 2 else -h
+        )  # As boxes grow, low bounds decrease and high bounds increase.
         step = np.zeros_like(theta)
         step[index] = outwards
         differences[index] = (loss(theta + step) - loss(theta)) / outwards

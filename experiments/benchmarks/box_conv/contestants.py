@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,7 +13,8 @@ import jaxbox
 from experiments.benchmarks.box_conv.shapes import FULL, FULL_AND_PARTS, Direction, Shape
 from experiments.benchmarks.box_conv.textbook import textbook
 from jaxbox import boxes
-from jaxbox_kernels.xla import integral_image, overlap_matrices
+from jaxbox_kernels.backend import Backend, Gradients, Options
+from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES, OVERLAP_MATRICES
 
 type Platform = Literal["cpu", "gpu"]
 type Layout = Literal["planes", "NHWC"]
@@ -81,7 +81,7 @@ def contestants(
 
 def _on_cpu(shape: Shape) -> list[Contestant]:
     theta = sample_boxes(shape)
-    integrals, matrices = map(_kernels_layer, (integral_image, overlap_matrices))
+    integrals, matrices = map(_backend_layer, (INTEGRAL_IMAGES, OVERLAP_MATRICES))
     listed = [
         Contestant(PLANES, box_conv_planes, "planes", theta, FULL_AND_PARTS),
         _whole_pixels(theta, "forward", "forward+dx"),
@@ -103,7 +103,7 @@ def _on_gpu(shape: Shape) -> list[Contestant]:
         _whole_pixels(theta, "forward"),
         Contestant(NHWC, jaxbox.box_conv, "NHWC", theta),
         Contestant(BASELINES["gpu"], by_xla, "planes", theta),
-        Contestant("overlap matrices", _kernels_layer(overlap_matrices), "planes", theta),
+        Contestant("overlap matrices", _backend_layer(OVERLAP_MATRICES), "planes", theta),
         Contestant("copy of x for each box", copy, "planes", theta, ("forward",)),
     ]
 
@@ -137,18 +137,18 @@ def square_boxes(shape: Shape, side: int) -> Array:
     return jnp.stack([centres - side / 2, centres + side / 2], -1).reshape(shape.C, shape.F, 4)
 
 
-def _kernels_layer(kernels: ModuleType) -> Layer:
-    """A layer on planes made of a backend's forward and backward functions."""
+def _backend_layer(backend: Backend) -> Layer:
+    """A backend as a layer on planes."""
 
     @jax.custom_vjp
     def box_conv(x: Array, theta: Array) -> Array:
-        return kernels.forward(x, theta, normalize=True)
+        return backend.forward(x, theta, Options())
 
     def forward(x: Array, theta: Array) -> tuple[Array, tuple[Array, Array]]:
         return box_conv(x, theta), (x, theta)
 
-    def backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-        return kernels.backward(*residuals, g, normalize=True)
+    def backward(residuals: tuple[Array, Array], g: Array) -> Gradients:
+        return backend.backward(*residuals, g, Options())
 
     box_conv.defvjp(forward, backward)
 

@@ -110,12 +110,12 @@ def optimizer(
       steps_per_epoch: the number of steps in an epoch.
     """
     decayed = optim.decay_mask(optim.find_boxes(model), optim.find_positions(model))
-    return optim.for_model(
-        model,
+    return optim.constrain(
         optax.chain(
             optax.add_decayed_weights(recipe.weight_decay, mask=decayed),
             optax.adam(learning_rate(recipe, steps, steps_per_epoch)),
         ),
+        model,
         box_l2=recipe.box_l2,
         step_scale=recipe.box_step_scale,
     )

@@ -67,7 +67,7 @@ def main(steps, address=None):
 
 def train(model, steps, mesh):
     """Trains from the network's initial state, which stays as it is."""
-    optimizer = jaxbox.optim.for_model(model, optax.adam(1e-3))
+    optimizer = jaxbox.optim.constrain(optax.adam(1e-3), model)
     trainer = Trainer(model, optimizer, np.ones(19), mesh=mesh)
     source = SyntheticStreets("train", SIZE, length=64, seed=0)
     shard = Shard(jax.process_index(), jax.process_count())

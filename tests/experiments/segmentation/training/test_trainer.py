@@ -64,7 +64,7 @@ class _Tiny(nnx.Module):
 @pytest.mark.usefixtures("relaxed_promotion")
 def test_a_step_changes_everything_and_leaves_its_argument_alone(rng):
     model = _Tiny(nnx.Rngs(0))
-    trainer = Trainer(model, jaxbox.optim.for_model(model, optax.adam(1e-2)), np.ones(3))
+    trainer = Trainer(model, jaxbox.optim.constrain(optax.adam(1e-2), model), np.ones(3))
     batch = {
         "image": rng.normal(size=(2, 6, 8, 3)).astype(np.float32),
         "label": rng.integers(0, 3, (2, 6, 8)).astype(np.int32),
@@ -101,7 +101,7 @@ def test_a_step_changes_everything_and_leaves_its_argument_alone(rng):
 def test_frozen_boxes_stay_as_they_were_drawn(name, rng):
     """BoxENet† and BoxERFNet†: to the bit, while everything else trains."""
     model = models.create(name, 3, (16, 24), rngs=nnx.Rngs(0))
-    trainer = Trainer(model, jaxbox.optim.for_model(model, optax.adamw(1e-2)), np.ones(3))
+    trainer = Trainer(model, jaxbox.optim.constrain(optax.adamw(1e-2), model), np.ones(3))
     batch = {
         "image": rng.normal(size=(2, 16, 24, 3)).astype(np.float32),
         "label": rng.integers(0, 3, (2, 16, 24)).astype(np.int32),

@@ -1,0 +1,177 @@
+"""Boxes in an optimizer: valid after each step, with steps in pixels, decayed on their own."""
+
+import math
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxbox.boxes import project
+from jaxbox.layers.box import DEFAULT_WINDOW
+from jaxbox.optim.marks import Boxes, BoxSpec, is_marked, map_marked
+
+__all__ = ["constrain_boxes", "keep_boxes_valid", "steps_in_pixels"]
+
+# The mark stands for a whole tree of parameters.
+_WITHOUT_WINDOW: Final = BoxSpec()
+
+
+def constrain_boxes(
+    optimizer: optax.GradientTransformation,
+    boxes: Boxes,
+    *,
+    box_l2: float = 0.0,
+    step_scale: float = 1.0,
+    min_size: float = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Wraps an optimizer such that the boxes among its parameters move in pixels and stay valid.
+
+    It adds the gradient of the boxes' L2 penalty, applies `optimizer`, turns the boxes' steps into
+    pixels (:func:`steps_in_pixels`), and keeps the boxes valid (:func:`keep_boxes_valid`). Other
+    parameters get exactly `optimizer`'s updates, unless it couples parameters: the penalty then
+    counts, for instance, in the norm of `optax.clip_by_global_norm`.
+
+    Weight decay inside `optimizer`, such as adamw's, shrinks boxes too, and the step scale
+    multiplies it. Exclude boxes with `optax.adamw(..., mask=decay_mask(boxes))`, and give them a
+    `box_l2` of their own.
+
+    Source: Burkov & Lempitsky 2018, section 3.1, "Initialization and regularization".
+
+    Args:
+      optimizer: An optax optimizer for all the parameters.
+      boxes: A tree that marks the boxes, from :func:`find_boxes` or :func:`find_boxes_by_name`.
+      box_l2: The strength `lambda` of the penalty `lambda / 2 * sum(theta ** 2)`, with theta in
+        pixels. The authors' code decays `theta / (step_scale * window)`, where `window` is the
+        window's height or width; its strength `l` corresponds to `l / (step_scale * window) ** 2`.
+      step_scale: The factor of the boxes' steps, as in :func:`steps_in_pixels`.
+      min_size: The least width and height of a box, in pixels.
+
+    Returns:
+      A `GradientTransformationExtraArgs` whose `update` needs the parameters. Keep it last in a
+      chain: what comes after it can make boxes invalid again. It may be wrapped as a whole, in
+      `optax.MultiSteps` or `optax.apply_if_finite`.
+
+    Raises:
+      ValueError: A number is out of range; when updating, `params` is `None`, or `min_size` does
+        not fit in a window.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from jaxbox import linen, optim
+      >>> params = linen.BoxConv(4).init(jax.random.key(0), jnp.ones((1, 64, 128, 16)))
+      >>> boxes = optim.find_boxes_by_name(params, window=(64, 128))
+      >>> adamw = optax.adamw(1e-3, mask=optim.decay_mask(boxes))
+      >>> tx = optim.constrain_boxes(adamw, boxes)
+      >>> state = tx.init(params)
+    """
+    if not (math.isfinite(box_l2) and box_l2 >= 0):
+        raise ValueError(f"box_l2 must be finite and not negative, got {box_l2}.")
+    return optax.chain(
+        optax.add_decayed_weights(box_l2, mask=jax.tree.map(is_marked, boxes)),
+        optimizer,
+        steps_in_pixels(step_scale, boxes),
+        keep_boxes_valid(boxes, min_size=min_size),
+    )
+
+
+def keep_boxes_valid(
+    boxes: Boxes = _WITHOUT_WINDOW, *, min_size: float = 1.0
+) -> optax.GradientTransformation:
+    """Modifies updates such that boxes stay valid: projected gradient descent.
+
+    The updated boxes are `jaxbox.boxes.project(theta + update)`, to rounding. An update that leaves
+    a box valid passes unchanged, bit for bit. In a chain this transformation should be last.
+
+    Source: Burkov & Lempitsky 2018, section 3.1, "Initialization and regularization".
+
+    Args:
+      boxes: A tree that marks the boxes. By default all parameters are boxes without a window.
+      min_size: The least width and height of a box, in pixels.
+
+    Returns:
+      A stateless `GradientTransformation` whose `update` needs the parameters. Keep boxes in
+      float32: in bfloat16 `theta + (projected - theta)` is off by up to 0.06 pixels.
+
+    Raises:
+      ValueError: `min_size` is not positive and finite; when updating, `params` is `None`, or
+        `min_size` does not fit in a window.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.optim import BoxSpec, keep_boxes_valid
+      >>> tx = keep_boxes_valid(BoxSpec(window=(8, 8)))
+      >>> theta = jnp.array([-4.0, 4.0, -1.0, 1.0])
+      >>> updates, _ = tx.update(jnp.array([-9.0, 0.0, 1.0, 0.0]), tx.init(theta), theta)
+      >>> (theta + updates).tolist()
+      [-8.0, 4.0, 0.0, 1.0]
+    """
+    _check_positive("min_size", min_size)
+
+    def keep_valid(spec: BoxSpec, update: jax.Array, theta: jax.Array) -> jax.Array:
+        moved = theta + update
+        projected = project(moved, spec.window, min_size=min_size)
+        # `projected - theta` would round updates that need no correction.
+        return jnp.where(projected == moved, update, projected - theta)
+
+    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        if params is None:
+            raise ValueError("keep_boxes_valid needs the parameters: call `update` with `params`.")
+        return map_marked(keep_valid, boxes, updates, params)
+
+    return optax.stateless(update_fn)
+
+
+def steps_in_pixels(
+    scale: float = 1.0, boxes: Boxes = _WITHOUT_WINDOW
+) -> optax.GradientTransformation:
+    """Scales the steps of boxes from fractions of the window to pixels.
+
+    The steps of Adam and similar optimizers have the size of the learning rate whatever the
+    gradients are, and a thousandth of a pixel would leave boxes where they are. Here a step of 1
+    becomes `scale * w` pixels for `x_min` and `x_max`, and `scale * h` pixels for `y_min` and
+    `y_max`. Place this transformation after the optimizer and before :func:`keep_boxes_valid`.
+
+    Source: `reparametrization_factor` of the authors' code, which stores
+    `theta / (scale * window)`: 8 unless set, 0.860 in BoxENet, 0.510 in BoxOnlyENet, 1.5625 in
+    BoxERFNet. With Adam scaling the steps is the same except for the effect of `eps`.
+
+    Args:
+      scale: The factor of the steps.
+      boxes: A tree that marks the boxes. By default all parameters are boxes without a window. A
+        box without a window is treated as one in a 32 x 32 window, as in its initialization.
+
+    Returns:
+      A stateless `GradientTransformation`.
+
+    Raises:
+      ValueError: `scale` is not positive and finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.optim import BoxSpec, steps_in_pixels
+      >>> tx = steps_in_pixels(0.5, BoxSpec(window=(64, 128)))
+      >>> theta = jnp.array([-1.0, 1.0, -1.0, 1.0])
+      >>> steps, _ = tx.update(jnp.array([1.0, 0.0, 1.0, 0.0]), tx.init(theta))
+      >>> steps.tolist()
+      [64.0, 0.0, 32.0, 0.0]
+    """
+    _check_positive("scale", scale)
+
+    def to_pixels(spec: BoxSpec, update: jax.Array) -> jax.Array:
+        h, w = spec.window or DEFAULT_WINDOW
+        pixels = jnp.array([w, w, h, h], update.dtype) * scale
+        return update * jnp.broadcast_to(pixels, update.shape)
+
+    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        del params
+        return map_marked(to_pixels, boxes, updates)
+
+    return optax.stateless(update_fn)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value}.")

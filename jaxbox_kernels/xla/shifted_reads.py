@@ -1,0 +1,131 @@
+"""Reads of planes at places that are offset by a different amount for each box.
+
+All outputs of a box read at the same offset. So the reads for a row of outputs are one slice of
+the flattened planes, which XLA on CPU copies at the speed of memory. A slice may begin before its
+row or end after it: that must not leave the table, which has margins for this, and pixels that are
+not of the row are replaced by zeros.
+
+In the shapes below, `P` is the number of planes and `F` the number of boxes of each plane.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxbox_kernels.common import bounds, xla_hints
+from jaxbox_kernels.common.bounds import Bound, Extent
+
+# The number of rows that integrals over rows have above and below the image as a margin.
+_ABOVE, _BELOW = 1, 1
+IMAGE_ROWS = slice(_ABOVE, -_BELOW)
+"""Where the rows of the image are among those of planes with margins."""
+
+
+def integrate_rows(sums: Array, along_y: Extent) -> Array:
+    """Integrates over the rows of boxes.
+
+    Args:
+      sums: prefix sums over rows in fixed point, `(P, H, W)`.
+      along_y: the boxes' extents, `(P, F)`.
+
+    Returns:
+      The integrals in fixed point, rounded to whole steps, of all rows of the image and of the
+      margins, `(P, F, _ABOVE + H + _BELOW, W)`.
+    """
+    height, width = sums.shape[1:]
+    counts = [bounds.count(o, height, before=_ABOVE, after=_BELOW) for o in along_y.offsets]
+    starts = [jnp.maximum(count - 1, 0) * width for count in counts]
+    above = [count > 0 for count in counts]
+    table, starts = xla_hints.read_again((lax.collapse(sums, 1), starts))
+    reads = [
+        jnp.where(some[..., None], slices(table, start, width), 0)
+        for start, some in zip(starts, above, strict=True)
+    ]
+    whole, parts = along_y.difference(reads)
+    return whole if parts is None else whole + jnp.round(parts).astype(whole.dtype)
+
+
+def row_starts(planes: Array) -> Array:
+    """The places at which the image's rows begin in flattened planes with margins: `(1, F, H)`."""
+    boxes, height, width = planes.shape[1:]
+    number = np.arange(boxes * height, dtype=np.int32).reshape(1, boxes, height)
+    return jnp.asarray(number[:, :, IMAGE_ROWS] * width)
+
+
+def with_margins(x: Array) -> Array:
+    """Adds a row of zeros above and below each plane `(P, H, W)`."""
+    zeros = jnp.zeros_like(x[:, :1])
+    parts = xla_hints.do_not_fuse((zeros, x, zeros))
+    return xla_hints.do_not_fuse(jnp.concatenate(parts, axis=1))
+
+
+def read_prefix_sums(table: Array, starts: Array, offsets: list[Array], width: int) -> list[Array]:
+    """Reads the sums of all pixels of a row before pixel `j + offset`.
+
+    Args:
+      table: flattened planes of prefix sums over columns whose last column, which would be the same
+        as the sum before the first pixel, 0, may hold something else.
+      starts: the places at which rows begin in the table, `(P, F, H)`; the first two axes may be 1.
+      offsets: offsets of bounds along x, `(P, F)` each.
+      width: the number of columns.
+
+    Returns:
+      For each of the offsets the sums for all outputs `j`, `(P, F, H, W)`.
+    """
+    # The table has the sums through each pixel, so the sum before a pixel is one place before it.
+    columns = [jnp.clip(offset - 1, -width, width) for offset in offsets]
+    reached = [bounds.inside(column, width, margin=1) for column in columns]
+    places = [starts + column[..., None] for column in columns]
+    table, places = xla_hints.read_again((table, places))
+    return [
+        jnp.where(inside[:, :, None], slices(table, place, width), 0)
+        for place, inside in zip(places, reached, strict=True)
+    ]
+
+
+def read_pixels(image: Array, bound: Bound) -> Array:
+    """Reads the pixel that a bound along x cuts, of an image with margins: `(P, F, H, W)`."""
+    width = image.shape[-1]
+    starts = row_starts(image[:, None]) + bound.offset[..., None]
+    inside = bounds.inside(bound.offset, width)
+    table, starts, inside = xla_hints.read_again((lax.collapse(image, 1), starts, inside))
+    return jnp.where(inside[:, :, None], slices(table, starts, width), 0)
+
+
+def read_rows(planes: Array, bound: Bound) -> Array:
+    """Reads the row that a bound along y cuts, of one plane a box: `(P, F, H, W)`."""
+    boxes, height, width = planes.shape[1:]
+    first = jnp.arange(boxes, dtype=jnp.int32)[None, :, None] * height
+    row = jnp.arange(height, dtype=jnp.int32)[None, None] + bound.offset[..., None]
+    row = jnp.clip(row, 0, height - 1)
+    starts, inside = (first + row) * width, bounds.inside(bound.offset, height)
+    table, starts, inside = xla_hints.read_again((lax.collapse(planes, 1), starts, inside))
+    return jnp.where(inside[..., None], slices(table, starts, width), 0)
+
+
+def slices(table: Array, starts: Array, length: int) -> Array:
+    """Reads slices of the rows of a table.
+
+    Args:
+      table: `(P, L)`.
+      starts: the places at which slices begin, `(P, ...)`; no slice may leave its row.
+      length: the length of each slice.
+
+    Returns:
+      `(P, ..., length)`.
+    """
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=(starts.ndim,),
+        collapsed_slice_dims=(),
+        start_index_map=(1,),
+        operand_batching_dims=(0,),
+        start_indices_batching_dims=(0,),
+    )
+    read: Array = lax.gather(
+        table,
+        starts[..., None],
+        numbers,
+        slice_sizes=(1, length),
+        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+    )
+    return read

@@ -1,0 +1,161 @@
+"""The backends that the suite of the box convolution runs on, and the cases that each runs."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+import jaxbox
+from jaxbox_kernels import mosaic_gpu
+from jaxbox_kernels.backend import Backend, Options, always_suitable
+from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES, OVERLAP_MATRICES
+from tests.cases import box_conv as cases
+
+EXACT = Options()
+_INTEGRAL, _WHOLE = Options(normalize=False), Options(whole_pixels=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One program and the kinds of boxes that it is given.
+
+    Attributes:
+      size: `(H, W)`.
+      options: what the backend computes.
+      batch: the number of images.
+      channels: the number of channels.
+      boxes: the number of boxes of each channel.
+      kinds: draw boxes.
+    """
+
+    size: tuple[int, int]
+    options: Options = EXACT
+    batch: int = 1
+    channels: int = 2
+    boxes: int = 3
+    kinds: tuple[Callable, ...] = (cases.boxes_of_all_kinds,)
+
+    def __str__(self):
+        shape = "x".join(map(str, (self.batch, self.channels, self.boxes, *self.size)))
+        integral = "" if self.options.normalize else "-integral"
+        return shape + integral + ("-whole_pixels" if self.options.whole_pixels else "")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A backend in the suite.
+
+    Attributes:
+      backend: computes the box convolution.
+      cases: what it runs.
+      draws: the number of random draws of boxes of each kind.
+      rounds: whether it rounds boxes by itself if told that they are on whole pixels.
+      machine: the context in which it runs.
+    """
+
+    backend: Backend
+    cases: tuple[Case, ...]
+    draws: int
+    rounds: bool = False
+    machine: Callable[[], AbstractContextManager] = contextlib.nullcontext
+
+
+# For all backends. On GPUs: one strip of 128 columns and several, whole ones and not; rows that
+# tiles divide and that none do; several images, and more boxes than a program adds up.
+SMALL = (
+    Case((1, 1)),
+    Case((1, 9)),
+    Case((9, 1)),
+    Case((8, 128)),
+    Case((3, 330)),
+    Case((7, 129)),
+    Case((5, 7), _INTEGRAL, batch=2, boxes=6),
+    Case((6, 131), _WHOLE),
+)
+
+
+def _many(size, options=EXACT):
+    return Case(size, options, batch=2, channels=6, boxes=8)
+
+
+def _at_edges(options):
+    kinds = (
+        cases.boxes_of_all_kinds,
+        cases.boxes_on_whole_pixels,
+        cases.boxes_on_edges,
+        cases.boxes_with_one_bound_on_an_edge,
+        cases.boxes_one_rounding_error_off_edges,
+    )
+    return Case((6, 9), options, batch=2, channels=4, boxes=8, kinds=kinds)
+
+
+# For the two forms in XLA, whose programs are fast: more than 2,000 boxes.
+MEDIUM = (
+    _at_edges(EXACT),
+    _at_edges(_INTEGRAL),
+    *map(_many, [(1, 70), (70, 1), (5, 7), (17, 23), (45, 60), (64, 70)]),
+    *(_many(size, _INTEGRAL) for size in [(1, 70), (70, 1), (17, 23)]),
+)
+
+# For the operation, which chooses a form by the size of the image.
+LARGE = (*map(_many, [(64, 128), (71, 251), (1, 330)]), _many((200, 130), _INTEGRAL))
+WHOLE_PIXELS = tuple(
+    Case(size, replace(_WHOLE, normalize=normalize), batch=2, channels=4, boxes=8)
+    for size in [(1, 1), (1, 9), (9, 1), (7, 11), (64, 128), (3, 330)]
+    for normalize in (True, False)
+)
+
+
+def _op(x, theta, options):
+    """The operation with channels last, as a backend on planes."""
+    output = jaxbox.box_conv(
+        jnp.moveaxis(x, 1, -1),
+        theta,
+        normalize=options.normalize,
+        whole_pixels=options.whole_pixels,
+    )
+    return jnp.moveaxis(output, -1, 1).reshape(*x.shape[:2], theta.shape[1], *x.shape[2:])
+
+
+def _op_backward(x, theta, g, options):
+    if x is None:  # The gradient with respect to `x` is the same for every `x`.
+        x = jnp.zeros((*g.shape[:2], *g.shape[3:]), g.dtype)
+    _, pull_back = jax.vjp(functools.partial(_op, options=options), x, theta)
+    return pull_back(g)
+
+
+@contextlib.contextmanager
+def interpreted():
+    """Interprets Mosaic kernels, on any machine."""
+    with plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=True)):
+        yield
+
+
+_OP = Backend("jaxbox.box_conv", _op, _op_backward, always_suitable, maps_images=True)
+_MOSAIC = mosaic_gpu.load()
+# Another name, or the programs that were interpreted would be found compiled.
+_MOSAIC_INTERPRETED = replace(_MOSAIC, name="mosaic_gpu, interpreted")
+
+FORMS = ("overlap_matrices", "integral_images")
+BACKENDS = {
+    "overlap_matrices": Tested(OVERLAP_MATRICES, SMALL[:-1] + MEDIUM, draws=4),
+    "integral_images": Tested(INTEGRAL_IMAGES, SMALL + MEDIUM, draws=4),
+    "box_conv": Tested(_OP, LARGE + WHOLE_PIXELS, draws=1, rounds=True),
+    "mosaic_interpreted": Tested(_MOSAIC_INTERPRETED, SMALL, draws=1, machine=interpreted),
+    "mosaic_gpu": Tested(_MOSAIC, SMALL + MEDIUM + LARGE + WHOLE_PIXELS, draws=4),
+}
+
+
+@functools.partial(jax.jit, static_argnames=("backend", "options"))
+def run(x, theta, g, *, backend, options=EXACT):
+    """The output and the gradients of a backend, in one program.
+
+    With `options.whole_pixels`, the gradient with respect to `theta` is not asked for.
+    """
+    output = backend.forward(x, theta, options)
+    return output, *backend.backward(None if options.whole_pixels else x, theta, g, options)

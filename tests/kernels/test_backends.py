@@ -1,0 +1,137 @@
+"""The suite that every backend has to pass: outputs and gradients against the float64 oracle."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+
+import jaxbox
+from jaxbox import boxes
+from jaxbox_kernels.backend import Options
+from tests.cases.backends import BACKENDS, FORMS, run
+from tests.cases.box_conv import (
+    BOUNDS,
+    arguments,
+    assert_close,
+    image_sizes,
+    images,
+    to_channels_last,
+)
+from tests.oracles import box_conv as oracle
+
+_GPU_ONLY = {"mosaic_gpu"}
+
+_seeds = st.integers(0, 2**32 - 1)
+both_forms = pytest.mark.parametrize("form", FORMS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_shapes():
+    # A process holds about 400 of them before Linux denies it more memory mappings.
+    yield
+    jax.clear_caches()
+
+
+def _param(name, case):
+    marks = [pytest.mark.gpu] if name in _GPU_ONLY else []
+    return pytest.param(name, case, id=f"{name}-{case}", marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [_param(name, case) for name, tested in BACKENDS.items() for case in tested.cases],
+)
+def test_outputs_and_gradients(name, case, rng):
+    if name in _GPU_ONLY and jax.default_backend() != "gpu":
+        pytest.skip("needs a GPU of compute capability 9 or 10")
+    tested = BACKENDS[name]
+    with tested.machine():
+        for kind in case.kinds:
+            for _ in range(tested.draws):
+                _check(tested, case, kind, rng)
+
+
+def _check(tested, case, kind, rng):
+    x = images(rng, (case.batch, case.channels, *case.size))
+    theta = kind(rng, (case.channels, case.boxes), case.size)
+    g = rng.normal(size=(*x.shape[:2], case.boxes, *case.size)).astype(np.float32)
+    options = case.options
+    rounded = np.asarray(boxes.round_to_pixels(theta)) if options.whole_pixels else theta
+    given = theta if tested.rounds else rounded
+    results = run(x, given, g, backend=tested.backend, options=options)
+    expected = _oracle(x, rounded, g, options)
+    if options.whole_pixels:
+        dtheta = results[-1]
+        assert dtheta is None or not dtheta.any()
+        results, expected = results[:-1], expected[:-1]
+    _compare(results, expected)
+
+
+def _oracle(x, theta, g, options):
+    normalize = options.normalize
+    return (
+        oracle.forward(x, theta, normalize=normalize),
+        *oracle.backward(x, theta, g, normalize=normalize),
+    )
+
+
+def _compare(results, expected):
+    # What no box reaches is exactly zero: (N, C, F) planes, (N, C) planes and (C, F) boxes.
+    for kind, axes, result, exact in zip(
+        BOUNDS, ((-1, -2), (-1, -2), -1), results, expected, strict=False
+    ):
+        assert_close(result, exact, kind)
+        unreached = np.broadcast_to(~exact.any(axes, keepdims=True), exact.shape)
+        assert not np.asarray(result)[unreached].any(), kind
+
+
+def _check_seed(backend, size, seed, normalize):
+    x, theta, g = arguments(np.random.default_rng(seed), size, batch=2, channels=6, number=8)
+    options = Options(normalize=normalize)
+    results = run(x, theta, g, backend=BACKENDS[backend].backend, options=options)
+    _compare(results, _oracle(x, theta, g, options))
+
+
+@hypothesis.settings(max_examples=6)
+@hypothesis.given(size=image_sizes, seed=_seeds, normalize=st.booleans())
+def test_images_of_any_size(size, seed, normalize):
+    _check_seed("box_conv", size, seed, normalize)
+
+
+@pytest.mark.slow
+@both_forms
+@hypothesis.settings(max_examples=2000)
+@hypothesis.given(size=image_sizes, seed=_seeds, normalize=st.booleans())
+def test_images_of_any_size_at_length(form, size, seed, normalize):
+    _check_seed(form, size, seed, normalize)
+    jax.clear_caches()
+
+
+@both_forms
+@pytest.mark.parametrize(
+    ("normalize", "expected"), [(False, (-9.0, 64.0)), (True, ((31.5 - 9) / 4, (64 - 31.5) / 4))]
+)
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_bounds_on_edges_see_the_pixels_outside_the_box(form, normalize, expected, along):
+    """The box covers pixels 16 to 49 of the squares 1, 4, ... 81; 9 and 64 are next to it."""
+    x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 9, 1) ** 2
+    g = np.zeros((1, 1, 1, 9, 1), np.float32)
+    g[..., 4, 0] = 1
+    theta = np.array([[[-0.5, 0.5, -1.5, 2.5]]], np.float32)
+    if along == "x":
+        x, g, theta = x.swapaxes(-1, -2), g.swapaxes(-1, -2), theta[..., [2, 3, 0, 1]]
+    options = Options(normalize=normalize)
+    *_, dtheta = run(x, theta, g, backend=BACKENDS[form].backend, options=options)
+    dtheta = dtheta[0, 0, :2] if along == "x" else dtheta[0, 0, 2:]
+    np.testing.assert_allclose(dtheta, expected, rtol=1e-5)
+
+
+def test_small_boxes_on_a_large_map(rng):
+    x = rng.uniform(0, 2, (1, 1, 512, 1024)).astype(np.float32)
+    centre, length = rng.uniform(-4, 4, (1, 8, 2)), rng.uniform(1, 3, (1, 8, 2))
+    bounds = np.stack([centre - length / 2, centre + length / 2], axis=-1)
+    theta = bounds.reshape(1, 8, 4).astype(np.float32)
+    output = jaxbox.box_conv(to_channels_last(x), theta)
+    expected = to_channels_last(oracle.forward(x, theta))
+    assert np.abs(output - expected).max() <= 3e-5

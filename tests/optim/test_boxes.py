@@ -1,0 +1,165 @@
+"""Boxes in an optimizer: validity, pixel steps and penalties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxbox import boxes, layers, linen, optim
+from jaxbox.optim import BoxSpec
+from tests.cases.optim import WINDOW, adam_promotion, make_model, train, violation
+
+
+@pytest.mark.parametrize("learning_rate", [0.01, 3.0])
+def test_boxes_stay_valid_over_200_steps_of_adam(learning_rate):
+    theta = boxes.sample(jax.random.key(0), (1000,), WINDOW)
+    tx = optax.chain(optax.adam(learning_rate), optim.keep_boxes_valid(BoxSpec(WINDOW)))
+
+    @jax.jit
+    def step(carry, key):
+        theta, state = carry
+        # A push that lasts drives boxes against the border, noise makes them collapse.
+        gradient = push + jax.random.normal(key, theta.shape)
+        updates, state = tx.update(gradient, state, theta)
+        theta = optax.apply_updates(theta, updates)
+        return (theta, state), theta
+
+    push = jax.random.normal(jax.random.key(1), theta.shape)
+    keys = jax.random.split(jax.random.key(2), 200)
+    with adam_promotion():
+        (last, _), path = jax.lax.scan(step, (theta, tx.init(theta)), keys)
+    assert violation(path, WINDOW) <= 1e-4
+    assert jnp.abs(last - theta).max() > 1
+
+
+def test_valid_updates_pass_bit_for_bit_and_others_are_projected():
+    theta = boxes.sample(jax.random.key(0), (500,), WINDOW)
+    tx = optim.keep_boxes_valid(BoxSpec(WINDOW))
+    updates = 3 * jax.random.normal(jax.random.key(1), theta.shape)
+    kept, _ = tx.update(updates, tx.init(theta), theta)
+    moved = theta + updates
+    valid = boxes.project(moved, WINDOW) == moved
+    assert valid.any()
+    assert not valid.all()
+    assert (kept == updates)[valid].all()
+    np.testing.assert_allclose(theta + kept, boxes.project(moved, WINDOW), atol=1e-5)
+
+
+def test_transforms_without_arguments_take_every_leaf_for_boxes():
+    theta = {"a": jnp.zeros((2, 4)), "b": (jnp.zeros((3, 5, 4)),)}
+    updates = jax.tree.map(jnp.ones_like, theta)
+    tx = optax.chain(optim.steps_in_pixels(), optim.keep_boxes_valid(min_size=2.0))
+    kept, _ = tx.update(updates, tx.init(theta), theta)
+    h, w = layers.box.DEFAULT_WINDOW
+    for leaf in jax.tree.leaves(kept):
+        np.testing.assert_array_equal(
+            leaf, np.broadcast_to(np.float32([w - 1, w + 1, h - 1, h + 1]), leaf.shape)
+        )
+
+
+def test_keep_boxes_valid_needs_parameters():
+    tx = optim.keep_boxes_valid()
+    with pytest.raises(ValueError, match="needs the parameters"):
+        tx.update(jnp.zeros(4), tx.init(jnp.zeros(4)))
+
+
+def test_the_penalty_is_l2_in_pixels():
+    theta = jnp.array([-10.0, 8.0, 2.0, 5.0])
+    tx = optim.constrain_boxes(optax.sgd(1.0), BoxSpec(WINDOW), box_l2=0.01, step_scale=1 / 8)
+    updates, _ = tx.update(jnp.zeros(4), tx.init(theta), theta)
+    np.testing.assert_allclose(updates, -0.01 * theta * np.float32([5, 5, 3, 3]), rtol=1e-5)
+
+
+def test_idle_boxes_shrink_only_where_asked():
+    params = {"theta": jnp.array([[[10.0, 20.0, 10.0, 20.0]]]), "kernel": jnp.ones((3, 3))}
+    found = optim.find_boxes_by_name(params, WINDOW)
+
+    def train(tx):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+
+        def step(carry, _):
+            updates, state = tx.update(zeros, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        with adam_promotion():
+            return jax.lax.scan(step, (params, tx.init(params)), length=300)[0][0]
+
+    decayed = train(optim.constrain_boxes(optax.adamw(1e-2, weight_decay=0.1), found))
+    assert boxes.area(decayed["theta"]).item() < 10
+    mask = optim.decay_mask(found)
+    assert mask == {"theta": False, "kernel": True}
+    masked = train(optim.constrain_boxes(optax.adamw(1e-2, weight_decay=0.1, mask=mask), found))
+    np.testing.assert_array_equal(masked["theta"], params["theta"])
+    np.testing.assert_array_equal(masked["kernel"], decayed["kernel"])
+    penalized = train(
+        optim.constrain_boxes(optax.adamw(1e-2, weight_decay=0.1, mask=mask), found, box_l2=1e-3)
+    )
+    assert boxes.area(penalized["theta"]).item() < 10
+    assert violation(penalized["theta"], WINDOW) <= 1e-4
+
+
+def test_linen_parameters():
+    model = linen.BoxConv(num_boxes=4)
+    params = model.init(jax.random.key(0), jnp.ones((1, *WINDOW, 3)))
+    found = optim.find_boxes_by_name(params, WINDOW)
+    assert found == {"params": {"theta": BoxSpec(WINDOW)}}
+    trained = train(optim.constrain_boxes(optax.adam(1.0), found), params, steps=10)
+    assert violation(trained["params"]["theta"], WINDOW) <= 1e-4
+
+
+def test_trees_with_tuples_and_nones():
+    params = ({"theta": jnp.zeros((2, 4)), "bias": None}, (jnp.ones(3), None), [jnp.ones(2)])
+    found = optim.find_boxes_by_name(params, WINDOW)
+    trained = train(optim.constrain_boxes(optax.adam(0.1), found, box_l2=0.1), params)
+    assert jax.tree.structure(trained) == jax.tree.structure(params)
+    assert violation(trained[0]["theta"], WINDOW) <= 1e-4
+    assert optim.decay_mask(found) == ({"theta": False, "bias": None}, (True, None), [True])
+
+
+def test_a_wrong_tree_is_an_error():
+    tx = optim.keep_boxes_valid({"theta": BoxSpec()})
+    params = {"other": jnp.zeros(4)}
+    with pytest.raises(ValueError, match="key"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_inside_other_wrappers():
+    model = make_model()
+    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    found = optim.find_boxes(model)
+    labels = jax.tree.map(lambda other: "others" if other else "boxes", optim.decay_mask(found))
+    transforms = {"others": optax.adam(1e-3), "boxes": optax.sgd(0.1)}
+    for tx in (
+        optim.constrain_boxes(optax.partition(transforms, labels), found),
+        optax.partition(
+            {"others": optax.adam(1e-3), "boxes": optim.constrain_boxes(optax.adam(1.0), found)},
+            labels,
+        ),
+        optax.MultiSteps(optim.constrain(optax.adam(1.0), model), 2),
+        optax.apply_if_finite(optim.constrain(optax.adam(1.0), model), 3),
+        optax.inject_hyperparams(lambda rate: optim.constrain(optax.adam(rate), model))(rate=1.0),
+    ):
+        trained = train(tx, params)
+        for i, window in enumerate([WINDOW, (6, 10), None]):
+            theta = trained["boxes"][i]["theta"]
+            assert violation(theta, window) <= 1e-4
+            assert (theta != params["boxes"][i]["theta"]).any()
+
+
+def test_extra_arguments_reach_the_optimizer():
+    params = {"theta": jnp.array([-3.0, 3.0, -3.0, 3.0])}
+    tx = optim.constrain_boxes(optax.polyak_sgd(), {"theta": BoxSpec()})
+    updates, _ = tx.update(params, tx.init(params), params, value=jnp.array(0.1))
+    assert jnp.abs(updates["theta"]).min() > 0
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_bad_numbers(bad):
+    found = {"theta": BoxSpec()}
+    for name, keyword in (("box_l2", "box_l2"), ("scale", "step_scale"), ("min_size", "min_size")):
+        with pytest.raises(ValueError, match=name):
+            optim.constrain_boxes(optax.adam(1e-3), found, **{keyword: bad})
+    with pytest.raises(ValueError, match="window must be two positive"):
+        BoxSpec((1, bad))
