@@ -138,7 +138,7 @@ def square_boxes(shape: Shape, side: int) -> Array:
 
 
 def _backend_layer(backend: Backend) -> Layer:
-    """A layer on planes made of a backend's forward and backward functions."""
+    """A backend as a layer on planes."""
 
     @jax.custom_vjp
     def box_conv(x: Array, theta: Array) -> Array:
