@@ -9,6 +9,7 @@ from flax import nnx
 
 from jaxbox.models.cost import Cost, chain_cost, elementwise_cost, layer_cost
 from jaxbox.models.features import FeatureMap, Layer
+from jaxbox.models.folding import Identity, fold_norm, to_plain_conv
 
 __all__ = ["Block", "ResidualBlock", "apply_in_order", "residual_cost"]
 
@@ -67,6 +68,58 @@ class ResidualBlock(Block):
         """Counts what the branch, the sum and the activation cost."""
         output, branch = chain_cost(self.branch, features)
         return output, branch + residual_cost(self.activation, output)
+
+
+class BottleneckBranch(Block):
+    """A block with ENet's branch of three convolutions, the middle one on fewer channels.
+
+    Attributes:
+      reduce: The convolution that reduces the channels.
+      norm1: The BatchNorm after it.
+      activation1: The activation after that.
+      column: The first of two asymmetric convolutions in the middle, or `None`.
+      conv: The convolution in the middle.
+      norm2: The BatchNorm after it.
+      activation2: The activation after that.
+      expand: The 1x1 convolution that expands the channels.
+      norm3: The BatchNorm after it.
+      dropout: The dropout at the end of the branch.
+    """
+
+    reduce: Layer
+    norm1: Layer
+    activation1: Layer
+    column: Layer | None = None
+    conv: Layer
+    norm2: Layer
+    activation2: Layer
+    expand: Layer
+    norm3: Layer
+    dropout: Layer
+
+    @property
+    def branch(self) -> tuple[Layer, ...]:
+        """The layers of the branch, in the order in which they are applied."""
+        return (
+            *(self.reduce, self.norm1, self.activation1),
+            *(() if self.column is None else (self.column,)),
+            *(self.conv, self.norm2, self.activation2),
+            *(self.expand, self.norm3, self.dropout),
+        )
+
+    @property
+    def input_convs(self) -> tuple[Any, ...]:
+        """The convolution that reduces the channels."""
+        return (self.reduce,)
+
+    def fold(self) -> None:
+        """Folds each BatchNorm into the convolution before it and removes dropout."""
+        self.reduce, self.norm1 = fold_norm(self.reduce, self.norm1)
+        if self.column is not None:
+            self.column = to_plain_conv(self.column)
+        self.conv, self.norm2 = fold_norm(self.conv, self.norm2)
+        self.expand, self.norm3 = fold_norm(self.expand, self.norm3)
+        self.dropout = Identity()
 
 
 def apply_in_order(layers: Iterable[Layer], x: jax.Array) -> jax.Array:

@@ -1,25 +1,23 @@
 """ENet's bottleneck."""
 
 from functools import partial
-from typing import Any
 
 import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxbox.models.blocks.activation import relu_or_prelu
-from jaxbox.models.blocks.block import ResidualBlock, apply_in_order
+from jaxbox.models.blocks.block import BottleneckBranch, ResidualBlock, apply_in_order
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PointwiseConv
 from jaxbox.models.features import FeatureMap, Layer
-from jaxbox.models.folding import Identity, fold_norm, to_plain_conv
 from jaxbox.models.normalization import BatchNorm
 from jaxbox_kernels.common.conv_large_dilation import conv_large_dilation
 
 __all__ = ["Bottleneck"]
 
 
-class Bottleneck(ResidualBlock):
+class Bottleneck(BottleneckBranch, ResidualBlock):
     """ENet's residual block: a convolution on a quarter of the channels.
 
     Its output has the layout of its input; inside the branch, channels are last.
@@ -64,7 +62,6 @@ class Bottleneck(ResidualBlock):
         norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.input = self.output = features
         size = (3, 3)
-        self.column: Layer | None = None  # The first of two asymmetric convolutions.
         if asymmetric is not None:
             self.column = nnx.data(conv((asymmetric, 1), use_bias=False))
             size = (1, asymmetric)
@@ -82,27 +79,3 @@ class Bottleneck(ResidualBlock):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(..., H, W, C)` or `(..., C, H, W)` to the same shape."""
         return self.activation(x + apply_in_order(self.branch, x))
-
-    @property
-    def branch(self) -> tuple[Layer, ...]:
-        """The layers of the branch, in the order in which they are applied."""
-        return (
-            *(self.reduce, self.norm1, self.activation1),
-            *(() if self.column is None else (self.column,)),
-            *(self.conv, self.norm2, self.activation2),
-            *(self.expand, self.norm3, self.dropout),
-        )
-
-    @property
-    def input_convs(self) -> tuple[Any, ...]:
-        """The 1x1 convolution that reduces the channels."""
-        return (self.reduce,)
-
-    def fold(self) -> None:
-        """Folds each BatchNorm into the convolution before it and removes dropout."""
-        self.reduce, self.norm1 = fold_norm(self.reduce, self.norm1)
-        if self.column is not None:
-            self.column = to_plain_conv(self.column)
-        self.conv, self.norm2 = fold_norm(self.conv, self.norm2)
-        self.expand, self.norm3 = fold_norm(self.expand, self.norm3)
-        self.dropout = Identity()

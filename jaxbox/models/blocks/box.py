@@ -1,5 +1,6 @@
 """The residual block of the box convolution paper."""
 
+from abc import abstractmethod
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jaxbox.models.normalization import BatchNorm
 from jaxbox_kernels.common import layout
 from jaxbox_kernels.common.xla_hints import compute_once
 
-__all__ = ["BoxBlock", "ChannelsFirstBranch"]
+__all__ = ["BoxBlock", "BoxBranch", "ChannelsFirstBranch"]
 
 
 # At a scale of 1 the averages over a dozen blocks of random boxes drown what the other blocks
@@ -38,7 +39,47 @@ class ChannelsFirstBranch(ResidualBlock):
         return compute_once(y)
 
 
-class BoxBlock(ChannelsFirstBranch):
+class BoxBranch(ChannelsFirstBranch):
+    """A residual block with a 1x1 convolution, then averages over boxes.
+
+    Attributes:
+      conv: The 1x1 convolution.
+      norm1: The BatchNorm after it.
+      relu: Whether there is a ReLU after that.
+      norm2: The BatchNorm after the averages.
+      dropout: The dropout at the end of the branch.
+    """
+
+    conv: Layer
+    norm1: Layer
+    relu: bool
+    norm2: Layer
+    dropout: Layer
+
+    @property
+    @abstractmethod
+    def averages(self) -> tuple[Layer, ...]:
+        """The layers that average over boxes, `norm2` included."""
+
+    @property
+    def branch(self) -> tuple[Layer, ...]:
+        """The layers of the branch, in the order in which they are applied."""
+        rectified = (nnx.relu,) if self.relu else ()
+        return (self.conv, self.norm1, *rectified, *self.averages, self.dropout)
+
+    @property
+    def input_convs(self) -> tuple[Any, ...]:
+        """The 1x1 convolution."""
+        return (self.conv,)
+
+    def fold(self) -> None:
+        """Folds the first BatchNorm, makes that after the boxes affine, and removes dropout."""
+        self.conv, self.norm1 = fold_norm(self.conv, self.norm1)
+        self.norm2 = to_affine(self.norm2)
+        self.dropout = Identity()
+
+
+class BoxBlock(BoxBranch):
     """The paper's residual block: a 1x1 convolution, then a box convolution.
 
     Its output has the layout of its input; inside the branch, channels are first.
@@ -92,18 +133,9 @@ class BoxBlock(ChannelsFirstBranch):
         self.activation = nnx.relu
 
     @property
-    def branch(self) -> tuple[Layer, ...]:
-        """The layers of the branch, in the order in which they are applied."""
-        return (
-            *(self.conv, self.norm1),
-            *((nnx.relu,) if self.relu else ()),
-            *(self.boxes, self.norm2, self.dropout),
-        )
-
-    @property
-    def input_convs(self) -> tuple[Any, ...]:
-        """The 1x1 convolution."""
-        return (self.conv,)
+    def averages(self) -> tuple[Layer, ...]:
+        """The box convolution and its BatchNorm."""
+        return self.boxes, self.norm2
 
     @property
     def norm_after_boxes(self) -> BatchNorm:
@@ -129,9 +161,3 @@ class BoxBlock(ChannelsFirstBranch):
         variance = norm.var[...]
         deviation = jnp.abs(norm.scale[...]) * jnp.sqrt(variance / (variance + norm.epsilon))
         return deviation.reshape(self.boxes.theta.shape[:2])
-
-    def fold(self) -> None:
-        """Folds the first BatchNorm, makes that after the boxes affine, and removes dropout."""
-        self.conv, self.norm1 = fold_norm(self.conv, self.norm1)
-        self.norm2 = to_affine(self.norm2)
-        self.dropout = Identity()

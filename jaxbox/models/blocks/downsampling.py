@@ -1,7 +1,6 @@
 """ENet's downsampling block."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxbox.models.blocks.activation import relu_or_prelu
-from jaxbox.models.blocks.block import Block, apply_in_order, residual_cost
+from jaxbox.models.blocks.block import BottleneckBranch, apply_in_order, residual_cost
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PatchConv, PointwiseConv
 from jaxbox.models.cost import Cost, chain_cost, pooling_cost
 from jaxbox.models.features import FeatureMap, Layer
-from jaxbox.models.folding import Identity, fold_norm
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_pool
 from jaxbox_kernels.common import layout
@@ -22,7 +20,7 @@ from jaxbox_kernels.common import layout
 __all__ = ["Downsampling"]
 
 
-class Downsampling(Block):
+class Downsampling(BottleneckBranch):
     """A bottleneck with stride 2 beside a max pool, which also returns the positions of the maxima.
 
     Args:
@@ -81,29 +79,8 @@ class Downsampling(Block):
         padded = jnp.pad(layout.move(pooled, -1, axis), padding)
         return self.activation(padded + apply_in_order(self.branch, x)), positions
 
-    @property
-    def branch(self) -> tuple[Layer, ...]:
-        """The layers of the branch, in the order in which they are applied."""
-        return (
-            *(self.reduce, self.norm1, self.activation1),
-            *(self.conv, self.norm2, self.activation2),
-            *(self.expand, self.norm3, self.dropout),
-        )
-
-    @property
-    def input_convs(self) -> tuple[Any, ...]:
-        """The 2x2 convolution with stride 2."""
-        return (self.reduce,)
-
     def cost(self, features: FeatureMap) -> tuple[FeatureMap, Cost]:
         """Counts what the branch, the max pool, the sum and the activation cost."""
         output, branch = chain_cost(self.branch, features)
         pool = pooling_cost(output._replace(channels=features.channels))
         return output, branch + pool + residual_cost(self.activation, output)
-
-    def fold(self) -> None:
-        """Folds each BatchNorm into the convolution before it and removes dropout."""
-        self.reduce, self.norm1 = fold_norm(self.reduce, self.norm1)
-        self.conv, self.norm2 = fold_norm(self.conv, self.norm2)
-        self.expand, self.norm3 = fold_norm(self.expand, self.norm3)
-        self.dropout = Identity()

@@ -11,11 +11,10 @@ from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
 from jaxbox.layers.box import BoxConv
-from jaxbox.models.blocks.box import BoxBlock, ChannelsFirstBranch
+from jaxbox.models.blocks.box import BoxBlock, BoxBranch, ChannelsFirstBranch
 from jaxbox.models.convolution import PointwiseConv
 from jaxbox.models.cost import Cost, layer_cost
 from jaxbox.models.features import FeatureMap, Layer
-from jaxbox.models.folding import Identity, fold_norm, to_affine
 from jaxbox.models.normalization import BatchNorm
 from jaxbox_kernels.common import layout
 
@@ -108,7 +107,7 @@ def _constants_cost(layer: Any, features: FeatureMap) -> tuple[FeatureMap, Cost]
     return features._replace(channels=layer.constants.size), Cost()
 
 
-class PrunedBoxBlock(ChannelsFirstBranch):
+class PrunedBoxBlock(BoxBranch):
     """A copy of a `BoxBlock` without some of its boxes, but with at least one.
 
     Args:
@@ -139,24 +138,9 @@ class PrunedBoxBlock(ChannelsFirstBranch):
         self.activation = block.activation
 
     @property
-    def branch(self) -> tuple[Layer, ...]:
-        """The layers of the branch, in the order in which they are applied."""
-        return (
-            *(self.conv, self.norm1),
-            *((nnx.relu,) if self.relu else ()),
-            *(self.boxes, self.norm2, self.insert_constants, self.dropout),
-        )
-
-    @property
-    def input_convs(self) -> tuple[Any, ...]:
-        """The 1x1 convolution."""
-        return (self.conv,)
-
-    def fold(self) -> None:
-        """Folds the first BatchNorm, makes that after the boxes affine, and removes dropout."""
-        self.conv, self.norm1 = fold_norm(self.conv, self.norm1)
-        self.norm2 = to_affine(self.norm2)
-        self.dropout = Identity()
+    def averages(self) -> tuple[Layer, ...]:
+        """The box convolutions, their BatchNorm, and the constants in place of removed boxes."""
+        return self.boxes, self.norm2, self.insert_constants
 
 
 class EmptyBoxBlock(ChannelsFirstBranch):

@@ -7,19 +7,19 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.blocks.block import Block, apply_in_order, residual_cost
+from jaxbox.models.blocks.block import BottleneckBranch, apply_in_order, residual_cost
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PointwiseConv, UpsamplingConv
 from jaxbox.models.cost import Cost, chain_cost, elementwise_cost
 from jaxbox.models.features import FeatureMap, Layer
-from jaxbox.models.folding import Identity, fold_norm
+from jaxbox.models.folding import fold_norm
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_unpool
 
 __all__ = ["Upsampling"]
 
 
-class Upsampling(Block):
+class Upsampling(BottleneckBranch):
     """A bottleneck with a transposed convolution beside max unpooling.
 
     It reads features in any layout and returns them with channels last.
@@ -55,8 +55,10 @@ class Upsampling(Block):
         self.skip_norm: Layer = norm(channels)
         self.reduce: Layer = pointwise(C, inner, channel_axes=(axis, -1))
         self.norm1: Layer = norm(inner)
+        self.activation1 = nnx.relu
         self.conv: Layer = UpsamplingConv(inner, inner, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.norm2: Layer = norm(inner)
+        self.activation2 = nnx.relu
         self.expand: Layer = pointwise(inner, channels)
         self.norm3: Layer = norm(channels)
         self.dropout: Layer = channel_dropout(dropout, rngs)
@@ -78,15 +80,6 @@ class Upsampling(Block):
         return self.skip_conv, self.skip_norm
 
     @property
-    def branch(self) -> tuple[Layer, ...]:
-        """The layers of the branch, in the order in which they are applied."""
-        return (
-            *(self.reduce, self.norm1, nnx.relu),
-            *(self.conv, self.norm2, nnx.relu),
-            *(self.expand, self.norm3, self.dropout),
-        )
-
-    @property
     def input_convs(self) -> tuple[Any, ...]:
         """The 1x1 convolutions that begin the branch and the skip connection."""
         return self.reduce, self.skip_conv
@@ -100,8 +93,5 @@ class Upsampling(Block):
 
     def fold(self) -> None:
         """Folds each BatchNorm into the convolution before it and removes dropout."""
+        super().fold()
         self.skip_conv, self.skip_norm = fold_norm(self.skip_conv, self.skip_norm)
-        self.reduce, self.norm1 = fold_norm(self.reduce, self.norm1)
-        self.conv, self.norm2 = fold_norm(self.conv, self.norm2)
-        self.expand, self.norm3 = fold_norm(self.expand, self.norm3)
-        self.dropout = Identity()
