@@ -52,7 +52,7 @@ __all__ = [
 
 __version__ = importlib.metadata.version("jaxbox")
 
-# The module that each name is loaded from on its first use; a module is its own.
+# The module that a name is loaded from when it is first used.
 _LAZY = {
     "BoxConv": "jaxbox.layers",
     "DOConv": "jaxbox.layers",

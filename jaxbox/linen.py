@@ -41,7 +41,7 @@ class _LinenLayer(nn.Module):
         module = nnx.bridge.ToLinen(
             self.nnx_layer, kwargs=self._options() | self._from_input(x), metadata_fn=None
         )
-        # Its parameters become this layer's own.
+        # The parameters get their names from the NNX layer alone, without that of `module`.
         nn.share_scope(self, module)
         return module(x)
 

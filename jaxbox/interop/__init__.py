@@ -1,4 +1,4 @@
-"""Weights from and for the PyTorch code of the layers' authors."""
+"""Weights from and for the PyTorch code of the layers' authors, one file for each."""
 
 from jaxbox.interop.dcls import dcls_from_pytorch
 from jaxbox.interop.doconv import doconv_from_pytorch

@@ -60,7 +60,7 @@ def conv_large_dilation(
             size = rhs.shape[:-2]
             extents = [(n - 1) * d + 1 for n, d in zip(size, rhs_dilation, strict=True)]
             padding = lax.padtype_to_pads(lhs.shape[1:-1], extents, window_strides, padding)
-        # Fused, the padding would become the convolution's own again.
+        # XLA would otherwise merge the padding into the convolution again.
         lhs = xla_hints.do_not_fuse(jnp.pad(lhs, [(0, 0), *padding, (0, 0)]))
         padding = "VALID"
     return lax.conv_general_dilated(

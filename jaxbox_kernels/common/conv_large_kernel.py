@@ -104,6 +104,6 @@ def _slices(image: int, size: int, stride: int, pad: tuple[int, int]) -> list[sl
 def _block_pads(block: Block, size: Sequence[int], pads: Pads) -> Pads:
     """Returns the padding, perhaps negative, that puts a block where it is in its kernel."""
     return [
-        (before - own.start, after - (whole - own.stop))
-        for own, whole, (before, after) in zip(block, size, pads, strict=True)
+        (before - cells.start, after - (n - cells.stop))
+        for cells, n, (before, after) in zip(block, size, pads, strict=True)
     ]
