@@ -12,9 +12,9 @@ from jaxbox.models.blocks.activation import relu_or_prelu
 from jaxbox.models.blocks.block import Block, apply_in_order, residual_cost
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PatchConv, PointwiseConv
-from jaxbox.models.cost import Cost, chain_cost, pooling_cost
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, fold_norm
+from jaxbox.models.layer_costs import Cost, chain_cost, pooling_cost
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_pool
 from jaxbox_kernels.common import layout

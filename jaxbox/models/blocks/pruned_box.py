@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from jaxbox.layers.box import BoxConv
 from jaxbox.models.blocks.box import BoxBlock, ChannelsFirstBranch
 from jaxbox.models.convolution import PointwiseConv
-from jaxbox.models.cost import Cost, layer_cost
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, fold_norm, to_affine
+from jaxbox.models.layer_costs import Cost, layer_cost
 from jaxbox.models.normalization import BatchNorm
 from jaxbox_kernels.common import layout
 
