@@ -10,8 +10,8 @@ from flax import nnx
 
 from jaxbox import layers, models, optim, surgery
 from jaxbox.layers import ArrayOctConv
-from jaxbox.models import cost
 from jaxbox.models.blocks import Bottleneck, BoxBlock, FeatureMap
+from jaxbox.models.layer_costs import layer_cost
 from jaxbox.models.normalization import BatchNorm
 
 SIZE = (16, 24)
@@ -135,7 +135,7 @@ def test_costs(variant):
     """Of one convolution 4 -> 8, 3x3 with dilation 2, on 16x16 pixels."""
     conv = nnx.Conv(4, 8, (3, 3), kernel_dilation=2, rngs=nnx.Rngs(0))
     layer = surgery.replace_convs(conv, variant, rngs=nnx.Rngs(1))
-    output, counted = cost.layer_cost(layer, FeatureMap(16, 16, 4))
+    output, counted = layer_cost(layer, FeatureMap(16, 16, 4))
     assert output[:3] == (16, 16, 8)
     pixels = 16 * 16
     expected = {

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxbox.models.cost import Cost, elementwise_cost, layer_cost
 from jaxbox.models.features import FeatureMap
+from jaxbox.models.layer_costs import Cost, elementwise_cost, layer_cost
 from jaxbox_kernels.common import layout
 
 __all__ = ["PReLU", "relu_or_prelu"]

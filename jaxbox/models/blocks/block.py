@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxbox.models.cost import Cost, chain_cost, elementwise_cost, layer_cost
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, fold_norm, to_plain_conv
+from jaxbox.models.layer_costs import Cost, chain_cost, elementwise_cost, layer_cost
 
 __all__ = ["Block", "ResidualBlock", "apply_in_order", "residual_cost"]
 

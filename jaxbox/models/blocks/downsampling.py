@@ -11,8 +11,8 @@ from jaxbox.models.blocks.activation import relu_or_prelu
 from jaxbox.models.blocks.block import BottleneckBranch, apply_in_order, residual_cost
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PatchConv, PointwiseConv
-from jaxbox.models.cost import Cost, chain_cost, pooling_cost
 from jaxbox.models.features import FeatureMap, Layer
+from jaxbox.models.layer_costs import Cost, chain_cost, pooling_cost
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_pool
 from jaxbox_kernels.common import layout

@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 from jaxbox.models.blocks.activation import relu_or_prelu
 from jaxbox.models.blocks.block import Block
 from jaxbox.models.blocks.dropout import channel_dropout
-from jaxbox.models.cost import Cost, layer_cost, pooling_cost
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, to_affine, to_plain_conv
+from jaxbox.models.layer_costs import Cost, layer_cost, pooling_cost
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_pool
 

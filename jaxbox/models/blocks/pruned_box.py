@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from jaxbox.layers.box import BoxConv
 from jaxbox.models.blocks.box import BoxBlock, BoxBranch, ChannelsFirstBranch
 from jaxbox.models.convolution import PointwiseConv
-from jaxbox.models.cost import Cost, layer_cost
 from jaxbox.models.features import FeatureMap, Layer
+from jaxbox.models.layer_costs import Cost, layer_cost
 from jaxbox.models.normalization import BatchNorm
 from jaxbox_kernels.common import layout
 

@@ -8,9 +8,9 @@ from jax.typing import DTypeLike
 
 from jaxbox.models.blocks.block import Block
 from jaxbox.models.convolution import UpsamplingConv
-from jaxbox.models.cost import Cost, chain_cost
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import fold_norm
+from jaxbox.models.layer_costs import Cost, chain_cost
 from jaxbox.models.normalization import BatchNorm
 
 __all__ = ["TransposedUpsampling"]

@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 from jaxbox.models.blocks.block import BottleneckBranch, apply_in_order, residual_cost
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PointwiseConv, UpsamplingConv
-from jaxbox.models.cost import Cost, chain_cost, elementwise_cost
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import fold_norm
+from jaxbox.models.layer_costs import Cost, chain_cost, elementwise_cost
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pooling import max_unpool
 
