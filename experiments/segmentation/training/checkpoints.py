@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 import orbax.checkpoint as ocp
 
 from experiments.common.program import UserError
+from experiments.segmentation.training import old_checkpoints
 from experiments.segmentation.training.trainer import TrainState
 
 _CHECKPOINTS = "checkpoints"
@@ -78,9 +79,14 @@ class Checkpoints:
 
     def _restore(self, step: int, like: TrainState) -> TrainState:
         try:
-            names = self._stored_names(step)
+            stored: Any = self._manager.item_metadata(step)
+            names = {name: _stored_name(name, stored) for name in TrainState._fields}
             parts = {names[name]: part for name, part in like._asdict().items()}
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(parts))
+            states = {names[name]: getattr(like, name) for name in ("params", "model_state")}
+            renaming = old_checkpoints.find_renaming(states, stored)
+            like_stored = old_checkpoints.rename(parts, renaming)
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(like_stored))
+            restored = old_checkpoints.rename(restored, old_checkpoints.inverse(renaming))
         except Exception as error:  # orbax raises a dozen types
             raise UserError(
                 f"checkpoint {step} in {self._manager.directory} does not fit this network, or is "
@@ -88,13 +94,10 @@ class Checkpoints:
             ) from error
         return TrainState(**{name: restored[names[name]] for name in TrainState._fields})
 
-    def _stored_names(self, step: int) -> dict[str, str]:
-        """The name of each part of the state in a checkpoint."""
-        stored: Any = self._manager.item_metadata(step)
-        return {
-            name: name if name in stored else _OLD_NAMES.get(name, name)
-            for name in TrainState._fields
-        }
+
+def _stored_name(name: str, stored: Mapping[str, Any]) -> str:
+    """The name that a part of the state has in a checkpoint."""
+    return name if name in stored else _OLD_NAMES.get(name, name)
 
 
 def _first_line(error: Exception) -> str:
