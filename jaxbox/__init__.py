@@ -13,7 +13,6 @@ loaded when they are first used.
 """
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from jaxbox import boxes
@@ -24,16 +23,28 @@ from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_con
 
 if TYPE_CHECKING:
     from jaxbox import analysis, interop, layers, linen, models, optim, plots, surgery
-    from jaxbox.layers import BoxConv, DclsConv, DOConv, OctConv, OctConvTranspose
+    from jaxbox.layers import (
+        BoxConv,
+        DclsConv,
+        DOConv,
+        FrozenBoxes,
+        OctConv,
+        OctConvTranspose,
+        PerOctave,
+        map_octaves,
+        repulsive_loss,
+    )
 
 __all__ = [
     "BoxConv",
     "DOConv",
     "DclsConv",
+    "FrozenBoxes",
     "OctConv",
     "OctConvTranspose",
     "OctaveBias",
     "OctaveKernels",
+    "PerOctave",
     "analysis",
     "box_conv",
     "boxes",
@@ -42,30 +53,36 @@ __all__ = [
     "interop",
     "layers",
     "linen",
+    "map_octaves",
     "models",
     "octave_conv",
     "octave_conv_transpose",
     "optim",
     "plots",
+    "repulsive_loss",
     "surgery",
 ]
 
-__version__ = importlib.metadata.version("jaxbox")
+__version__ = "0.1.0"
 
 # The module that a name is loaded from when it is first used.
 _LAZY = {
     "BoxConv": "jaxbox.layers",
     "DOConv": "jaxbox.layers",
     "DclsConv": "jaxbox.layers",
+    "FrozenBoxes": "jaxbox.layers",
     "OctConv": "jaxbox.layers",
     "OctConvTranspose": "jaxbox.layers",
+    "PerOctave": "jaxbox.layers",
     "analysis": "jaxbox.analysis",
     "interop": "jaxbox.interop",
     "layers": "jaxbox.layers",
     "linen": "jaxbox.linen",
+    "map_octaves": "jaxbox.layers",
     "models": "jaxbox.models",
     "optim": "jaxbox.optim",
     "plots": "jaxbox.plots",
+    "repulsive_loss": "jaxbox.layers",
     "surgery": "jaxbox.surgery",
 }
 
