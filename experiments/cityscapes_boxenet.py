@@ -1,4 +1,4 @@
-"""Trains a box network to segment street scenes.
+"""Trains a network to segment images: BoxENet on street scenes, or any --model on any --data.
 
 Without arguments: BoxENet on generated street scenes, a few minutes on two cores. Writes into
 --out: metrics.jsonl and TensorBoard's files, checkpoints, and pictures (predictions.png, boxes.png,

@@ -41,10 +41,10 @@ def main(
     if given and given[0] in _SUBCOMMANDS:
         _SUBCOMMANDS[given[0]](given[1:])
         return None
-    return _train(parse(defaults, description, given))
+    return _prepare_and_train(parse(defaults, description, given))
 
 
-def _train(settings: Settings) -> int | None:
+def _prepare_and_train(settings: Settings) -> int | None:
     if settings.distributed:
         try:
             join_processes(settings.distributed)

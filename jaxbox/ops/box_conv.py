@@ -153,8 +153,8 @@ class _Residuals(NamedTuple):
     Attributes:
       x: the input; `None` if the gradient with respect to `theta` is not needed.
       theta: the boxes.
-      skips_dx: `()` if the gradient with respect to `x` is not needed, else `None`. Unlike a
-        boolean, either is known when JAX traces.
+      skips_dx: a flag, `()` if the gradient with respect to `x` is not needed, else `None`. JAX
+        would turn a boolean into an array, whose value is unknown when JAX traces.
     """
 
     x: Array | None
@@ -195,6 +195,7 @@ def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients
         )
         if dx is not None:
             dx = layout.move(dx, -3, static.channel_axis)
+        # `_map_images` joins results along a first axis, which `dtheta` has not.
         return dx, None if dtheta is None else dtheta[None]
 
     images = (g,) if x is None else (g, x)

@@ -14,7 +14,7 @@ from jaxbox_kernels.common import xla_hints
 
 
 class Bound(NamedTuple):
-    """One bound of every box along one axis: at output `j` it cuts pixel `j + offset`.
+    """One bound of every box along one axis: at output `j` it lies in pixel `j + offset`.
 
     Attributes:
       offset: `(P, F)`, int32, clipped to the range within which it changes the result.
@@ -91,18 +91,21 @@ def extents(
     def extent(low: Array, high: Array, size: int) -> Extent:
         if whole_pixels:
             return Extent(_bound_on_edge(low, size), _bound_on_edge(high, size))
-        return Extent(_bound(low, size, grows_up=False), _bound(high, size, grows_up=True))
+        return Extent(_bound(low, size, is_high=False), _bound(high, size, is_high=True))
 
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
     along_y, along_x = extent(y_min, y_max, height), extent(x_min, x_max, width)
     return xla_hints.compute_once((along_y, along_x))
 
 
-def _bound(coordinate: Array, size: int, *, grows_up: bool) -> Bound:
-    """Splits a coordinate; on a pixel edge it belongs to the pixel into which the box grows."""
+def _bound(coordinate: Array, size: int, *, is_high: bool) -> Bound:
+    """Finds the pixel that holds a bound, and the fraction of that pixel below the bound.
+
+    On a pixel edge it is the pixel into which the box would grow.
+    """
     nearest = jnp.round(coordinate)
     rest = coordinate - nearest  # In [-1/2, 1/2], and exact.
-    if grows_up:
+    if is_high:
         on_edge, offset, fraction = rest >= 0.5, nearest + 1, 0.0
     else:
         on_edge, offset, fraction = rest <= -0.5, nearest - 1, 1.0

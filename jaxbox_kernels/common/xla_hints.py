@@ -10,17 +10,17 @@ from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 
 def compute_once[Tree](values: Tree) -> Tree:
-    """Keeps values in memory, where XLA would compute them again for each reader or element."""
+    """Keeps values in memory. Otherwise XLA may compute them again for each reader or element."""
     return _hold(values, Workaround.COMPUTE_ONCE)
 
 
 def read_again[Tree](values: Tree) -> Tree:
-    """Makes what follows read values anew, where XLA would keep what earlier readers have read."""
+    """Makes what follows read values anew. Otherwise XLA may keep what others have read before."""
     return _hold(values, Workaround.READ_AGAIN)
 
 
 def do_not_fuse[Tree](values: Tree) -> Tree:
-    """Separates what precedes from what follows, where both run slower in one loop."""
+    """Separates what precedes from what follows, because both run slower in one loop."""
     return _hold(values, Workaround.DO_NOT_FUSE)
 
 

@@ -75,7 +75,7 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
         filter_back = functools.partial(_filter_back, options=options)
         dx = planewise(cuda_only(filter_back), theta, g)
     if x is not None:
-        # One product an image: if images are on several devices, XLA adds up across devices.
+        # The kernel keeps the axis of images, so that XLA can add up across devices.
         products = jnp.sum(planewise(cuda_only(_inner_products), theta, x, g), 0)
         scales = scale(theta, normalize=options.normalize)
         dtheta = scales[..., None] * products[..., 1:]
@@ -107,7 +107,7 @@ def _inner_products(theta: Array, x: Array, g: Array) -> Array:
 
     The derivatives are those with respect to the bounds, in the order of `theta`. Where a bound
     lies on a pixel edge, the derivative is that in the direction in which the box grows. So bounds
-    are never taken for whole pixels here.
+    are never rounded to pixel edges here.
     """
     no_scales = jnp.ones(theta.shape[:2], jnp.float32)
     boxes = box_params.of_boxes(theta, no_scales, g.shape, whole_pixels=False)

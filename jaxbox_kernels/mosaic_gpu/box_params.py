@@ -24,7 +24,7 @@ class Tables(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """One bound of a box along one axis: at output `j` it cuts pixel `j + offset`.
+    """One bound of a box along one axis: at output `j` it lies in pixel `j + offset`.
 
     Attributes:
       offset: a scalar.

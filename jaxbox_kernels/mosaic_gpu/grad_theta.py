@@ -1,7 +1,7 @@
 """The kernel of the gradient with respect to boxes.
 
 It computes inner products of the gradient with respect to the output with the integrals over boxes
-and with what each bound cuts.
+and with the pixels along each side of the boxes.
 """
 
 import functools
@@ -19,7 +19,7 @@ from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
 from jaxbox_kernels.mosaic_gpu.sliding_window import Columns
 
 # The signs of the integral and of the bounds in theta's order: as a low bound grows, the box loses
-# what the bound cuts.
+# the pixels in which the bound lies.
 _SIGNS = (1, -1, 1, -1, 1)
 # The number of rows whose reads are under way together. The filter takes more, but here a window
 # has three sums, and five products are in registers too.
@@ -71,6 +71,7 @@ def _inner_products(
         for row in (group * rows + row for row in range(rows)):
             gradient = g[target * height + row, pl.ds(strip * LANES, LANES)].astype(jnp.float32)
             seen, total = sliding_window.advance(read, read, total, box, row, whole=False)
+            # The integral, then the pixels along x_min, x_max, y_min and y_max.
             factors = (*seen.integral, seen.low.integral, seen.high.integral)
             products = [
                 product + gradient * factor

@@ -138,8 +138,8 @@ class _Rows:
     def quantization(self, row: Array) -> _Quantization:
         """Finds a row's mean and step."""
         mean = self.add_up(row)[0] / self.width
-        # The mean is rounded. Over a whole row the rounding errors would add up to something that
-        # is seen.
+        # The mean is rounded. Over a whole row the rounding errors would add up to a visible
+        # error.
         rest, magnitudes = self.add_up(row, mean)
         means = (mean, rest / self.width)
         largest = (magnitudes + jnp.abs(rest)) * 1.001

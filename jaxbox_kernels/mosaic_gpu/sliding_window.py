@@ -26,8 +26,8 @@ class Rows[Row](NamedTuple):
     """What the window holds at one output row.
 
     Attributes:
-      low: the row that the low bound cuts.
-      high: the row that the high bound cuts.
+      low: the row in which the low bound along y lies.
+      high: the row in which the high bound along y lies.
       integral: the integral over the box's rows.
     """
 
@@ -83,7 +83,7 @@ def advance[Row](
 
     Args:
       enter: reads rows that enter.
-      leave: reads rows that leave.
+      leave: reads rows that leave: from the row cache, or the same as `enter` without one.
       total: the sum of the whole rows of the window at this output row.
       box: the box.
       row: the number of this output row.
@@ -107,8 +107,8 @@ class Columns(NamedTuple):
 
     Attributes:
       integral: the integral over the box's columns.
-      low: the pixel that the low bound along x cuts.
-      high: the pixel that the high bound along x cuts.
+      low: the pixel in which the low bound along x lies.
+      high: the pixel in which the high bound along x lies.
     """
 
     integral: Array
@@ -125,7 +125,7 @@ def columns_reader(
       source: prefix sums over the columns of all rows.
       program: says which plane, strip and box.
       shape: `(..., H, W)`.
-      whole: whether all bounds are known to lie on pixel edges; then they cut no pixels, and the
+      whole: whether all bounds are known to lie on pixel edges; then the low and high
         pixels of `Columns` have no meaning.
     """
     box, height, width = program.box, *shape[-2:]
@@ -141,9 +141,10 @@ def columns_reader(
             integral = integral * step + mean * covered
             return Columns(integral, integral, integral)
         through = [source.sums[pl.ds(first + end, LANES)] for _, end in places]
+        # A pixel is the sum through it less the sum before it.
         low, high = (
-            (after - until).astype(jnp.float32)
-            for after, until in zip(through, before, strict=True)
+            (sum_through - sum_before).astype(jnp.float32)
+            for sum_through, sum_before in zip(through, before, strict=True)
         )
         integral += box.high_x.fraction * high - box.low_x.fraction * low
         # All is in steps until here, since each product with the step is one more instruction.
@@ -159,12 +160,12 @@ def columns_reader(
 def _places_of_columns(
     program: Program, width: int, *, whole: bool
 ) -> tuple[list[tuple[Array, Array]], Array, list[Array]]:
-    """Finds what the columns that a box's bounds along x cut have in common in all rows.
+    """Finds where the pixels along a box's bounds along x are, which is the same in all rows.
 
     Returns:
       For the low and the high bound, where in a row's prefix sums the sums before and through the
-      cut pixels begin; the length of the box inside the image at each column; and for both bounds
-      whether the cut pixels lie in the image, as numbers.
+      pixels of a strip begin; the length of the box inside the image at each column; and for both
+      bounds whether those pixels lie in the image, as numbers.
     """
     box = program.box
     column = program.strip * LANES

@@ -31,9 +31,9 @@ class _IntegralImage(NamedTuple):
     """Prefix sums over both axes of an image less the mean of each row, in fixed point.
 
     Attributes:
-      sums: integers, `(P, H, W)`. The last column, which would be 0, holds prefix sums over rows of
-        the rows' means less the image's mean, times `W / 8`: they have as many digits there as
-        their effect needs.
+      sums: integers, `(P, H, W)`. The last column would always be 0, so it stores something
+        else: the prefix sums over rows of (the row's mean - the image's mean) * W / 8. The factor
+        makes their rounding errors small enough.
       step: what `sums` are multiples of, `(P, 1, 1)`.
       mean: the mean of the image, `(P, 1)`.
     """

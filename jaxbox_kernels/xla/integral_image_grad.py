@@ -1,9 +1,9 @@
 """The gradients of the box convolution by integral images.
 
 With the axis operators `D_y` and `D_x` that integrate over a box's rows and columns, and the
-gradient `g` with respect to the output: `D_y^T g` serves the gradient with respect to `x`, whose
-sum over a channel's boxes leaves one plane to sum up over the columns, and the bounds along x;
-`D_x x` serves the bounds along y.
+gradient `g` with respect to the output: `D_y^T g` (`back` below) is used twice. Summed over the
+boxes of a channel, it gives `dx` after a prefix sum along rows; multiplied by pixels of `x`, it
+gives the gradients of `x_min` and `x_max`. `D_x x` gives those of `y_min` and `y_max`.
 
 In the shapes below, `P` is the number of planes: of all channels of all images.
 """
@@ -142,7 +142,7 @@ def _inner_products(
     """Computes inner products with `g` for each box.
 
     Returns:
-      That of the integral, `(P, F)`, and those of its derivatives with respect to the bounds in the
+      `<g, integral>`, `(P, F)`; and `<g, derivative of the integral>` for the four bounds in the
       order of `theta`, `(P, F, 4)`.
     """
     back = back[:, :, shifted_reads.IMAGE_ROWS]

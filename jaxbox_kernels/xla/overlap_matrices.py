@@ -23,13 +23,13 @@ class _Overlaps(NamedTuple):
 
     Attributes:
       length: the overlaps `T`.
-      grad_low: their derivatives with respect to the low bounds.
-      grad_high: their derivatives with respect to the high bounds.
+      d_low: their derivatives with respect to the low bounds.
+      d_high: their derivatives with respect to the high bounds.
     """
 
     length: Array
-    grad_low: Array
-    grad_high: Array
+    d_low: Array
+    d_high: Array
 
 
 def _overlaps(low: Array, high: Array, size: int) -> _Overlaps:
@@ -39,9 +39,9 @@ def _overlaps(low: Array, high: Array, size: int) -> _Overlaps:
     low, high = low[..., None, None], high[..., None, None]
     length = jnp.maximum(jnp.minimum(high, offset + 0.5) - jnp.maximum(low, offset - 0.5), 0)
     # A bound on a pixel edge belongs to the pixel into which the box grows.
-    grad_low = -((offset - 0.5 < low) & (low <= offset + 0.5)).astype(low.dtype)
-    grad_high = ((offset - 0.5 <= high) & (high < offset + 0.5)).astype(high.dtype)
-    return _Overlaps(length, grad_low, grad_high)
+    d_low = -((offset - 0.5 < low) & (low <= offset + 0.5)).astype(low.dtype)
+    d_high = ((offset - 0.5 <= high) & (high < offset + 0.5)).astype(high.dtype)
+    return _Overlaps(length, d_low, d_high)
 
 
 def _matrices(theta: Array, size: tuple[int, ...], options: Options) -> tuple[_Overlaps, _Overlaps]:
@@ -78,10 +78,10 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
 
     dtheta = jnp.stack(
         [
-            inner(grad_columns, columns.grad_low),
-            inner(grad_columns, columns.grad_high),
-            inner(grad_rows, rows.grad_low),
-            inner(grad_rows, rows.grad_high),
+            inner(grad_columns, columns.d_low),
+            inner(grad_columns, columns.d_high),
+            inner(grad_rows, rows.d_low),
+            inner(grad_rows, rows.d_high),
         ],
         axis=-1,
     )

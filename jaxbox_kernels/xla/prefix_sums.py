@@ -65,8 +65,8 @@ def centred_over_columns(x: Array) -> tuple[Array, Array]:
     width = x.shape[-1]
     means = xla_hints.compute_once(jnp.mean(x, -1))
     within, totals = _sum_blocks(x - means[..., None])
-    # The means are rounded. Over a whole row the rounding errors would add up to something that is
-    # seen, so the correction makes the last sum 0.
+    # The means are rounded. Over a whole row the rounding errors would add up to a visible error,
+    # so the correction makes the last sum 0.
     blocks = totals.shape[-1]
     before = np.triu(np.ones((blocks, blocks)), 1) - np.arange(blocks) * _BLOCK / width
     corrections = _multiply(totals, np.concatenate([before, -np.ones((blocks, 1))], axis=1))

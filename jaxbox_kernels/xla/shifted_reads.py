@@ -84,7 +84,7 @@ def read_prefix_sums(table: Array, starts: Array, offsets: list[Array], width: i
 
 
 def read_pixels(image: Array, bound: Bound) -> Array:
-    """Reads the pixel that a bound along x cuts, of an image with margins: `(P, F, H, W)`."""
+    """Reads the pixel in which a bound along x lies, of an image with margins: `(P, F, H, W)`."""
     width = image.shape[-1]
     starts = row_starts(image[:, None]) + bound.offset[..., None]
     inside = bounds.inside(bound.offset, width)
@@ -93,7 +93,7 @@ def read_pixels(image: Array, bound: Bound) -> Array:
 
 
 def read_rows(planes: Array, bound: Bound) -> Array:
-    """Reads the row that a bound along y cuts, of one plane a box: `(P, F, H, W)`."""
+    """Reads the row in which a bound along y lies, of one plane a box: `(P, F, H, W)`."""
     boxes, height, width = planes.shape[1:]
     first = jnp.arange(boxes, dtype=jnp.int32)[None, :, None] * height
     row = jnp.arange(height, dtype=jnp.int32)[None, None] + bound.offset[..., None]

@@ -1,7 +1,7 @@
 """The table of data sets: which ones the programs know, by their names on the command line.
 
-To add one, write a file beside this with a `FilesDataSet` and add a line to `DATA_SETS`; the text
-of `--help`, the usual size and the usual recipe follow from it.
+To add one, write a file beside this with a `FilesDataSet`, import it here and add a line to
+`DATA_SETS`. The text of `--help`, the usual size and the usual recipe follow from it.
 """
 
 from collections.abc import Mapping

@@ -56,8 +56,9 @@ class FilesDataSet:
     Attributes:
       load: opens a split in a directory, with pictures brought to a size; the arguments are
         `(directory, split, size)`.
-      usual_size: `(H, W)` in pixels where no size is given; None if a size must be given.
-      usual_recipe: the name of the recipe that trains on it where no recipe is given.
+      usual_size: `(H, W)` in pixels, divisible by 8, if `--size` is not given; None if it has to be
+        given.
+      usual_recipe: the name of the recipe, a key of `RECIPES`, if `--recipe` is not given.
       note: what `--help` says about it in brackets; may be empty.
     """
 
@@ -73,8 +74,8 @@ class GeneratedDataSet:
 
     Attributes:
       generate: generates a split; the arguments are `(split, size, seed)`.
-      usual_size: `(H, W)` in pixels where no size is given.
-      usual_recipe: the name of the recipe that trains on it where no recipe is given.
+      usual_size: `(H, W)` in pixels, divisible by 8, if `--size` is not given.
+      usual_recipe: the name of the recipe, a key of `RECIPES`, if `--recipe` is not given.
       note: what `--help` says about it in brackets; may be empty.
     """
 

@@ -23,7 +23,8 @@ from experiments.segmentation.training.prepared_run import PreparedRun
 from experiments.segmentation.training.run_directory import begin_run
 from experiments.segmentation.training.trainer import TrainState
 
-_STEPS_BETWEEN_UPDATES = 10  # of the progress bar, which waits for the loss
+# Steps between updates of the progress bar. Each update waits for the device to finish the loss.
+_STEPS_BETWEEN_UPDATES = 10
 _CHECKPOINTS_KEPT = 8  # enough to see how boxes moved
 
 
