@@ -26,11 +26,11 @@ from jax import Array
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # Where the package `experiments` is.
 
 import jaxbox
+from experiments.benchmarks.backend_function import differentiable
 from experiments.common import report
 from experiments.common.program import UserError, run
 from experiments.common.timing import median_milliseconds
 from jaxbox import boxes
-from jaxbox_kernels.backend import Backend, Options
 from jaxbox_kernels.common.conv import conv
 from jaxbox_kernels.common.conv_large_dilation import conv_large_dilation
 from jaxbox_kernels.common.conv_large_kernel import conv_large_kernel
@@ -136,7 +136,7 @@ def _measure_forms(settings: Settings) -> Iterator[FormMeasurement]:
     for size in [*lengths, *([] if settings.tiny else [(64, 128)])]:
         arguments = _images_and_boxes(1, 32, *size, 4)
         forms = (OVERLAP_MATRICES, INTEGRAL_IMAGES)
-        pair = [_directions(_layer(form), settings) for form in forms]
+        pair = [_directions(differentiable(form), settings) for form in forms]
         for direction in pair[0]:
             runs = dict(enumerate(_compile(form[direction], arguments) for form in pair))
             times = median_milliseconds(runs, settings.rounds)
@@ -192,23 +192,6 @@ def _convolutions(*, tiny: bool) -> Iterator[Computation]:
 
 def _named(name: str, shape: tuple[int, ...]) -> str:
     return f"{name} {'x'.join(map(str, shape))}"
-
-
-def _layer(form: Backend) -> Callable[[Array, Array], Array]:
-    """A form of the box convolution as a differentiable function of planes and boxes."""
-
-    @jax.custom_vjp
-    def layer(x: Array, theta: Array) -> Array:
-        return form.forward(x, theta, Options())
-
-    def forward(x: Array, theta: Array) -> tuple[Array, tuple[Array, Array]]:
-        return layer(x, theta), (x, theta)
-
-    def backward(residuals: tuple[Array, Array], g: Array) -> Any:
-        return form.backward(*residuals, g, Options())
-
-    layer.defvjp(forward, backward)
-    return layer
 
 
 def _directions(

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 import jaxbox
+from experiments.benchmarks.backend_function import differentiable
 from experiments.benchmarks.box_conv.shapes import FULL, FULL_AND_PARTS, Direction, Shape
 from experiments.benchmarks.box_conv.textbook import textbook
 from jaxbox import boxes
-from jaxbox_kernels.backend import Backend, Gradients, Options
+from jaxbox_kernels.backend import Backend
 from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES, OVERLAP_MATRICES
 
 type Platform = Literal["cpu", "gpu"]
@@ -139,18 +140,7 @@ def square_boxes(shape: Shape, side: int) -> Array:
 
 def _backend_layer(backend: Backend) -> Layer:
     """A backend as a layer on planes."""
-
-    @jax.custom_vjp
-    def box_conv(x: Array, theta: Array) -> Array:
-        return backend.forward(x, theta, Options())
-
-    def forward(x: Array, theta: Array) -> tuple[Array, tuple[Array, Array]]:
-        return box_conv(x, theta), (x, theta)
-
-    def backward(residuals: tuple[Array, Array], g: Array) -> Gradients:
-        return backend.backward(*residuals, g, Options())
-
-    box_conv.defvjp(forward, backward)
+    box_conv = differentiable(backend)
 
     def layer(x: Array, theta: Array) -> Array:
         return lax.collapse(box_conv(x.astype(jnp.float32), theta), 1, 3).astype(x.dtype)
