@@ -88,7 +88,9 @@ class Scenario:
         largest = np.abs(planes).max((-1, -2), keepdims=True)
         exponent = self.rng.choice([-35, 35, self.rng.uniform(-35, 35)], planes.shape[1:2])
         scale = 10.0 ** exponent.reshape(-1, *[1] * (planes.ndim - 2))
-        return (planes / np.where(largest == 0, 1, largest) * scale).astype(np.float32)
+        planes = (planes / np.where(largest == 0, 1, largest) * scale).astype(np.float32)
+        # XLA takes subnormal numbers for 0.
+        return np.where(np.abs(planes) < np.finfo(np.float32).tiny, 0, planes)
 
     def not_finite_x(self):
         return self._spoil(self.x()), self.theta(), self.g()
