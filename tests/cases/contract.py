@@ -25,8 +25,8 @@ BOUNDS = {
 - `dx`: error relative to the largest value that the same adjoint gives for `|g|`.
 - `dtheta`: error relative to the same inner products of `|x|` and `|g|`.
 - `forward, of the box's own mean`: error relative to the output for `|x|` at the same place.
-- `over zeros`: output of a box that sees only zeros, relative to the largest `|x|` in the rows above
-  the box's lower bound.
+- `over zeros`: output of a box that sees only zeros, relative to the largest `|x|` in all rows down
+  to the box's last.
 - `not finite`: number of results that are NaN or infinite and should not be, or the reverse.
 """
 

@@ -8,10 +8,10 @@ boxes of each channel, `H` the number of rows and `W` the number of columns of a
 `(x_min, x_max, y_min, y_max)` in pixels.
 
 A box need not be valid. The integral runs from the low to the high bound with its sign, and so does
-the area: the integral over a box with swapped bounds along one axis is negative, its mean is that of
-the ordered box. A mean over no area is NaN, a mean over an infinite area 0. A bound that is NaN
-makes everything NaN that depends on its box. A pixel that is NaN or infinite is part of exactly the
-sums in which its weight is not 0.
+the area: the integral over a box with swapped bounds along one axis is negative, and its mean is
+that of the ordered box. A mean over no area is NaN, and a mean over an infinite area is 0. A bound
+that is NaN makes everything NaN that depends on its box. A pixel that is NaN or infinite is part of
+exactly the sums in which its weight is not 0.
 """
 
 from typing import NamedTuple
