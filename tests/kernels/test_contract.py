@@ -20,6 +20,7 @@ from jaxbox_kernels.backend import Options
 from tests.cases import box_conv as box_cases
 from tests.cases import contract, extreme_boxes, images
 from tests.cases.backends import BACKENDS, run
+from tests.oracles import box_conv as oracle
 
 # Prefix sums in fixed point with one step a row leave that much.
 _OWN_BOUNDS = {"mosaic_interpreted": {"over zeros": 1e-6}}
@@ -162,7 +163,7 @@ def _check(setting, options, group, rng):
     drawn = [draw(Scenario(rng, setting)) for draw in group]
     if options.whole_pixels:
         drawn = [(x, np.asarray(boxes.round_to_pixels(theta)), g) for x, theta, g in drawn]
-    x, theta, g = (np.concatenate(a, axis) for a, axis in zip(zip(*drawn), (1, 0, 1), strict=True))
+    x, theta, g = map(np.concatenate, zip(*drawn, strict=True), (1, 0, 1))
     results = run(x, theta, g, backend=BACKENDS[setting.name].backend, options=options)
     lines = []
     for number, (draw, arguments) in enumerate(zip(group, drawn, strict=True)):
@@ -185,18 +186,66 @@ def _note(name, scenario, worst):
             table[line] = max(table.get(line, 0.0), float(figure))
 
 
+# Interpreting takes as long for a few planes as XLA does for thousands.
+_INTERPRETED = Setting("mosaic_interpreted", (3, 9), channels=1, batch=1, boxes=2)
 _QUICK = [
-    *(Setting(form, size) for size in [(17, 23), (40, 70), (1, 330)] for form in _FORMS),
-    # Interpreting takes as long for a few planes as XLA does for thousands.
-    Setting("mosaic_interpreted", (3, 9), channels=1, batch=1, boxes=2),
+    *((Setting(form, (17, 23)), options) for form in _FORMS for options in _OPTIONS),
+    *((Setting(form, (40, 70), batch=1, boxes=2), "mean") for form in _FORMS),
+    *((Setting(form, (1, 200), batch=1, boxes=2), "integral") for form in _FORMS),
+    (_INTERPRETED, "mean"),
+    (_INTERPRETED, "integral"),
 ]
 
 
-@pytest.mark.parametrize("options", _OPTIONS)
-@pytest.mark.parametrize("setting", _QUICK, ids=str)
+@pytest.mark.parametrize(("setting", "options"), _QUICK, ids=str)
 def test_every_kind_of_image_and_box(setting, options, rng):
     with BACKENDS[setting.name].machine():
         lines = [
             line for group in _GROUPS for line in _check(setting, _OPTIONS[options], group, rng)
         ]
     assert not lines, "\n".join(["", *lines])
+
+
+@pytest.mark.parametrize("form", _FORMS)
+def test_outputs_of_a_large_image(form, rng):
+    """As accurate as those of a small one; on independent noise, integral images always were."""
+    kinds = ("step 1 to 0 along y", "step 1e2 to 1e-2 along x", "photograph", "ramp")
+    x = images.planes(rng, (1, 4, 512, 1024), kinds=kinds)
+    theta = box_cases.boxes_of_all_kinds(rng, (4, 2), (512, 1024))
+    low = rng.uniform(-4, 2, (4, 2))
+    theta[:, 0] = np.stack([low, low + 2], -1).reshape(4, 4)
+    output = jax.jit(BACKENDS[form].backend.forward, static_argnums=2)(x, theta, Options())
+    error = np.abs(output - oracle.forward(x, theta))
+    own = oracle.forward_magnitudes(contract.raised(x), theta)
+    largest = np.abs(x).max((-1, -2))[:, :, None, None, None]
+    assert (error <= contract.BOUNDS["forward"] * largest).all()
+    assert (error <= contract.BOUNDS["forward, of the box's own mean"] * own).all()
+
+
+# Few shapes, so that few programs are compiled.
+_SIZES = {
+    **{form: [(1, 1), (1, 90), (90, 1), (5, 7), (33, 20), (64, 128), (71, 251)] for form in _FORMS},
+    "mosaic_interpreted": [(1, 1), (3, 9), (5, 131)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _SIZES)
+def test_at_length(name):
+    """More than 300 images for each form and option; set `JAXBOX_CONTRACT` for the figures."""
+    few = {"channels": 1, "batch": 1, "boxes": 2} if name == "mosaic_interpreted" else {}
+    settings = [Setting(name, size, **{"channels": 7, "batch": 1, **few}) for size in _SIZES[name]]
+
+    @hypothesis.settings(max_examples=12 if few else 100)
+    @hypothesis.given(
+        setting=st.sampled_from(settings),
+        options=st.sampled_from(list(_OPTIONS)),
+        group=st.sampled_from(_GROUPS),
+        seed=st.integers(0, 2**32 - 1),
+    )
+    def check(setting, options, group, seed):
+        lines = _check(setting, _OPTIONS[options], group, np.random.default_rng(seed))
+        assert not lines, "\n".join(["", *lines])
+
+    with BACKENDS[name].machine():
+        check()
