@@ -113,6 +113,16 @@ class Scenario:
         scale = 10.0 ** exponent.reshape(-1, *[1] * (planes.ndim - 2))
         return (planes / np.where(largest == 0, 1, largest) * scale).astype(np.float32)
 
+    def one_nan_in_x(self):
+        x, theta, g = self.structured()
+        x[tuple(self.rng.integers(n) for n in x.shape)] = np.nan
+        return x, theta, g
+
+    def one_nan_in_g(self):
+        x, theta, g = self.structured()
+        g[tuple(self.rng.integers(n) for n in g.shape)] = np.nan
+        return x, theta, g
+
     def not_finite_x(self):
         return self._spoil(self.x()), self.theta(), self.g()
 
@@ -146,10 +156,12 @@ class Scenario:
         return self.x(), theta, self.g()
 
 
-# Those of a group are the channels of one call. Only with the last is any input not finite.
+# Those of a group are the channels of one call. There is nothing that is not finite in the first,
+# and a single NaN in the second and third.
 _GROUPS = (
-    (Scenario.structured, Scenario.on_edges, Scenario.next_to_edges),
-    (Scenario.magnitudes, Scenario.extreme_boxes, Scenario.invalid_boxes),
+    (Scenario.structured, Scenario.magnitudes, Scenario.invalid_boxes),
+    (Scenario.on_edges, Scenario.extreme_boxes, Scenario.one_nan_in_x),
+    (Scenario.structured, Scenario.next_to_edges, Scenario.one_nan_in_g),
     (
         Scenario.not_finite_x,
         Scenario.not_finite_g,
