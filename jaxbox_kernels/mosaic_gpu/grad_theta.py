@@ -92,7 +92,7 @@ def _inner_products(
         window, products = carry
         for row in (group * rows + row for row in range(rows)):
             values = g[target * height + row, pl.ds(strip * LANES, LANES)]
-            gradient = values.astype(jnp.float32) * inverse_unit
+            gradient = lanes.to_float32(values) * inverse_unit
             seen, window = sliding_window.advance(read, read, window, box.along_y, row)
             factors = Products(*seen.integral, seen.low.integral, seen.high.integral)
             products = [

@@ -149,7 +149,7 @@ class _Planes:
 
         def read(row: Array) -> Array:
             values = self.g[source * self.height + row, pl.ds(strip * LANES, LANES)]
-            return values.astype(jnp.float32) * self.inverse_unit
+            return lanes.to_float32(values) * self.inverse_unit
 
         return sliding_window.only_inside(read, self.height)
 

@@ -40,6 +40,12 @@ def zeros(dtype: DTypeLike = jnp.float32) -> Array:
     return values
 
 
+def to_float32(strip: Array) -> Array:
+    """Converts a strip that was read, and fixes its layout."""
+    values: Array = plgpu.layout_cast(strip, _LAYOUT).astype(jnp.float32)
+    return values
+
+
 def scan_scratch(strips: int, dtype: DTypeLike) -> MemoryRef:
     """The shared memory that `scan` needs: two buffers of strips with zeros on either side."""
     return plgpu.SMEM((2, strips, 3 * LANES), dtype)

@@ -139,7 +139,7 @@ class _Rows:
 
     def pixels(self, row: Array, strip: Array) -> Array:
         """Reads a strip of a row."""
-        return self.x[row, pl.ds(strip * LANES, LANES)].astype(jnp.float32)
+        return lanes.to_float32(self.x[row, pl.ds(strip * LANES, LANES)])
 
     def exponent(self, row: Array) -> Array:
         """The exponent of a row's unit, the largest power of two up to its largest magnitude."""
