@@ -110,8 +110,9 @@ def _axis(limits: Array, extent: Extent, scale: Array, size: int) -> Axis:
     low, high = jnp.moveaxis(jnp.clip(limits, -size, size), -1, 0)
     low, high = jnp.where(swapped, high, low), jnp.where(swapped, low, high)
     in_one_pixel, has_whole_pixels = last == first, last > first + 1
-    low_length = jnp.where(in_one_pixel, 0, (first + 0.5) - low)
-    high_length = jnp.where(in_one_pixel, high - low, high - (last - 0.5))
+    low_edge, high_edge = first.astype(low.dtype) + 0.5, last.astype(low.dtype) - 0.5
+    low_length = jnp.where(in_one_pixel, 0, low_edge - low)
+    high_length = jnp.where(in_one_pixel, high - low, high - high_edge)
     # The scale of a box without whole pixels may be huge, but not times its lengths.
     of_lengths = jnp.where(has_whole_pixels, 1, scale)
     return Axis(
