@@ -121,7 +121,8 @@ def from_products(
       shape: `(..., H, W)`.
       normalize: whether outputs are means.
     """
-    scale_x, scale_y = boxes.along_x.scale, boxes.along_y.scale
+    theta = theta[None]  # The same for all images.
+    scale_x, scale_y = boxes.along_x.scale[None], boxes.along_y.scale[None]
     extent_y, extent_x = bounds.extents(theta, *shape[-2:])
     along_x, along_y = area.scales(theta, normalize=normalize)
     mean = products.integral * scale_x * scale_y

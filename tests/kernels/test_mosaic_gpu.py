@@ -106,7 +106,7 @@ def test_units_are_powers_of_two_below_magnitudes(magnitude):
     exponent = powers_of_two.exponent(jnp.float32(magnitude))
     unit = float(powers_of_two.power(exponent))
     assert np.frexp(unit)[0] == 0.5
-    assert unit <= np.float32(magnitude) < 2 * unit
+    assert unit <= float(np.float32(magnitude)) < 2 * unit
     first, second = map(float, powers_of_two.quotient(19, exponent))
     assert first * second * unit == 2**19
     assert float(powers_of_two.inverse(exponent)) * unit in (1, 2)
