@@ -71,6 +71,7 @@ def _unsuitable_input(x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
     return None
 
 
+@non_finite.guard_forward
 def forward(x: Array, theta: Array, options: Options) -> Array:
     """Computes the output; see `jaxbox_kernels.backend.Forward`."""
     filter_planes = functools.partial(_filter, options=options)
@@ -78,6 +79,7 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
 
 
 @second_order.differentiable
+@functools.partial(non_finite.guard_backward, forward=forward)
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
     theta = theta.astype(jnp.float32)
