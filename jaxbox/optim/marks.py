@@ -8,7 +8,7 @@ boxes (or positions), and `False` for every other parameter.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ from flax import nnx
 
 from jaxbox.boxes import check_window
 from jaxbox.layers.box import BOX_TAG
-from jaxbox.layers.dcls import POSITIONS_TAG, Limits, position_limits
+from jaxbox.layers.dcls import POSITIONS_TAG, Limits, axes_of_stack, position_limits
+from jaxbox.layers.stacking import last_axis_of_size
 
 __all__ = [
     "BoxSpec",
@@ -45,6 +46,8 @@ class BoxSpec:
     Attributes:
       window: The size `(h, w)` in pixels of the feature map: boxes are kept in
         `[-w, w] x [-h, h]`. With `None` only their minimum size is enforced.
+      axis: The axis of the parameter along which a box has its four coordinates. It is not the last
+        one if layers are stacked along the last.
 
     Raises:
       ValueError: `window` is not two positive finite numbers.
@@ -55,6 +58,7 @@ class BoxSpec:
     """
 
     window: Sequence[float] | None = None
+    axis: int = -1
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -68,6 +72,8 @@ class PositionSpec:
     Attributes:
       limits: The least and the greatest position along each spatial axis, in the unit of the
         parameter, which is a cell divided by the layer's `gain`.
+      axis: The axis of the parameter along which a position has its coordinates. It is not -4 if
+        layers are stacked along a later axis than this.
 
     Raises:
       ValueError: `limits` are not pairs of finite numbers, the lesser first.
@@ -78,6 +84,7 @@ class PositionSpec:
     """
 
     limits: Limits
+    axis: int = -4
 
     def __post_init__(self) -> None:
         for low, high in self.limits:
@@ -103,9 +110,14 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
       >>> from jaxbox import layers, optim
       >>> model = layers.BoxConv(16, 4, window=(64, 128), rngs=nnx.Rngs(0))
       >>> optim.find_boxes(model)["theta"]
-      BoxSpec(window=(64, 128))
+      BoxSpec(window=(64, 128), axis=-1)
     """
-    return _find(model, wrt, BOX_TAG, lambda metadata: BoxSpec(metadata["window"]))
+
+    def make(theta: nnx.Variable[Any]) -> BoxSpec:
+        axis = last_axis_of_size(theta.shape, 4)
+        return BoxSpec(theta.get_metadata("window"), axis)
+
+    return _find(model, wrt, BOX_TAG, make)
 
 
 def find_positions(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Positions:
@@ -124,13 +136,24 @@ def find_positions(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> 
       >>> from jaxbox import layers, optim
       >>> model = layers.DclsConv(2, 2, (17, 9), 5, rngs=nnx.Rngs(0))
       >>> optim.find_positions(model)["positions"]
-      PositionSpec(limits=((-8.0, 8.0), (-4.0, 4.0)))
+      PositionSpec(limits=((-8.0, 8.0), (-4.0, 4.0)), axis=-4)
     """
-    return _find(model, wrt, POSITIONS_TAG, lambda metadata: PositionSpec(metadata["limits"]))
+
+    def make(positions: nnx.Variable[Any]) -> PositionSpec:
+        rank = len(positions.shape)
+        stacked = axes_of_stack(positions)
+        first = next(axis for axis in range(rank) if axis not in stacked)
+        return PositionSpec(positions.get_metadata("limits"), first - rank)
+
+    return _find(model, wrt, POSITIONS_TAG, make)
 
 
 def find_boxes_by_name(
-    params: optax.Params, window: Sequence[float] | None = None, *, name: str = "theta"
+    params: optax.Params,
+    window: Sequence[float] | None = None,
+    *,
+    name: str = "theta",
+    axis: int | None = None,
 ) -> Boxes:
     """Marks boxes in a tree of parameters, such as a Linen model's, by their name.
 
@@ -140,6 +163,8 @@ def find_boxes_by_name(
         size of boxes. If layers see feature maps of different sizes, replace `BoxSpec`s in the
         result.
       name: The last key on the path to the boxes.
+      axis: The axis along which a box has its four coordinates. By default it is the last axis of
+        size 4. Layers that are stacked along a later axis of size 4 need it.
 
     Returns:
       A tree of the structure of `params` with a `BoxSpec` for each leaf of that name and `False`
@@ -153,9 +178,13 @@ def find_boxes_by_name(
       >>> from jaxbox import optim
       >>> params = {"box": {"theta": jnp.zeros((16, 4, 4))}, "conv": {"kernel": jnp.zeros((3, 3))}}
       >>> optim.find_boxes_by_name(params, window=(64, 128))
-      {'box': {'theta': BoxSpec(window=(64, 128))}, 'conv': {'kernel': False}}
+      {'box': {'theta': BoxSpec(window=(64, 128), axis=-1)}, 'conv': {'kernel': False}}
     """
-    return _find_by_name(params, name, BoxSpec(window))
+
+    def make(shape: Sequence[int]) -> BoxSpec:
+        return BoxSpec(window, last_axis_of_size(shape, 4) if axis is None else axis)
+
+    return _find_by_name(params, name, make)
 
 
 def find_positions_by_name(
@@ -164,6 +193,7 @@ def find_positions_by_name(
     *,
     gain: float = 1.0,
     name: str = "positions",
+    axis: int | None = None,
 ) -> Positions:
     """Marks positions of taps in a tree of parameters, such as a Linen model's, by their name.
 
@@ -173,6 +203,9 @@ def find_positions_by_name(
         replace `PositionSpec`s in the result.
       gain: The `gain` of the layers.
       name: The last key on the path to the positions.
+      axis: The axis along which a position has its coordinates. By default it is the last axis of
+        the right size with three or more axes after it. Layers that are stacked along a later axis
+        than this, of which another has the same size, need it.
 
     Returns:
       A tree of the structure of `params` with a `PositionSpec` for each leaf of that name and
@@ -186,10 +219,15 @@ def find_positions_by_name(
       >>> from jaxbox import optim
       >>> params = {"dcls": {"positions": jnp.zeros((1, 3, 2, 2)), "bias": jnp.zeros(2)}}
       >>> optim.find_positions_by_name(params, (5,))
-      {'dcls': {'bias': False, 'positions': PositionSpec(limits=((-2.0, 2.0),))}}
+      {'dcls': {'bias': False, 'positions': PositionSpec(limits=((-2.0, 2.0),), axis=-4)}}
     """
     limits = tuple((low / gain, high / gain) for low, high in position_limits(kernel_size))
-    return _find_by_name(params, name, PositionSpec(limits))
+
+    def make(shape: Sequence[int]) -> PositionSpec:
+        guess = last_axis_of_size(shape, len(limits), followed_by=3)
+        return PositionSpec(limits, guess if axis is None else axis)
+
+    return _find_by_name(params, name, make)
 
 
 def decay_mask(*marks: Boxes | Positions) -> Any:
@@ -239,19 +277,20 @@ def _find(
     model: nnx.Module,
     wrt: nnx.filterlib.Filter,
     tag: str,
-    make: Callable[[Mapping[str, Any]], BoxSpec | PositionSpec],
+    make: Callable[[nnx.Variable[Any]], BoxSpec | PositionSpec],
 ) -> Any:
     def mark(variable: nnx.Variable[Any]) -> BoxSpec | PositionSpec | bool:
-        metadata = variable.get_metadata()
-        return make(metadata) if metadata.get("tag") == tag else False
+        return make(variable) if variable.get_metadata().get("tag") == tag else False
 
     return jax.tree.map(mark, nnx.state(model, wrt), is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def _find_by_name(params: optax.Params, name: str, spec: BoxSpec | PositionSpec) -> Any:
+def _find_by_name(
+    params: optax.Params, name: str, make: Callable[[Sequence[int]], BoxSpec | PositionSpec]
+) -> Any:
     def mark(path: tuple[Any, ...], leaf: Any) -> BoxSpec | PositionSpec | bool:
-        del leaf
-        return spec if jax.tree_util.keystr(path[-1:], simple=True) == name else False
+        found = jax.tree_util.keystr(path[-1:], simple=True) == name
+        return make(leaf.shape) if found else False
 
     marks = jax.tree_util.tree_map_with_path(mark, params)
     if not any(map(is_marked, jax.tree.leaves(marks))):
