@@ -13,7 +13,8 @@ from tqdm import tqdm
 from experiments.common.program import UserError
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.data.errors import DataError
-from experiments.segmentation.data.paired_images import files_by_name, read_image
+from experiments.segmentation.data.picture_files import files_by_name
+from experiments.segmentation.data.picture_reading import read_image
 from experiments.segmentation.data.source import Sample
 from experiments.segmentation.input.pipeline import normalize
 from experiments.segmentation.saved_run import SavedRun, most_likely, open_run
@@ -42,7 +43,7 @@ def predict(arguments: Sequence[str]) -> None:
     settings = tyro.cli(_Settings, args=arguments, prog="predict")
     if not 0 <= settings.tint <= 1:
         raise UserError(f"--tint must be from 0 to 1; got {settings.tint}")
-    images = files_by_name(settings.images, "*.[jp][pn]g")
+    images = files_by_name(settings.images)
     opened = open_run(settings.run)
     settings.out.mkdir(parents=True, exist_ok=True)
     bad = []
