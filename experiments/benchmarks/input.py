@@ -35,6 +35,9 @@ from flax import nnx
 
 import jaxbox
 from experiments.common import report
+from experiments.common.command_line import MOST_ROUNDS, check_whole, read_settings
+from experiments.common.image_size import parse_size
+from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 from experiments.common.timing import take_turns
 from experiments.segmentation.data.cityscapes import CITYSCAPES
@@ -56,6 +59,10 @@ _CLASSES = ClassSet(
     CITYSCAPES.colors,
     codes=(*range(_COUNT), *(None,) * (VOID - _COUNT), VOID),
 )
+
+_MOST_FILES = 10**6
+_BYTES_OF_PIXEL = 3 * 4 + 4  # RGB and label, 32 bits each
+_BYTES_DRAWN = 3 + 1
 
 type Rate = Callable[[], float]
 """Runs once and returns the images per second."""
@@ -119,28 +126,20 @@ class Measurement:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
-    size = _parse_size(settings.size)
+    settings = read_settings(Settings, arguments, description=__doc__)
+    size = parse_size("--size", settings.size, example="512x1024")
     _check(settings, size)
     with tempfile.TemporaryDirectory() as directory:
         _run(settings, size, Path(directory))
 
 
-def _parse_size(text: str) -> Size:
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise UserError(f"--size must be HEIGHTxWIDTH such as 512x1024; got {text!r}")
-    height, width = map(int, parts)
-    return height, width
-
-
 def _check(settings: Settings, size: Size) -> None:
-    for name in ("batch_size", "batches", "files", "rounds"):
-        value = getattr(settings, name)
-        if value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more; got {value}")
+    for name in ("batch_size", "batches", "files"):
+        check_whole(f"--{name.replace('_', '-')}", getattr(settings, name), 1, _MOST_FILES)
+    check_whole("--rounds", settings.rounds, 1, MOST_ROUNDS)
+    # Files have four times the pixels, and each core draws one of them.
+    images = max(settings.batch_size * _BYTES_OF_PIXEL, 4 * report.cores() * _BYTES_DRAWN)
+    check_fits(size[0] * size[1] * images, "a batch of --batch-size images of --size")
     if settings.model is not None:
         if settings.model not in NETWORKS:
             raise UserError(f"--model must be one of {', '.join(NETWORKS)}; got {settings.model!r}")

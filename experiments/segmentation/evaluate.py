@@ -11,11 +11,14 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.common.report import write_json
+from experiments.common.command_line import read_settings
+from experiments.common.outputs import json_output, write_json
+from experiments.common.pictures import save_figure
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.drawing import draw_confusion
 from experiments.segmentation.input.pipeline import evaluation_batches, read_ahead
-from experiments.segmentation.saved_run import SavedRun, most_likely, open_run
+from experiments.segmentation.run_pictures import run_picture
+from experiments.segmentation.saved_run import SavedRun, check_run, most_likely, open_run
 from experiments.segmentation.training.confusion_matrix import (
     Scores,
     count_pixels,
@@ -34,18 +37,25 @@ class _Settings:
 
     run: tyro.conf.Positional[Path]
     """Directory of the run, whose newest checkpoint is used."""
+    data: str | None = None
+    """Where the run's data set is now, such as camvid:DIR, if it was moved."""
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Runs the subcommand with the arguments that follow it on the command line."""
-    settings = tyro.cli(_Settings, args=arguments, prog="evaluate")
-    opened = open_run(settings.run)
+    settings = read_settings(_Settings, arguments, prog="evaluate")
+    figures = json_output(settings.run / "evaluation.json", ("step", "confusion"), "RUN")
+    confusion = run_picture(settings.run, "confusion")
+    check_run(settings.run)
+    for file in (figures, confusion):
+        file.check()
+    opened = open_run(settings.run, settings.data, history=False)
     classes = opened.val.classes
     counts = _full_resolution_counts(opened)
     print(_table(classes, counts))
     report = {"step": int(opened.state.step), **_report(classes, counts)}
-    write_json(settings.run / "evaluation.json", report)
-    draw_confusion(counts, classes).savefig(settings.run / "confusion.png", dpi=100)
+    write_json(figures, report)
+    save_figure(draw_confusion(counts, classes), confusion, dpi=100)
     print(f"evaluation.json and confusion.png are in {settings.run}")
 
 
@@ -62,12 +72,12 @@ def _full_resolution_counts(opened: SavedRun) -> NDArray[np.int64]:
 
 def _logits(opened: SavedRun) -> Iterator[NDArray[np.float32]]:
     """The logits of each validation image, in order."""
-    run, state, val = opened.run, opened.state, opened.val
-    batches = evaluation_batches(val, run.settings.training.batch_size)
+    trainer, state, val = opened.trainer, opened.state, opened.val
+    batches = evaluation_batches(val, opened.settings.training.batch_size)
 
     def with_padding() -> Iterator[NDArray[np.float32]]:
-        for batch in run.trainer.on_devices(read_ahead(batches)):
-            logits = run.trainer.logits(state.params, state.model_state, batch["image"])
+        for batch in trainer.on_devices(read_ahead(batches)):
+            logits = trainer.logits(state.params, state.model_state, batch["image"])
             yield from np.asarray(logits, np.float32)
 
     return islice(with_padding(), len(val))

@@ -1,6 +1,6 @@
 """The `predict` subcommand: a trained network segments a folder of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,15 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.common.program import UserError
+from experiments.common.command_line import read_settings
+from experiments.common.outputs import OutputFile, is_marked, make_directory, mark, picture
+from experiments.common.program import UserError, describe_os_error
 from experiments.segmentation.data.classes import ClassSet
-from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.picture_files import files_by_name
 from experiments.segmentation.data.picture_reading import read_image
-from experiments.segmentation.data.source import Sample
-from experiments.segmentation.input.pipeline import normalize
-from experiments.segmentation.saved_run import SavedRun, most_likely, open_run
+from experiments.segmentation.saved_run import SavedRun, check_run, most_likely, open_run
+
+_START = 256  # bytes of a picture that hold the mark, which follows its header
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class _Settings:
     """Segments every image (JPEG or PNG) of a folder with a trained network.
 
     Writes for each image, at its own size, NAME_overlay.png (the image tinted in the classes'
-    colours) and NAME_labels.png (8-bit grey: the number of each pixel's class).
+    colours) and NAME_labels.png (8-bit grey: the number of each pixel's class). Replaces results of
+    its own, which it recognises and never segments, and no other files.
     """
 
     run: tyro.conf.Positional[Path]
@@ -36,30 +38,67 @@ class _Settings:
     """Folder for the results; created if missing."""
     tint: float = 0.5
     """Strength of the colours in the overlay, from 0 to 1."""
+    data: str | None = None
+    """Where the run's data set is now, such as folder:DIR; only needed for runs of older programs,
+    which did not record the names and colours of their classes."""
 
 
 def predict(arguments: Sequence[str]) -> None:
     """Runs the subcommand with the arguments that follow it on the command line."""
-    settings = tyro.cli(_Settings, args=arguments, prog="predict")
+    settings = read_settings(_Settings, arguments, prog="predict")
     if not 0 <= settings.tint <= 1:
         raise UserError(f"--tint must be from 0 to 1; got {settings.tint}")
-    images = files_by_name(settings.images)
-    opened = open_run(settings.run)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    bad = []
+    check_run(settings.run)
+    make_directory(settings.out)
+    images = _without_results(files_by_name(settings.images))
+    opened = open_run(settings.run, settings.data, history=False)
+    failed = []
     for name, path in tqdm(images.items(), unit="img", desc="predicting", disable=None):
         try:
-            image = read_image(path)
-        except DataError as error:
-            bad.append(str(error))
-            continue
-        labels = _segment(opened, image)
-        overlay = tint(image, labels, opened.val.classes, settings.tint)
-        _write(settings.out / f"{name}_labels.png", labels)
-        _write(settings.out / f"{name}_overlay.png", overlay[..., ::-1])
-    print(f"{len(images) - len(bad)} images segmented into {settings.out}")
-    if bad:
-        raise UserError("\n".join([f"{len(bad)} of {len(images)} images cannot be read:", *bad]))
+            _predict(opened, path, settings.out / name, settings.tint)
+        except OSError as error:
+            failed.append(describe_os_error(error))
+        except UserError as error:  # which names the file that cannot be read or written
+            failed.append(str(error))
+    print(f"{len(images) - len(failed)} images segmented into {settings.out}")
+    if failed:
+        count = f"{len(failed)} of {len(images)} images"
+        raise UserError("\n".join([f"{count} cannot be read or written:", *map(_escaped, failed)]))
+
+
+def _without_results(images: Mapping[str, Path]) -> dict[str, Path]:
+    """The images that are no results of this program, which may be in the folder of images."""
+    kept = {name: path for name, path in images.items() if not _is_result(path)}
+    if not kept:
+        raise UserError(
+            f"{next(iter(images.values())).parent} holds nothing but results of predict"
+        )
+    if len(kept) < len(images):
+        print(f"{len(images) - len(kept)} results of this program are left out")
+    return kept
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_marked(file.read(_START))
+    except OSError:
+        return False  # what cannot be read is named later
+
+
+def _predict(opened: SavedRun, path: Path, out: Path, strength: float) -> None:
+    """Segments an image and writes both results, to whose names `out` is the start.
+
+    Raises:
+      DataError: the image cannot be read.
+      OSError: a result cannot be written.
+      UserError: there is another file in the place of a result.
+    """
+    image = read_image(path)
+    labels = _segment(opened, image)
+    overlay = tint(image, labels, opened.classes, strength)
+    for kind, pixels in (("labels", labels), ("overlay", overlay[..., ::-1])):
+        _write(picture(out.with_name(f"{out.name}_{kind}.png")), pixels)
 
 
 def tint(
@@ -79,16 +118,22 @@ def tint(
 
 def _segment(opened: SavedRun, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The class of each pixel; the image is resized to the network's input and the logits back."""
-    run, state, (height, width) = opened.run, opened.state, opened.size
+    state, (height, width) = opened.state, opened.size
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    sample = normalize(
-        Sample(image=np.asarray(small, np.uint8), label=np.zeros((height, width), np.uint8))
-    )
-    logits = run.trainer.logits(state.params, state.model_state, sample["image"][None])
+    pixels = opened.normalization(np.asarray(small, np.uint8))
+    logits = opened.trainer.logits(state.params, state.model_state, pixels[None])
     return most_likely(np.asarray(logits[0], np.float32), image.shape[:2]).astype(np.uint8)
 
 
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Writes grey pixels, or colours in OpenCV's order, BGR."""
-    if not cv2.imwrite(str(path), pixels):
-        raise UserError(f"{path}: cannot be written; is there space, and may you write there?")
+def _write(file: OutputFile, pixels: NDArray[np.uint8]) -> None:
+    """Writes grey pixels, or colours in OpenCV's order, BGR.
+
+    OpenCV only encodes them: it cannot open files whose names are not UTF-8.
+    """
+    _, encoded = cv2.imencode(".png", pixels)
+    file.write(mark(encoded.tobytes()))
+
+
+def _escaped(message: str) -> str:
+    """A message in one line, whatever characters the names of files have."""
+    return "".join(c if ord(c) >= 32 else c.encode("unicode_escape").decode() for c in message)

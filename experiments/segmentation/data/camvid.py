@@ -67,4 +67,4 @@ class CamVid(PairedImages):
         )
 
 
-DATA_SET = FilesDataSet(CamVid, usual_size=(360, 480), usual_recipe="plain")
+DATA_SET = FilesDataSet(CamVid, usual_size=(360, 480), usual_recipe="plain", classes=CAMVID)

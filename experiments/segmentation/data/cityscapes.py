@@ -111,4 +111,5 @@ DATA_SET = FilesDataSet(
     usual_size=(512, 1024),
     usual_recipe="paper-enet",
     note="DIR holds leftImg8bit/ and gtFine/",
+    classes=CITYSCAPES,
 )

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from experiments.segmentation.data.classes import VOID
 from experiments.segmentation.data.source import Sample, Source
 from experiments.segmentation.input.augmentation import Augmentation, RandomAugmentation
+from experiments.segmentation.input.normalization import IMAGENET
 from experiments.segmentation.input.worker import prepare_worker
 
-# Mean and standard deviation of natural images (ImageNet), for RGB in [0, 1].
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
 # The normalised value of each of 256 levels in each channel; a look-up is faster than computing.
-_NORMALIZED = ((np.arange(256, dtype=np.float32) / 255)[:, None, None] - _MEAN) / _STD
+_NORMALIZED = IMAGENET.levels()
 _SEEDS = 2**32  # the number of seeds that grain's shuffle distinguishes
 
 
