@@ -2,7 +2,8 @@
 
 import os
 import unicodedata
-from collections.abc import Iterator, Set
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -98,6 +99,27 @@ def files_by_name(
         forms = ", ".join(f"*{ending}{suffix}" for suffix in sorted(suffixes))
         raise DataError(f"{directory}: no files {forms}; unpack the data set there")
     return found
+
+
+def distinct_names(directory: Path, paths: Sequence[Path]) -> dict[Path, Path]:
+    """Names for what is made of each file in a folder: no two files get the same.
+
+    Args:
+      directory: the folder.
+      paths: the files in it and in folders below it.
+
+    Returns:
+      For each name its file. A name is the file's path in the folder without its suffix, or with it
+      if other files would have the same name.
+    """
+    names = {path: path.relative_to(directory).with_suffix("") for path in paths}
+    while True:
+        counts = Counter(names.values())
+        # A whole name is no other's whole name, so this ends.
+        shared = {path for path, name in names.items() if counts[name] > 1}
+        if not shared:
+            return {name: path for path, name in names.items()}
+        names |= {path: path.relative_to(directory) for path in shared}
 
 
 def _files(directory: Path, suffixes: Set[str], subfolders: bool) -> Iterator[Path]:
