@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.common.json_files import dump_json, is_json_with
-from experiments.common.program import UserError, describe_os_error
+from experiments.common.program import UserError
 
 _MARK = b"Software\0jaxbox"
 _PNG_HEADER = 8 + 25  # the signature and the first chunk, which has to stay the first
@@ -31,12 +31,17 @@ class OutputFile:
       path: the path of the file.
       is_own: whether content that is there already was written by a program of this project, so
         that it may be replaced.
-      option: the option of the command line that the file's place comes from.
+      option: the option of the command line that the file's place comes from, or None for a file
+        in a run's directory.
     """
 
     path: Path
     is_own: Callable[[bytes], bool]
-    option: str = "--out"
+    option: str | None = "--out"
+
+    @property
+    def _named(self) -> str:
+        return self.option or "the output"
 
     def check(self) -> None:
         """Creates the file's directory and checks that the file can be written.
@@ -49,7 +54,8 @@ class OutputFile:
             self._check()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.option} must be a file that can be written; got {_reason(error)}"
+                f"{self._named} must be a file that can be written; got '{self.path}' "
+                f"({_reason(error)})"
             ) from error
 
     def _check(self) -> None:
@@ -59,7 +65,7 @@ class OutputFile:
                 device.write(b"\n")
             return
         if kind not in (None, stat.S_IFREG):
-            raise UserError(f"{self.option} must be a file; got {self.path}, which is none")
+            raise OSError("it is not a file")
         _check_writable_directory(Path(os.path.realpath(self.path)).parent)
         if kind is not None:
             self.path.open("ab").close()
@@ -68,9 +74,9 @@ class OutputFile:
     def _check_own(self) -> None:
         present = self.path.read_bytes()
         if present and not self.is_own(present):
+            other = f" or choose another {self.option}" if self.option else ""
             raise UserError(
-                f"{self.path} was not written by this program and is left as it is; choose another "
-                f"{self.option}, or move the file"
+                f"{self.path} was not written by this program and is left as it is; move it{other}"
             )
 
     def write(self, data: bytes) -> None:
@@ -89,18 +95,18 @@ class OutputFile:
             self.path.write_bytes(data)
 
 
-def picture(path: Path, option: str = "--out") -> OutputFile:
+def picture(path: Path, option: str | None = "--out") -> OutputFile:
     """A PNG or GIF file, whose content has to be a result of `mark`."""
     return OutputFile(path, is_marked, option)
 
 
-def json_output(path: Path, names: Iterable[str], option: str = "--out") -> OutputFile:
+def json_output(path: Path, names: Iterable[str], option: str | None = "--out") -> OutputFile:
     """A JSON file whose object, or every object in its list, has these names."""
     required = tuple(names)
     return OutputFile(path, lambda data: is_json_with(data, required), option)
 
 
-def table_output(path: Path, header: str, option: str = "--out") -> OutputFile:
+def table_output(path: Path, header: str, option: str | None = "--out") -> OutputFile:
     """A Markdown table, recognised by its first line."""
     return OutputFile(path, lambda data: data.startswith(header.encode() + b"\n"), option)
 
@@ -153,7 +159,7 @@ def make_directory(path: Path, option: str = "--out") -> None:
         _check_writable_directory(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{option} must be a directory that can be written; got {_reason(error)}"
+            f"{option} must be a directory that can be written; got '{path}' ({_reason(error)})"
         ) from error
 
 
@@ -182,4 +188,4 @@ def _kind(path: Path) -> int | None:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return describe_os_error(error) if isinstance(error, OSError) else str(error)
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -18,7 +18,7 @@ code, or None for 0."""
 
 _USER_ERROR, _INTERRUPTED, _BROKEN_PIPE = 2, 128 + signal.SIGINT, 128 + 13
 # Environment variables that the libraries read when they are imported.
-_VARIABLES = ("JAX_", "XLA_", "MPL", "TF_CPP")
+_VARIABLES = ("JAX_", "XLA_")
 
 
 class UserError(Exception):

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_list("--shares", settings.shares)
     check_whole("--batch-size", settings.batch_size, 1)
     check_run(settings.run)
-    file = json_output(settings.run / "pruning.json", ("removed", "boxes"), "RUN")
+    file = json_output(settings.run / "pruning.json", ("removed", "boxes"), None)
     file.check()
     run = open_run(settings.run, settings.data, history=False)
     check_batch_fits(settings.batch_size, run.size)

@@ -45,7 +45,7 @@ class _Settings:
 def evaluate(arguments: Sequence[str]) -> None:
     """Runs the subcommand with the arguments that follow it on the command line."""
     settings = read_settings(_Settings, arguments, prog="evaluate")
-    figures = json_output(settings.run / "evaluation.json", ("step", "confusion"), "RUN")
+    figures = json_output(settings.run / "evaluation.json", ("step", "confusion"), None)
     confusion = run_picture(settings.run, "confusion")
     check_run(settings.run)
     for file in (figures, confusion):

@@ -11,7 +11,7 @@ PICTURES: Final = ("predictions", "curves", "boxes")
 
 def run_picture(run: Path, name: str) -> OutputFile:
     """A picture `NAME.png` in a run's directory, which an older program may have written."""
-    return OutputFile(run / f"{name}.png", _is_own, "RUN")
+    return OutputFile(run / f"{name}.png", _is_own, None)
 
 
 def check_pictures(run: Path) -> None:

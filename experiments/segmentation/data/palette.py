@@ -75,8 +75,10 @@ def _entries(content: Any) -> tuple[list[dict[str, Any]], list[Any]]:
         raise _PaletteError(f"void must be a list, got {void!r}")
     for entry in classes:
         _fields(entry, "a class", {"name", "color"}, {"value"})
-        if not isinstance(entry["name"], str) or not entry["name"].isprintable():
-            raise _PaletteError(f"name must be a printable text, got {entry['name']!r}")
+        if not isinstance(entry["name"], str) or not entry["name"]:
+            raise _PaletteError(f"name must be a text, got {entry['name']!r}")
+        if not entry["name"].isprintable():
+            raise _PaletteError(f"name must have printable letters only, got {entry['name']!r}")
     return classes, void
 
 

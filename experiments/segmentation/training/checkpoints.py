@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
+import jax
 import orbax.checkpoint as ocp
 
 from experiments.common.json_files import dump_json, read_json
@@ -20,6 +22,7 @@ from experiments.segmentation.training.trainer import TrainState
 _CHECKPOINTS = "checkpoints"
 _DAMAGED = "damaged_checkpoints"
 _DIGESTS = "digests.json"
+_SPACE_BESIDES_ARRAYS = 2**16
 # The names of parts of the state in checkpoints of older programs.
 _OLD_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"model_state": "rest", "opt_state": "optimizer"}
@@ -45,19 +48,10 @@ class Checkpoints:
         self._directory = (directory / _CHECKPOINTS).absolute()
         self._damaged = directory / _DAMAGED
         self._read_only = read_only
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else 2,
-            keep_period=None if read_only else keep_every,
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-        )
         self._manager = None
         if self._directory.is_dir() or not read_only:
-            self._manager = ocp.CheckpointManager(
-                self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
-            )
+            with _quiet(logging.WARNING):
+                self._manager = _manager(self._directory, keep_every, read_only)
 
     def __enter__(self) -> Self:
         return self
@@ -81,16 +75,33 @@ class Checkpoints:
         if self._manager is None or step in self._manager.all_steps():
             return
         try:
+            self._check_space(state)
             with _quiet():
                 self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
             if is_first_process():
                 folder = self._directory / str(step)
                 (folder / _DIGESTS).write_bytes(dump_json(_digests(folder)))
         except Exception as error:  # orbax and tensorstore raise a dozen types
+            _silence_other_failures()
             raise UserError(
                 f"checkpoint {step} cannot be written into {self._directory} "
                 f"({first_line(error)}); make room, then go on with --resume"
             ) from error
+
+    def _check_space(self, state: TrainState) -> None:
+        """Raises `OSError` unless there is space for a checkpoint.
+
+        Orbax would notice in many threads at once.
+        """
+        arrays = [leaf for leaf in jax.tree.leaves(state) if hasattr(leaf, "nbytes")]
+        probe = self._directory / f".space-{os.getpid()}"
+        with probe.open("wb") as file:
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    needed = _SPACE_BESIDES_ARRAYS + sum(leaf.nbytes for leaf in arrays)
+                    os.posix_fallocate(file.fileno(), 0, needed)
+            finally:
+                probe.unlink()
 
     def latest(self, like: TrainState) -> TrainState | None:
         """The newest saved state that can be read, or None if none was saved yet.
@@ -197,6 +208,21 @@ class Checkpoints:
         return state
 
 
+def _manager(directory: Path, keep_every: int | None, read_only: bool) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else 2,
+            keep_period=None if read_only else keep_every,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        ),
+        item_handlers=ocp.StandardCheckpointHandler(),
+    )
+
+
 class _DamagedError(Exception):
     """A checkpoint cannot be read; the message says why, without its name."""
 
@@ -247,11 +273,26 @@ def _read_arrays(folder: Path) -> None:
         store.read(name).result()
 
 
+def _silence_other_failures() -> None:
+    """Keeps the writes that fail beside the first one from printing a traceback each."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    previous = sys.excepthook
+
+    def print_unless_late(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        # tensorstore's threads report to an event loop that orbax has closed after the first error.
+        if str(error) != "Event loop is closed":
+            previous(kind, error, traceback)
+
+    sys.excepthook = print_unless_late
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps libraries from logging errors that are reported in this program's own words."""
+def _quiet(level: int = logging.ERROR) -> Iterator[None]:
+    """Keeps libraries from logging what is reported in this program's own words, up to a level."""
     previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    logging.disable(level)
     try:
         yield
     finally:
