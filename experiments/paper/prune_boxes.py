@@ -6,7 +6,7 @@ and multiply-adds, and the scores on the held-out images. No network is trained 
 same to pruning.json in the run's directory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scores = evaluate(pruned, run.val, settings.batch_size)
         row = describe(pruned, run.size, keep, scores)
         rows.append({"removed": removed, **row})
-        print(
-            f"| {removed} | {row['boxes']} | {row['parameters']:,} | {row['multiply_adds']:,} | "
-            f"{format_score(row['pixel_accuracy'], '.4f')} | "
-            f"{format_score(row['mean_iou'], '.4f')} |",
-            flush=True,
-        )
+        print(table_row(removed, row), flush=True)
     write_json(file, rows)
+
+
+def table_row(removed: str, row: Mapping[str, Any]) -> str:
+    """A row of the table.
+
+    Args:
+      removed: the text that describes what was removed.
+      row: a result of `describe`.
+    """
+    scores = " | ".join(format_score(row[name], ".4f") for name in ("pixel_accuracy", "mean_iou"))
+    counts = f"{row['boxes']} | {row['parameters']:,} | {row['multiply_adds']:,}"
+    return f"| {removed} | {counts} | {scores} |"
 
 
 def choices(
