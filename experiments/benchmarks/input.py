@@ -42,7 +42,8 @@ from experiments.common.program import UserError
 from experiments.common.timing import take_turns
 from experiments.segmentation.data.cityscapes import CITYSCAPES
 from experiments.segmentation.data.classes import VOID, ClassSet
-from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.paired_images import PairedImages
+from experiments.segmentation.data.picture_files import files_by_name
 from experiments.segmentation.data.source import Size, Source
 from experiments.segmentation.data.synthetic import SyntheticStreets
 from experiments.segmentation.input.augmentation import Augmentation
@@ -151,8 +152,8 @@ def _run(settings: Settings, size: Size, directory: Path) -> None:
     _draw_files(directory, size, settings.files)
     sources: dict[str, Source] = {
         "files": PairedImages(
-            files_by_name(directory / "images", "*.png"),
-            files_by_name(directory / "labels", "*.png"),
+            files_by_name(directory / "images"),
+            files_by_name(directory / "labels"),
             _CLASSES,
             size,
         ),

@@ -1,6 +1,7 @@
 """Reading JSON files that may be damaged or written by hand, and writing JSON."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,24 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def dump_json(content: object) -> bytes:
-    """A value as indented JSON with a newline at its end."""
-    return (json.dumps(content, indent=2) + "\n").encode()
+    """A value as indented JSON with a newline at its end; see `finite_or_null` for its numbers."""
+    return (json.dumps(finite_or_null(content), indent=2, allow_nan=False) + "\n").encode()
+
+
+def finite_or_null(value: Any) -> Any:
+    """A value with None for numbers in it that are not finite, since JSON has no others.
+
+    Example:
+      >>> finite_or_null({"iou": [0.5, float("nan")]})
+      {'iou': [0.5, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def read_json(file: Path) -> Any:

@@ -23,7 +23,7 @@ from experiments.common.program import UserError
 from experiments.segmentation.data.source import Source
 from experiments.segmentation.input.pipeline import evaluation_batches, read_ahead
 from experiments.segmentation.saved_run import check_run, open_run
-from experiments.segmentation.training.confusion_matrix import Scores
+from experiments.segmentation.training.confusion_matrix import Scores, format_score
 from experiments.segmentation.training.settings import check_batch_fits
 from experiments.segmentation.training.trainer import Trainer
 from jaxbox import analysis, models
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append({"removed": removed, **row})
         print(
             f"| {removed} | {row['boxes']} | {row['parameters']:,} | {row['multiply_adds']:,} | "
-            f"{row['pixel_accuracy']:.4f} | {row['mean_iou']:.4f} |",
+            f"{format_score(row['pixel_accuracy'], '.4f')} | "
+            f"{format_score(row['mean_iou'], '.4f')} |",
             flush=True,
         )
     write_json(file, rows)

@@ -48,9 +48,10 @@ class FinishedRun:
         """The step of each record."""
         return [record["step"] for record in self.records]
 
-    def last(self, metric: str) -> float:
-        """A metric at the end of training."""
-        return float(self.records[-1][metric])
+    def last(self, metric: str) -> float | None:
+        """A metric at the end of training, or None if there is no such score."""
+        value: float | None = self.records[-1][metric]
+        return value
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,14 @@ class Comparison:
 
 
 def mean_and_deviation(runs: Sequence[FinishedRun], metric: str) -> str:
-    """The mean of a metric at the end of runs in percent, and the deviation of several runs."""
-    values = [100 * run.last(metric) for run in runs]
+    """The mean of a metric at the end of runs in percent, and the deviation of several runs.
+
+    It is `none` if a run has no such score, which is so for all runs on the same data.
+    """
+    scores = [run.last(metric) for run in runs]
+    values = [100 * score for score in scores if score is not None]
+    if len(values) < len(scores):
+        return "none"
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"

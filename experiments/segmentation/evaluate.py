@@ -22,6 +22,7 @@ from experiments.segmentation.saved_run import SavedRun, check_run, most_likely,
 from experiments.segmentation.training.confusion_matrix import (
     Scores,
     count_pixels,
+    format_score,
     merge_classes,
     scores_of,
 )
@@ -101,8 +102,8 @@ def _report(classes: ClassSet, counts: NDArray[np.int64]) -> dict[str, Any]:
 
 
 def _as_json(names: Sequence[str], scores: Scores) -> dict[str, Any]:
-    def named(values: NDArray[np.float64]) -> dict[str, float | None]:
-        return {n: None if np.isnan(v) else float(v) for n, v in zip(names, values, strict=True)}
+    def named(values: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(names, values.tolist(), strict=True))
 
     return {
         "mean_iou": scores.mean_iou,
@@ -116,18 +117,22 @@ def _as_json(names: Sequence[str], scores: Scores) -> dict[str, Any]:
 def _table(classes: ClassSet, counts: NDArray[np.int64]) -> str:
     scores = scores_of(counts)
     lines = [f"{'class':<20}{'IoU':>7}{'accuracy':>10}", *_rows(classes.names, scores)]
-    lines += [f"{'mean':<20}{scores.mean_iou:>7.3f}{scores.class_accuracy:>10.3f}"]
-    lines += [f"{'all pixels':<20}{'':>7}{scores.pixel_accuracy:>10.3f}"]
+    lines += [f"{'all pixels':<20}{'':>7}{format_score(scores.pixel_accuracy):>10}"]
     by_category = _by_category(classes, counts)
     if by_category:
         names, merged = by_category
         lines += ["", f"{'category':<20}{'IoU':>7}{'accuracy':>10}", *_rows(names, merged)]
-        lines += [f"{'mean':<20}{merged.mean_iou:>7.3f}{merged.class_accuracy:>10.3f}"]
     return "\n".join(lines)
 
 
 def _rows(names: Sequence[str], scores: Scores) -> list[str]:
+    """A line for each name, and one for the means."""
+    ious, accuracies = scores.iou.tolist(), scores.accuracy.tolist()
+    rows = [
+        *zip(names, ious, accuracies, strict=True),
+        ("mean", scores.mean_iou, scores.class_accuracy),
+    ]
     return [
-        f"{name:<20}{iou:>7.3f}{accuracy:>10.3f}"
-        for name, iou, accuracy in zip(names, scores.iou, scores.accuracy, strict=True)
+        f"{name:<20}{format_score(iou):>7}{format_score(accuracy):>10}"
+        for name, iou, accuracy in rows
     ]

@@ -32,6 +32,7 @@ from experiments.segmentation.training.trainer import Trainer, TrainState
 from jaxbox.models import SegmentationNetwork
 
 _SMALLEST_SIZE: Size = (8, 8)
+_MOST_CHANNELS = 128  # that OpenCV resizes together
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,11 @@ def most_likely(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[n
       The classes, `(H, W)`.
     """
     height, width = size
-    return cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR).argmax(-1)
+    parts = [
+        cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR).reshape(*size, -1)
+        for part in np.array_split(logits, -(-logits.shape[-1] // _MOST_CHANNELS), axis=-1)
+    ]
+    return np.concatenate(parts, axis=-1).argmax(-1)
 
 
 def _moved(settings: Settings, data: str | None) -> Settings:

@@ -7,6 +7,7 @@ from experiments.common.pictures import save_figure
 from experiments.segmentation.drawing import draw_curves, draw_predictions
 from experiments.segmentation.input.pipeline import normalize
 from experiments.segmentation.run_pictures import run_picture
+from experiments.segmentation.training.confusion_matrix import format_score
 from experiments.segmentation.training.metrics_log import read_metrics
 from experiments.segmentation.training.prepared_run import PreparedRun
 from experiments.segmentation.training.trainer import TrainState
@@ -27,7 +28,8 @@ def write_pictures(run: PreparedRun, state: TrainState) -> None:
     records = read_metrics(out)
     if records:
         save_figure(draw_curves(records), run_picture(out, "curves"), dpi=120)
-        print(f"held-out mean IoU {records[-1]['mean_iou']:.3f} after step {records[-1]['step']}")
+        score = format_score(records[-1]["mean_iou"])
+        print(f"held-out mean IoU {score} after step {records[-1]['step']}")
     # Spread over the data set, since neighbours may be frames of one film.
     indices = np.linspace(0, len(val) - 1, min(_SAMPLES_DRAWN, len(val)))
     samples = [val[index] for index in indices.round().astype(int).tolist()]

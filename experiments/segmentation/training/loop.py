@@ -15,7 +15,7 @@ from experiments.segmentation.input.pipeline import (
     training_batches,
 )
 from experiments.segmentation.training.checkpoints import Checkpoints
-from experiments.segmentation.training.confusion_matrix import Scores
+from experiments.segmentation.training.confusion_matrix import Scores, format_score
 from experiments.segmentation.training.data_record import (
     data_record,
     read_data_record,
@@ -142,7 +142,7 @@ def _postfix(loss: float, scores: Scores | None) -> dict[str, str]:
     """The values at the end of the progress bar."""
     shown = {"loss": f"{loss:.3f}"}
     if scores is not None:
-        shown["mIoU"] = f"{scores.mean_iou:.3f}"
+        shown["mIoU"] = format_score(scores.mean_iou)
     return shown
 
 

@@ -1,7 +1,6 @@
 """The metrics of a run: `metrics.jsonl` for programs, TensorBoard's event files for people."""
 
 import json
-import math
 import reprlib
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
-from experiments.common.json_files import JsonError, parse_json
+from experiments.common.json_files import JsonError, finite_or_null, parse_json
 from experiments.common.outputs import replace
 from experiments.common.program import UserError
 
@@ -61,7 +60,7 @@ class MetricsLog:
         Raises:
           OSError: there is no space for it.
         """
-        cleaned = _without_nan(dict(record))
+        cleaned = finite_or_null(dict(record))
         with self._file.open("a") as file:
             file.write(json.dumps(cleaned) + "\n")
         numbers = {name: value for name, value in cleaned.items() if isinstance(value, float)}
@@ -146,11 +145,3 @@ def _record(line: bytes) -> dict[str, Any]:
         if type(record.get(name)) not in (int, float, type(None)):
             raise JsonError(f"{name} {reprlib.repr(record[name])} is not a number")
     return record
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

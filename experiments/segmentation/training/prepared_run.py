@@ -4,12 +4,15 @@ import dataclasses
 from dataclasses import dataclass
 
 import jax
+import numpy as np
+from numpy.typing import NDArray
 
 from experiments.common.command_line import MOST_STEPS
 from experiments.common.program import UserError
 from experiments.segmentation.data.datasets import DataSet, open_dataset
 from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.inspection import describe_left_out, without_bad_samples
+from experiments.segmentation.data.source import Source
 from experiments.segmentation.input.pipeline import class_frequencies
 from experiments.segmentation.training.devices import data_mesh
 from experiments.segmentation.training.network import build_network
@@ -73,11 +76,21 @@ def prepare(settings: Settings) -> PreparedRun:
         )
     height, width = dataset.size
     settings = dataclasses.replace(settings, size=f"{height}x{width}", steps=steps)
-    weights = class_weights(class_frequencies(dataset.train, _LABELS_READ_FOR_WEIGHTS))
+    weights = class_weights(_class_frequencies(dataset.train))
     trainer = Trainer(
         model, optimizer(recipe, model, steps, steps_per_epoch), weights, mesh=data_mesh()
     )
     return PreparedRun(settings, dataset, left_out, trainer, steps, steps_per_epoch)
+
+
+def _class_frequencies(train: Source) -> NDArray[np.float64]:
+    try:
+        return class_frequencies(train, _LABELS_READ_FOR_WEIGHTS)
+    except ValueError as error:
+        raise DataError(
+            "every pixel of the training labels is void, so there is nothing to learn; check the "
+            "labels, and which of their values are classes"
+        ) from error
 
 
 def _readable(settings: Settings, dataset: DataSet) -> tuple[DataSet, tuple[Exception, ...]]:
