@@ -104,6 +104,7 @@ class Comparison:
           KeyboardInterrupt: training was stopped within a step.
         """
         self._check_same_budget()
+        self.finished()  # which finds damaged metrics before other runs are trained
         try:
             return all(_train(settings) for settings in self._runs())
         except KeyboardInterrupt as interrupt:

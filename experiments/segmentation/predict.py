@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from experiments.common.command_line import read_settings
 from experiments.common.outputs import is_marked, make_directory, mark, picture
-from experiments.common.program import UserError, describe_os_error
+from experiments.common.program import UserError, describe_os_error, first_line
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.data.picture_files import (
     PICTURE_SUFFIXES,
@@ -72,6 +72,8 @@ def predict(arguments: Sequence[str]) -> None:
             failed.append(describe_os_error(error))
         except UserError as error:  # which names the file that cannot be read or written
             failed.append(str(error))
+        except (MemoryError, cv2.error) as error:
+            failed.append(f"{path}: too large for this machine ({first_line(error)})")
     print(f"{len(images) - len(failed)} images segmented into {settings.out}")
     if found.others:
         print(f"left out, since they are no images by their names: {_by_suffix(found.others)}")

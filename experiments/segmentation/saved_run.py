@@ -121,7 +121,7 @@ def open_run(directory: Path, data: str | None = None, *, history: bool = True) 
     size = image_size(settings) or DATA_SETS[data_set_name(settings)].usual_size
     if size is None:
         raise UserError(f"the settings in {directory} give no size of the images")
-    trainer = _trainer(settings, classes, size)
+    trainer = make_trainer(settings, classes, size)
     with Checkpoints(directory, read_only=True) as checkpoints:
         if history:
             saved = checkpoints.all(trainer.initial)
@@ -208,8 +208,14 @@ def _readable(val: Source, settings: Settings) -> Source:
     return good
 
 
-def _trainer(settings: Settings, classes: ClassSet, size: Size) -> Trainer:
-    """A trainer whose states have the structure of the run's checkpoints."""
+def make_trainer(settings: Settings, classes: ClassSet, size: Size) -> Trainer:
+    """A trainer whose states have the structure of a run's checkpoints.
+
+    Args:
+      settings: the settings of the run.
+      classes: the classes of its data set.
+      size: `(H, W)` of the images in pixels.
+    """
     model = build_network(settings, len(classes), size)
     # The numbers of steps and the weights of classes are no part of the state.
     tx = optimizer(settings.training, model, steps=settings.steps or 1, steps_per_epoch=1)

@@ -122,11 +122,18 @@ def differences(saved: Settings, wanted: Settings) -> dict[str, tuple[Any, Any]]
     first, second = to_record(saved), to_record(wanted)
     pairs = {name: (value, second[name]) for name, value in first.items()}
     pairs["data"] = data_set_name(saved), data_set_name(wanted)
+    pairs["training"] = _differing(first["training"], second["training"])
     return {
         name: pair
         for name, pair in pairs.items()
         if pair[0] != pair[1] and not (name in ("size", "steps") and None in pair)
     }
+
+
+def _differing(first: Record, second: Record) -> tuple[Record, Record]:
+    """The values in which two records with the same names differ, of each of them."""
+    names = [name for name, value in first.items() if value != second[name]]
+    return {name: first[name] for name in names}, {name: second[name] for name in names}
 
 
 def data_set_name(settings: Settings) -> str:
