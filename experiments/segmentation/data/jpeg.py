@@ -5,8 +5,9 @@ from typing import Final
 
 JPEG_START: Final = b"\xff\xd8\xff"
 _END = 0xD9
-# A byte 0xFF and a code. 0xFF00 and the restart marks 0xFFD0 to 0xFFD7 belong to the pixels' data.
-_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+# A byte 0xFF and a code. 0xFF00 and the restart marks 0xFFD0 to 0xFFD7 belong to the pixels' data,
+# and 0xFF before 0xFF is padding. A pattern that begins with a fixed byte is searched for fastest.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 # Frames, tables and scans; application data; comments.
 _SEGMENTS = frozenset({*range(0xC0, 0xD0), *range(0xDA, 0xF0), 0xFE})
 
