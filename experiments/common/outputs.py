@@ -103,7 +103,12 @@ def picture(path: Path, option: str | None = "--out") -> OutputFile:
 def json_output(path: Path, names: Iterable[str], option: str | None = "--out") -> OutputFile:
     """A JSON file whose object, or every object in its list, has these names."""
     required = tuple(names)
-    return OutputFile(path, lambda data: is_json_with(data, required), option)
+
+    def is_own(data: bytes) -> bool:
+        # Older programs wrote NaN, which is not JSON.
+        return is_json_with(data.replace(b"NaN", b"null"), required)
+
+    return OutputFile(path, is_own, option)
 
 
 def table_output(path: Path, header: str, option: str | None = "--out") -> OutputFile:

@@ -128,13 +128,12 @@ def _files(directory: Path, suffixes: Set[str], subfolders: bool) -> Iterator[Pa
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); make it readable")
 
-    searched = set()  # Links may lead back to a folder that was searched before.
     for folder, below, names in os.walk(directory, onerror=fail, followlinks=True):
         here = Path(folder)
-        if here.resolve() in searched:
+        # A link may lead back to a folder that holds it.
+        if here != directory and here.resolve() in _resolved_parents(here, directory):
             below.clear()
             continue
-        searched.add(here.resolve())
         # A folder that is named like a picture counts as one, and is named when it is read.
         like_pictures = [name for name in below if Path(name).suffix.lower() in suffixes]
         yield from (here / name for name in (*names, *like_pictures) if not name.startswith("."))
@@ -143,6 +142,12 @@ def _files(directory: Path, suffixes: Set[str], subfolders: bool) -> Iterator[Pa
         below[:] = sorted(
             name for name in below if not name.startswith(".") and name not in like_pictures
         )
+
+
+def _resolved_parents(folder: Path, directory: Path) -> set[Path]:
+    """The folders between a folder and a directory above it, which is included, without links."""
+    depth = len(folder.relative_to(directory).parts)
+    return {parent.resolve() for parent in folder.parents[:depth]}
 
 
 def _told_apart(first: Path, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from experiments import cityscapes_boxenet
 from experiments.common.json_files import dump_json, parse_json
+from experiments.common.outputs import json_output
 from experiments.common.program import exit_code
 from experiments.paper.prune_boxes import table_row
 from experiments.segmentation import compare_networks
@@ -109,3 +111,5 @@ def test_curves_have_gaps_where_there_is_no_score(scores, tmp_path):
 def test_json_has_null_for_every_number_that_json_lacks():
     content = {"a": float("nan"), "b": [float("inf"), (1.5, -float("inf"))], "c": np.float64("nan")}
     assert json.loads(dump_json(content)) == {"a": None, "b": [None, [1.5, None]], "c": None}
+    # A file of an older program, which wrote bare NaN, may be replaced.
+    assert json_output(Path("a.json"), ["step"]).is_own(b'{"step": 1, "mean_iou": NaN}')

@@ -54,11 +54,12 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     write(tmp_path / "elsewhere/b.png")
     images = tmp_path / "images"
     images.mkdir()
-    (images / "city").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for name in ("city", "town"):
+        (images / name).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (images / "c.png").symlink_to(tmp_path / "elsewhere/a.png")
     (tmp_path / "elsewhere/round").symlink_to(images, target_is_directory=True)
     names = [str(path.relative_to(images)) for path in find_pictures(images).pictures]
-    assert names == ["c.png", "city/a.png", "city/b.png"]
+    assert names == ["c.png", "city/a.png", "city/b.png", "town/a.png", "town/b.png"]
 
 
 def test_folders_that_are_none_or_closed_are_refused(tmp_path, monkeypatch):
