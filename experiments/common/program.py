@@ -44,6 +44,9 @@ def run(main: Main) -> NoReturn:
     """Runs a program with this process's arguments and ends the process."""
     # Programs draw into files, so Matplotlib's choice of a window system cannot matter.
     os.environ["MPLBACKEND"] = "agg"
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # which is so if it was closed before the program started
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     for stream in (sys.stdout, sys.stderr):
         # File names that are not UTF-8, and letters that the terminal lacks, are printed escaped.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

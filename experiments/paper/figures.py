@@ -73,17 +73,17 @@ def _check(settings: Settings) -> None:
     check_whole("--images", settings.images, 1, _MOST_POSITIONS)
     check_whole("--positions", settings.positions, 1, _MOST_POSITIONS)
     check_seed("--seed", settings.seed)
-    networks = {}
-    for label, (directory, run) in _labels(settings.runs).items():
-        networks[label] = blocks = number_of_blocks(run)
+    labels = _labels(settings.runs)
+    make_directory(settings.out)
+    for file in _files(settings.out, labels):
+        file.check()
+    for directory, run in labels.values():
+        blocks = number_of_blocks(run)
         if not 1 <= settings.depth <= blocks:
             raise UserError(
                 f"--depth must be from 1 to {blocks}, the number of blocks of {run.model} in "
                 f"{directory}; got {settings.depth}"
             )
-    make_directory(settings.out)
-    for file in _files(settings.out, networks):
-        file.check()
 
 
 def _labels(directories: Sequence[Path]) -> dict[str, tuple[Path, RunSettings]]:

@@ -88,7 +88,7 @@ PROGRAMS = (
     Program(
         "sunrgbd_boxenet",
         "--data synthetic --size 16x32 --steps 1",
-        {**_TRAINING, **_ALONE, "--context": ("box --model boxerfnet-frozen", *_CHOICE)},
+        {**_TRAINING, **_ALONE, "--context": ("box --model enet-minus", *_CHOICE)},
         "new",
     ),
     Program("cityscapes_boxenet", "evaluate {run}", {"--data": ("camvid:x", "x", "")}),
@@ -173,7 +173,7 @@ PROGRAMS = (
         "--size 16x24 --batches 1 --files 1 --rounds 1",
         {
             "--size": ("16", "x", "0x8", "-8x8", "32761x8", "12x12 --model enet"),
-            "--batch-size": (*_POSITIVE, "999999"),
+            "--batch-size": (*_POSITIVE, "999999 --size 512x1024"),
             "--batches": _POSITIVE,
             "--files": _POSITIVE,
             "--rounds": _POSITIVE,

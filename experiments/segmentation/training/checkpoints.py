@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore
 
 from experiments.common.json_files import dump_json, read_json
 from experiments.common.program import UserError, first_line
@@ -262,8 +263,6 @@ def _read_arrays(folder: Path) -> None:
 
     Orbax would read them in threads, which go on, and print tracebacks, after the first error.
     """
-    import tensorstore
-
     base = {"driver": "file", "path": f"{folder}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     names = store.list().result()

@@ -5,8 +5,10 @@ import os
 import shutil
 
 import cv2
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import cityscapes_boxenet
 from experiments.common.program import exit_code
@@ -35,6 +37,23 @@ def write_image(path, rng, shape=(20, 30, 3)):
 
 def run_program(*arguments):
     return exit_code(cityscapes_boxenet.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """The programs run again and again in one process, and each compiles the same network."""
+    cached = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in cached}
+    for values in (cached, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is cached:
+            yield
 
 
 @pytest.fixture(scope="module")
