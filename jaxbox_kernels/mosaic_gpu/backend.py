@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbox_kernels.backend import Backend, Gradients, Options
+from jaxbox_kernels.common import non_finite
 from jaxbox_kernels.mosaic_gpu import (
     box_params,
     grad_theta,
