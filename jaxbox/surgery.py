@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxbox.arguments import sizes_per_axis
 from jaxbox.layers import ArrayOctConv, BoxConv, DclsConv, DOConv
-from jaxbox.layers.arguments import sizes_per_axis
 from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
 
@@ -242,7 +242,7 @@ def _box(
     pointwise = nnx.Conv(
         conv.in_features, inner, (1, 1), use_bias=conv.use_bias, dtype=conv.dtype, rngs=rngs
     )
-    return nnx.Sequential(pointwise, BoxConv(inner, num_boxes, window, rngs=rngs, **options))
+    return nnx.Sequential(pointwise, BoxConv(inner, num_boxes, window=window, rngs=rngs, **options))
 
 
 def _box_block(block: Bottleneck, *, rngs: nnx.Rngs, **options: Any) -> BoxBlock:

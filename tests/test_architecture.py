@@ -16,6 +16,7 @@ LAYERS = (
     ("jaxbox_kernels.xla",),
     ("jaxbox_kernels.mosaic_gpu",),
     ("jaxbox_kernels",),
+    ("jaxbox.arguments",),
     ("jaxbox.boxes",),
     ("jaxbox.ops",),
     ("jaxbox.layers",),
@@ -31,7 +32,7 @@ LAYERS = (
     ("experiments.benchmarks", "experiments.demos", "experiments.paper"),
     ("experiments",),
 )
-ARRAYS_ONLY = ("jaxbox_kernels", "jaxbox.boxes", "jaxbox.ops")
+ARRAYS_ONLY = ("jaxbox_kernels", "jaxbox.arguments", "jaxbox.boxes", "jaxbox.ops")
 
 
 def _modules():

@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
+from jaxbox.arguments import sizes_per_axis
 from jaxbox.interop.state_dict import assign, check_rank, read_state_dict
-from jaxbox.layers.arguments import sizes_per_axis
 from jaxbox.layers.doconv import DOConv
 from jaxbox.ops.doconv import identity
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 
-from jaxbox.layers.arguments import check_feature_group_count, sizes_per_axis
+from jaxbox.arguments import check_feature_group_count, sizes_per_axis
 from jaxbox.layers.fold import FoldableConv
 from jaxbox.layers.initializers import OFFSETS_INIT, uniform
 from jaxbox.ops.dcls import Version, dcls_kernel, repulsion

@@ -9,7 +9,7 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox.layers.arguments import check_feature_group_count, sizes_per_axis
+from jaxbox.arguments import check_feature_group_count, sizes_per_axis
 from jaxbox.layers.fold import FoldableConv
 from jaxbox.layers.initializers import KERNEL_INIT
 from jaxbox.ops.doconv import doconv_kernel

@@ -9,7 +9,7 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox.layers.arguments import sizes_per_axis
+from jaxbox.arguments import sizes_per_axis
 from jaxbox.layers.initializers import KERNEL_INIT
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import (

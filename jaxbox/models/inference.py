@@ -36,7 +36,7 @@ def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
     rounded = nnx.clone(model)
     for _, layer in nnx.iter_modules(rounded):
         if isinstance(layer, BoxConv):
-            theta = boxes.round_to_pixels(layer.theta[...])
+            theta = boxes.round_to_pixels(layer.valid_theta)
             layer.theta = FrozenBoxes(theta, tag=BOX_TAG, window=layer.window)
             layer.whole_pixels = True
     return rounded

@@ -124,7 +124,12 @@ class BoxBlock(BoxBranch):
         self.norm1: Layer = BatchNorm(inner, channel_axis=-3, dtype=dtype)
         self.relu = relu
         self.boxes = BoxConv(
-            inner, num_boxes, (height, width), trainable=trainable, channel_axis=-3, rngs=rngs
+            inner,
+            num_boxes,
+            window=(height, width),
+            trainable=trainable,
+            channel_axis=-3,
+            rngs=rngs,
         )
         self.norm2: Layer = BatchNorm(
             C, channel_axis=-3, initial_scale=_INITIAL_BOX_SCALE, dtype=dtype
