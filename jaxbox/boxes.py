@@ -55,7 +55,7 @@ def check_window(window: Sequence[float]) -> Window:
     message = f"window must be two positive finite numbers (h, w) in pixels, got {window!r}."
     try:
         sizes = tuple(size.item() if hasattr(size, "item") else size for size in window)
-    except TypeError:  # It cannot be iterated over, or is traced.
+    except (TypeError, ValueError):  # No sequence, or of arrays or traced numbers.
         raise TypeError(message) from None
     if any(isinstance(size, bool) or not isinstance(size, numbers.Real) for size in sizes):
         raise TypeError(message)
@@ -65,7 +65,7 @@ def check_window(window: Sequence[float]) -> Window:
     return h, w
 
 
-def check_min_size(min_size: ArrayLike, window: Sequence[float] | None = None) -> None:
+def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None = None) -> None:
     """Checks that boxes of a minimum size can be valid.
 
     Args:
@@ -183,7 +183,10 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
 
 
 def project(
-    theta: ArrayLike, window: Sequence[float] | None = None, *, min_size: ArrayLike = _MIN_SIZE
+    theta: ArrayLike,
+    window: Sequence[float] | None = None,
+    *,
+    min_size: float | jax.Array = _MIN_SIZE,
 ) -> jax.Array:
     """Moves each box to the nearest valid one; valid boxes are returned bit for bit.
 

@@ -156,8 +156,8 @@ class BoxConv(nnx.Module):
 
         Valid boxes are those of `theta`, bit for bit; others are projected into the window by
         :func:`jaxbox.boxes.project`, infinite ones too. A NaN stays a NaN and makes the outputs of
-        its box NaN, lest the mistake go unseen. The gradient with respect to `theta` is that with respect to these boxes
-        (straight-through), so that an invalid box goes on learning.
+        its box NaN, lest the mistake go unseen. The gradient with respect to `theta` is that with
+        respect to these boxes (straight-through), so that an invalid box goes on learning.
         """
         theta = self.theta[...]
         valid = _project(lax.stop_gradient(theta), self.window, self.min_size)

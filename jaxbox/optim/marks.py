@@ -15,6 +15,7 @@ import jax
 import optax
 from flax import nnx
 
+from jaxbox.arguments import check_number, sizes_per_axis
 from jaxbox.boxes import check_window
 from jaxbox.layers.box import BOX_TAG
 from jaxbox.layers.dcls import POSITIONS_TAG, Limits, position_limits
@@ -24,6 +25,8 @@ __all__ = [
     "Boxes",
     "PositionSpec",
     "Positions",
+    "check_marks",
+    "check_structure",
     "decay_mask",
     "find_boxes",
     "find_boxes_by_name",
@@ -47,6 +50,7 @@ class BoxSpec:
         `[-w, w] x [-h, h]`. With `None` only their minimum size is enforced.
 
     Raises:
+      TypeError: `window` is not a sequence of numbers.
       ValueError: `window` is not two positive finite numbers.
 
     Example:
@@ -70,7 +74,8 @@ class PositionSpec:
         parameter, which is a cell divided by the layer's `gain`.
 
     Raises:
-      ValueError: `limits` are not pairs of finite numbers, the lesser first.
+      TypeError: `limits` is not a sequence of pairs of numbers.
+      ValueError: `limits` is empty, or a number is not finite or a pair in the wrong order.
 
     Example:
       >>> from jaxbox.optim import PositionSpec
@@ -80,11 +85,14 @@ class PositionSpec:
     limits: Limits
 
     def __post_init__(self) -> None:
-        for low, high in self.limits:
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise ValueError(
-                    f"limits must be pairs of finite numbers, the lesser first; got {self.limits}."
-                )
+        message = f"limits must be pairs of finite numbers, the lesser first; got {self.limits!r}."
+        try:
+            limits = tuple((float(low), float(high)) for low, high in self.limits)
+        except (TypeError, ValueError):
+            raise TypeError(message) from None
+        if not limits or not all(-math.inf < low <= high < math.inf for low, high in limits):
+            raise ValueError(message)
+        object.__setattr__(self, "limits", limits)
 
 
 def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxes:
@@ -97,6 +105,10 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
     Returns:
       A State of the structure of `nnx.state(model, wrt)` with a `BoxSpec` for each parameter that
       holds boxes and `False` for every other.
+
+    Raises:
+      TypeError: `model` is no NNX model.
+      ValueError: It is a Linen layer in a bridge, whose parameters carry no metadata.
 
     Example:
       >>> from flax import nnx
@@ -118,6 +130,10 @@ def find_positions(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> 
     Returns:
       A State of the structure of `nnx.state(model, wrt)` with a `PositionSpec` for each parameter
       that holds positions and `False` for every other.
+
+    Raises:
+      TypeError: `model` is no NNX model.
+      ValueError: It is a Linen layer in a bridge, whose parameters carry no metadata.
 
     Example:
       >>> from flax import nnx
@@ -146,6 +162,7 @@ def find_boxes_by_name(
       for every other.
 
     Raises:
+      TypeError: `name` is not a string, or `window` is not a sequence of numbers.
       ValueError: No leaf has that name, or `window` is not two positive finite numbers.
 
     Example:
@@ -179,7 +196,8 @@ def find_positions_by_name(
       `False` for every other.
 
     Raises:
-      ValueError: No leaf has that name.
+      TypeError: `name` is not a string, or `kernel_size` or `gain` is not made of numbers.
+      ValueError: No leaf has that name, or `kernel_size` or `gain` is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -188,7 +206,9 @@ def find_positions_by_name(
       >>> optim.find_positions_by_name(params, (5,))
       {'dcls': {'bias': False, 'positions': PositionSpec(limits=((-2.0, 2.0),))}}
     """
-    limits = tuple((low / gain, high / gain) for low, high in position_limits(kernel_size))
+    check_number("gain", gain)
+    sizes = sizes_per_axis("kernel_size", kernel_size)
+    limits = tuple((low / gain, high / gain) for low, high in position_limits(sizes))
     return _find_by_name(params, name, PositionSpec(limits))
 
 
@@ -205,6 +225,9 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
       A tree of the same structure with `False` for each parameter that is marked in any of the
       trees and `True` for every other.
 
+    Raises:
+      TypeError: There is no tree.
+
     Example:
       >>> import optax
       >>> from jaxbox.optim import BoxSpec, decay_mask
@@ -213,6 +236,8 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
       {'kernel': True, 'theta': False}
       >>> optimizer = optax.adamw(1e-3, weight_decay=1e-2, mask=mask)
     """
+    if not marks:
+        raise TypeError("decay_mask needs at least one tree of marks, got none.")
     return jax.tree.map(lambda *specs: not any(map(is_marked, specs)), *marks)
 
 
@@ -224,7 +249,12 @@ def is_marked(spec: BoxSpec | PositionSpec | bool) -> bool:
 def map_marked(
     function: Callable[..., jax.Array], marks: Any, updates: optax.Updates, *rest: optax.Params
 ) -> optax.Updates:
-    """Replaces the updates of marked parameters by `function(spec, update, *rest)`."""
+    """Replaces the updates of marked parameters by `function(spec, update, *rest)`.
+
+    Raises:
+      ValueError: The updates have another structure than the marks.
+    """
+    check_structure(marks, updates)
 
     def transform(spec: Any, updates: Any, *rest: Any) -> Any:
         if not is_marked(spec):
@@ -235,12 +265,45 @@ def map_marked(
     return jax.tree.map(transform, marks, updates, *rest)
 
 
+def check_marks(name: str, marks: Any, kind: type[BoxSpec] | type[PositionSpec]) -> None:
+    """Checks that a tree has only marks of a kind and `False` as its leaves.
+
+    Raises:
+      TypeError: It has other leaves, as a tree of parameters has.
+    """
+    for leaf in jax.tree.leaves(marks):
+        if leaf is not False and not isinstance(leaf, kind):
+            raise TypeError(
+                f"{name} must be a tree of {kind.__name__} and False, as find_{name} and "
+                f"find_{name}_by_name return it; it has a leaf of type {type(leaf).__name__}."
+            )
+
+
+def check_structure(marks: Boxes | Positions, params: optax.Params) -> None:
+    """Checks that marks are of the structure of parameters, or of a prefix of it.
+
+    Raises:
+      ValueError: They are not.
+    """
+    try:
+        jax.tree.map(lambda *_: None, marks, params)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            "the marks of boxes and positions must have the structure of the optimizer's "
+            "parameters. Give jaxbox.optim.constrain (or find_boxes, find_positions) the same "
+            "`wrt` as nnx.Optimizer, or make the marks from the parameters that the optimizer "
+            f"gets. {error}"
+        ) from error
+
+
 def _find(
     model: nnx.Module,
     wrt: nnx.filterlib.Filter,
     tag: str,
     make: Callable[[Mapping[str, Any]], BoxSpec | PositionSpec],
 ) -> Any:
+    _check_model(model)
+
     def mark(variable: nnx.Variable[Any]) -> BoxSpec | PositionSpec | bool:
         metadata = variable.get_metadata()
         return make(metadata) if metadata.get("tag") == tag else False
@@ -248,7 +311,24 @@ def _find(
     return jax.tree.map(mark, nnx.state(model, wrt), is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
+def _check_model(model: Any) -> None:
+    """Checks that a model is an NNX model: a module, or Variables in any container."""
+    try:
+        found = isinstance(model, nnx.Module) or bool(jax.tree.leaves(nnx.state(model)))
+    except Exception:  # Flax raises errors of several types where there are no Variables.
+        found = False
+    if not found:
+        raise TypeError(
+            "model must be an NNX model; got "
+            f"{model if model is None else type(model).__name__}. For a tree of parameters, such "
+            "as a Linen model's, use jaxbox.optim.find_boxes_by_name and constrain_boxes."
+        )
+
+
 def _find_by_name(params: optax.Params, name: str, spec: BoxSpec | PositionSpec) -> Any:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {name!r}.")
+
     def mark(path: tuple[Any, ...], leaf: Any) -> BoxSpec | PositionSpec | bool:
         del leaf
         return spec if jax.tree_util.keystr(path[-1:], simple=True) == name else False

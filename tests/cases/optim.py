@@ -67,7 +67,8 @@ def train(tx, params, steps=4):
             return optax.apply_updates(params, updates), state
 
         for seed in range(steps):
-            params, state = step(params, state, _gradients(params, seed))
+            moving = params.fast if isinstance(params, optax.LookaheadParams) else params
+            params, state = step(params, state, _gradients(moving, seed))
         return params
 
 

@@ -10,7 +10,10 @@ from jaxbox import layers
 
 PAIR = (jnp.ones((2, 6, 8, 2)), jnp.ones((2, 3, 4, 2)))
 CASES = {
-    "BoxConv": (lambda rngs: layers.BoxConv(4, 2, window=(6, 8), rngs=rngs), jnp.ones((2, 6, 8, 4))),
+    "BoxConv": (
+        lambda rngs: layers.BoxConv(4, 2, window=(6, 8), rngs=rngs),
+        jnp.ones((2, 6, 8, 4)),
+    ),
     "DclsConv": (lambda rngs: layers.DclsConv(4, 6, (5, 5), 3, rngs=rngs), jnp.ones((2, 6, 8, 4))),
     "DOConv": (lambda rngs: layers.DOConv(4, 6, (3, 3), rngs=rngs), jnp.ones((2, 6, 8, 4))),
     "OctConv": (lambda rngs: layers.OctConv(4, 6, (3, 3), rngs=rngs), PAIR),

@@ -37,3 +37,27 @@ def test_masks_of_both_kinds():
     assert jax.tree.structure(mask) == jax.tree.structure(boxes)
     flat = {"/".join(map(str, path)): value for path, value in nnx.to_flat_state(mask)}
     assert {name for name, value in flat.items() if not value} == {"boxes/theta", "dcls/positions"}
+
+
+@pytest.mark.parametrize("bad", ["ab", 5, None, (1, "b"), (1, None), [True, True], (1j, 2)])
+def test_specs_of_the_wrong_type(bad):
+    if bad is not None:
+        with pytest.raises(TypeError, match="window must be two positive"):
+            BoxSpec(bad)
+    with pytest.raises(TypeError, match="limits must be pairs"):
+        optim.PositionSpec(bad)
+    with pytest.raises(TypeError, match="name must be a string"):
+        optim.find_boxes_by_name({"theta": jnp.zeros(4)}, name=5)
+    with pytest.raises(TypeError, match="kernel_size must be"):
+        optim.find_positions_by_name({"positions": jnp.zeros(4)}, bad if bad != 5 else 5.0)
+
+
+@pytest.mark.parametrize("bad", [(), [(1, 0)], [(0, float("nan"))], [(-float("inf"), 0)]])
+def test_limits_out_of_range(bad):
+    with pytest.raises(ValueError, match="limits must be pairs"):
+        optim.PositionSpec(bad)
+
+
+def test_a_mask_of_nothing():
+    with pytest.raises(TypeError, match="at least one tree of marks"):
+        optim.decay_mask()
