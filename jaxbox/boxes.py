@@ -10,14 +10,16 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxbox.arguments import check_dtype, check_number, is_traced
+from jaxbox.arguments import check_choice, check_dtype, check_number, is_traced
 
 __all__ = [
+    "Rounding",
     "Window",
     "area",
     "check_min_size",
@@ -30,8 +32,13 @@ __all__ = [
 
 type Window = tuple[float, float]
 
+Rounding = Literal["nearest", "inward"]
+"""How boxes are rounded to whole pixels."""
+
 # The paper's epsilon: no box is narrower or lower than one pixel.
 _MIN_SIZE = 1.0
+# The minimum size of the authors' code where it rounds boxes inward.
+_MIN_INWARD_SIZE = 2.001
 
 
 def check_window(window: Sequence[float]) -> Window:
@@ -243,38 +250,49 @@ def project(
     return _join(jnp.where(valid, low, new_low), jnp.where(valid, high, new_high))
 
 
-def round_to_pixels(theta: ArrayLike) -> jax.Array:
-    """Rounds each box to a nearest box that covers whole pixels.
+def round_to_pixels(theta: ArrayLike, *, rounding: Rounding = "nearest") -> jax.Array:
+    """Rounds each box to one that covers whole pixels.
 
-    Bounds go to the nearest half-integer, where pixels end. A bound midway between two, which is a
-    whole number, goes up, so that a box whose size is a whole number of pixels keeps it. A box
-    smaller than a pixel first grows to one as in :func:`project`, so that every result covers at
-    least one pixel.
+    With `"nearest"`, bounds go to the nearest half-integer, where pixels end. A bound midway
+    between two, which is a whole number, goes up, so that a box whose size is a whole number of
+    pixels keeps it. A box smaller than a pixel first grows to one as in :func:`project`, so that
+    every result covers at least one pixel.
+
+    With `"inward"`, the result has the pixels that lie wholly inside the box, as in the authors'
+    code. A box smaller than 2.001 pixels first grows to that size, which holds at least one pixel.
 
     Source: Burkov & Lempitsky 2018, section 4, which rounds trained boxes to the nearest integers.
-    (The integers are those of the authors' coordinates, in which pixels end at integers.)
+    (The integers are those of the authors' coordinates, in which pixels end at integers.) The
+    authors' code with `exact=False` for `"inward"`.
 
     Args:
       theta: Boxes, `(..., 4)`, in pixels.
+      rounding: `"nearest"` or `"inward"`.
 
     Returns:
       Boxes of the same shape and dtype whose bounds are half-integers.
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: The last axis of `theta` is not 4.
+      ValueError: The last axis of `theta` is not 4, or `rounding` is unknown.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxbox import boxes
       >>> boxes.round_to_pixels(jnp.array([-1.3, 0.6, 2.1, 2.2])).tolist()
       [-1.5, 0.5, 1.5, 2.5]
+      >>> boxes.round_to_pixels(jnp.array([-1.3, 2.6, 2.1, 5.4]), rounding="inward").tolist()
+      [-0.5, 2.5, 2.5, 4.5]
     """
-    low, high = _bounds(project(theta))
-    low, high = jnp.floor(low), jnp.floor(high)
-    # Only rounding may have made a box one pixel large; its bounds can then have the same floor.
-    high = jnp.maximum(high, low + 1)
-    return _join(low + 0.5, high + 0.5)
+    check_choice("rounding", rounding, get_args(Rounding))
+    if rounding == "nearest":
+        low, high = _bounds(project(theta))
+        low, high = jnp.floor(low) + 0.5, jnp.floor(high) + 0.5
+    else:
+        low, high = _bounds(project(theta, min_size=_MIN_INWARD_SIZE))
+        low, high = jnp.ceil(low + 0.5) - 0.5, jnp.floor(high - 0.5) + 0.5
+    # Only arithmetic may have made a box less than one pixel large.
+    return _join(low, jnp.maximum(high, low + 1))
 
 
 def area(theta: ArrayLike) -> jax.Array:
