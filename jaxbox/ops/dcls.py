@@ -44,9 +44,10 @@ def dcls_kernel(
     All versions but `"v0"` divide it by its sum over the kernel's cells plus 1e-7. The kernel is
     the sum over the taps of weight times share; what falls outside the kernel is dropped.
 
-    At integer positions the derivative with respect to the positions is the right-sided one for
-    `"v0"`, and 0 for `"v1"`, and for `"max"` if `sigma` is an integer. The derivative with respect
-    to `sigma` is 0 at `sigma = 0`. All this is as in the original code.
+    At kinks the derivatives are those of the original code: `|u|` and `max(0, u)` have the
+    derivative 0 at `u = 0`, and `"v0"` has the right-sided derivative at integer positions. Hence
+    at `sigma = 0` the derivative with respect to `sigma` is 0, and at integer positions that of
+    `"v1"` with respect to the positions is 0.
 
     No intermediate array is larger than the taps times the cells along one axis.
 
@@ -113,9 +114,10 @@ def repulsion(positions: ArrayLike) -> Array:
     """Measures how much taps lie on top of each other: the repulsive loss of one layer.
 
     It is the mean over pairs of taps, and over channels, of `max(0, 1 - distance)`: 1 if all taps
-    coincide, 0 if they are a cell or more apart. Its derivative is 0 for taps that coincide
-    exactly. :func:`jaxbox.layers.repulsive_loss` is its mean over a model's layers, whose square
-    the authors add to the loss.
+    coincide, 0 if they are a cell or more apart. As in the authors' code, taps that coincide
+    exactly do not repel each other, and taps exactly one cell apart do.
+    :func:`jaxbox.layers.repulsive_loss` is its mean over a model's layers, whose square the authors
+    add to the loss.
 
     Source: the training code of Khalfaoui-Hassani et al. 2023 for ConvNeXt.
 
@@ -146,7 +148,8 @@ def repulsion(positions: ArrayLike) -> Array:
     # The derivative of the square root is infinite at 0, and `where` around the root alone would
     # multiply that by 0.
     distance = jnp.where(coincide, 0, jnp.sqrt(jnp.where(coincide, 1, squared)))
-    return jax.nn.relu(1 - distance).mean()
+    # The derivative at a distance of 1 is that of PyTorch's `clamp_min`; that of `relu` is 0 there.
+    return jnp.where(distance <= 1, 1 - distance, 0).mean()
 
 
 def _check(
@@ -203,11 +206,16 @@ def _spread(size: int, centre: Array, width: Array | None, version: Version) -> 
         zero = jnp.zeros_like(rest)
         return jnp.where(cell == low, 1 - rest, zero) + jnp.where(cell == low + 1, rest, zero)
     if width is None:
-        return jax.nn.relu(1 - jnp.abs(cell - centre))
-    width = jnp.abs(width)[None]
+        return jax.nn.relu(1 - _magnitude(cell - centre))
+    width = _magnitude(width)[None]
     if version == "max":
-        return jax.nn.relu(1 + width - jnp.abs(cell - centre))
+        return jax.nn.relu(1 + width - _magnitude(cell - centre))
     return jnp.exp(-0.5 * jnp.square((cell - centre) / (_MIN_WIDTH + width)))
+
+
+def _magnitude(x: Array) -> Array:
+    """Returns `|x|`, whose derivative at 0 is 0 as in PyTorch; that of `jnp.abs` is 1 there."""
+    return x * jnp.sign(x)
 
 
 def _add_taps(taps: Array, spreads: Sequence[Array]) -> Array:

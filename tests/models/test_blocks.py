@@ -1,5 +1,6 @@
 """The blocks of the networks, one at a time."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,3 +49,6 @@ def test_prelu_scales_negative_values_by_channel():
     prelu.slope[...] = jnp.array([0.5, -2.0])
     x = jnp.array([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])
     np.testing.assert_array_equal(prelu(x), [[1.0, 1.0], [-0.5, 2.0], [0.0, 0.0]])
+    # At 0 the derivative is the slope, as in PyTorch.
+    dx = jax.grad(lambda x: prelu(x).sum())(x)
+    np.testing.assert_array_equal(dx, [[1.0, 1.0], [0.5, -2.0], [0.5, -2.0]])

@@ -14,6 +14,7 @@ from tests.oracles import dcls as dcls_oracle
 
 VERSIONS = ("v0", "v1", "max", "gauss")
 SIZES = ((4,), (3, 9), (6, 1), (3, 2, 4))
+NAMES = ("weight", "positions", "sigma")
 
 
 def _draw(rng, kernel_size, shape=(3, 2, 2), *, shared=False):
@@ -24,6 +25,10 @@ def _draw(rng, kernel_size, shape=(3, 2, 2), *, shared=False):
     positions = rng.integers(low, np.maximum(high, low + 1), full) + rng.uniform(0.1, 0.3, full)
     sigma = rng.choice([-1, 1], full) * rng.uniform(0.4, 0.6, full)
     return tuple(a.astype(np.float32) for a in (rng.normal(size=shape), positions, sigma))
+
+
+def _float64(arrays):
+    return [array.astype(np.float64) for array in arrays]
 
 
 def _broadcast(positions, weight):
@@ -44,10 +49,14 @@ def test_kernel_and_gradients(version, kernel_size, rng):
     kernel, vjp = jax.vjp(
         jax.jit(lambda *arrays: dcls_kernel(*arrays, kernel_size, version)), *arrays
     )
-    assert relative_error(kernel, oracle(*(a.astype(np.float64) for a in arrays))) <= 1e-5
+    assert relative_error(kernel, oracle(*_float64(arrays))) <= 1e-5
     expected = conv_oracle.derivatives(lambda *arrays: (g * oracle(*arrays)).sum(), arrays)
-    for name, actual, of_oracle in zip(("weight", "P", "sigma"), vjp(g), expected, strict=True):
+    for name, actual, of_oracle in zip(NAMES, vjp(g), expected, strict=True):
         assert relative_error(actual, of_oracle) <= 1e-5, name
+    if not shared:  # The formulas of the other tests hold where there is no kink.
+        formulas = dcls_oracle.gradients(*_float64(arrays), kernel_size, version, g)
+        for name, formula, difference in zip(NAMES, formulas, expected, strict=True):
+            assert relative_error(formula, difference) <= 1e-6, name
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -74,21 +83,49 @@ def test_no_nan_at_whole_positions_and_sigma_0(version, kernel_size, rng):
     assert all(jnp.isfinite(array).all() for array in (kernel, *vjp(jnp.ones_like(kernel))))
 
 
-def test_derivatives_at_whole_positions():
-    """Version 0 goes to the right; version 1 nowhere, nor does a triangle's width at 0."""
-    weight, ramp = jnp.ones((1, 1, 1)), jnp.arange(5.0).reshape(5, 1, 1) ** 2
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("kernel_size", [(7,), *SIZES])
+def test_derivatives_at_kinks_are_the_original_codes(version, kernel_size, rng):
+    """At whole positions, at the limits, half a cell off, and at sigma 0 and whole sigmas."""
+    weight, positions, sigma = _draw(rng, kernel_size, (8, 2, 2))
+    low, high = (side.reshape(-1, 1, 1, 1) for side in np.array(position_limits(kernel_size)).T)
+    whole = np.clip(np.round(positions), low, high)
+    kind = rng.integers(5, size=positions.shape)
+    positions = np.select(
+        [kind == 0, kind == 1, kind == 2, kind == 3], [whole, low, high, whole + 0.5], positions
+    )
+    kinks = rng.choice([0, 0.3, -0.3, 1, -2], sigma.shape)
+    sigma = np.where(rng.random(sigma.shape) < 0.8, kinks, sigma)
+    arrays = [a.astype(np.float32) for a in (weight, positions, sigma)]
+    g = rng.normal(size=(*kernel_size, 2, 2)).astype(np.float32)
+    _, vjp = jax.vjp(lambda *arrays: dcls_kernel(*arrays, kernel_size, version), *arrays)
+    expected = dcls_oracle.gradients(*_float64(arrays), kernel_size, version, g)
+    for name, actual, formula in zip(NAMES, vjp(g), expected, strict=True):
+        assert relative_error(actual, formula) <= 1e-5, name
 
-    def slopes(version):
-        def value(position, sigma):
-            kernel = dcls_kernel(weight, position, sigma, (5,), version)
-            return jnp.sum(kernel * ramp)
 
-        zero = jnp.zeros((1, 1, 1, 1))
-        return [slope.item() for slope in jax.grad(value, (0, 1))(zero, zero)]
+@pytest.mark.parametrize(
+    ("version", "position", "sigma", "d_position", "d_sigma"),
+    [
+        ("v0", 0, 0, 7, 0),  # From the middle cell, 9, to the right, 16.
+        ("v1", 0, 0, 0, 0),
+        ("v1", -3, 0, 0, 0),
+        ("v1", 3, 0, 0, 0),
+        ("max", 0, 0, 0, 0),
+        ("max", 0.3, 0, 7, 0),
+        ("max", -3, 0.3, 0.5078125, 0.390625),
+        ("gauss", 0.3, 0, 5.455298900604248, 0),
+    ],
+)
+def test_derivatives_of_a_single_tap_at_kinks(version, position, sigma, d_position, d_sigma):
+    weight, squares = jnp.ones((1, 1, 1)), jnp.arange(7.0).reshape(7, 1, 1) ** 2
 
-    assert slopes("v0") == [5, 0]  # 9 - 4
-    np.testing.assert_allclose(slopes("v1"), [0, 0], atol=1e-5)
-    np.testing.assert_allclose(slopes("max"), [0, 0], atol=1e-5)
+    def value(position, sigma):
+        return jnp.sum(dcls_kernel(weight, position, sigma, (7,), version) * squares)
+
+    at = (jnp.full((1, 1, 1, 1), value, jnp.float32) for value in (position, sigma))
+    slopes = [slope.item() for slope in jax.grad(value, (0, 1))(*at)]
+    np.testing.assert_allclose(slopes, [d_position, d_sigma], rtol=1e-5, atol=1e-5)
 
 
 def test_a_narrow_gaussian_is_nearly_a_dilated_convolution():
@@ -171,6 +208,10 @@ def test_repulsion_against_its_formula(rng):
             total += 2 * np.maximum(0, 1 - distance).sum() / (4 * 3 * 3 * 2)
     np.testing.assert_allclose(repulsion(positions.astype(np.float32)), total, rtol=1e-5)
     assert (jax.grad(repulsion)(jnp.zeros((2, 4, 1, 1))) == 0).all()
+    # At the kink, a distance of 1, the derivative is that of the original's `clamp_min`.
+    neighbours = jnp.arange(2.0).reshape(1, 2, 1, 1)
+    assert jax.grad(repulsion)(neighbours).ravel().tolist() == [1, -1]
+    assert (jax.grad(repulsion)(1.001 * neighbours) == 0).all()
     assert repulsion(jnp.zeros((2, 1, 3, 3))) == 0
 
 

@@ -28,7 +28,8 @@ class PReLU(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the activation to each element of `x`."""
         slope = layout.per_channel(self.slope[...].astype(x.dtype), x.ndim, self.channel_axis)
-        return jnp.where(x >= 0, x, x * slope)
+        # At 0 the derivative is the slope, as in PyTorch.
+        return jnp.where(x > 0, x, x * slope)
 
 
 @layer_cost.register
