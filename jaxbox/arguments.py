@@ -5,6 +5,7 @@ Each function names the argument, its value and what is allowed. A value of the 
 """
 
 import math
+import numbers
 import operator
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeGuard
@@ -21,8 +22,10 @@ __all__ = [
     "check_dtype",
     "check_feature_group_count",
     "check_flag",
+    "check_fraction",
     "check_number",
     "check_padding",
+    "check_rngs",
     "is_traced",
     "sizes_per_axis",
 ]
@@ -81,6 +84,25 @@ def check_number(name: str, value: Any, *, may_be_zero: bool = False) -> Any:
         if not math.isfinite(number) or number < 0 or (number == 0 and not may_be_zero):
             raise ValueError(f"{name} must be {allowed}, got {value}.")
     return value
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Checks a number from 0 to 1.
+
+    Raises:
+      TypeError: `value` is not a real number.
+      ValueError: `value` is out of range.
+
+    Example:
+      >>> from jaxbox.arguments import check_fraction
+      >>> check_fraction("dropout", 0.25)
+    """
+    # Fractions are real numbers too, and traced numbers cannot be compared.
+    real = _is_real(value) or isinstance(value, numbers.Rational)
+    if not real or isinstance(value, bool) or is_traced(value):
+        raise TypeError(f"{name} must be a number from 0 to 1, got {value!r}.")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, got {value}.")
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -143,6 +165,19 @@ def check_callable(name: str, value: Any) -> None:
     """
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r}.")
+
+
+def check_rngs(rngs: Any) -> None:
+    """Checks that random keys for parameters can be drawn, as from `flax.nnx.Rngs`.
+
+    Raises:
+      TypeError: They cannot.
+    """
+    if not callable(getattr(rngs, "params", None)):
+        raise TypeError(
+            "rngs must be flax.nnx.Rngs with a stream `params` or a default one, such as "
+            f"nnx.Rngs(0); got {rngs!r}."
+        )
 
 
 def sizes_per_axis(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxbox.arguments import check_callable, check_choice, sizes_per_axis
+from jaxbox.arguments import check_callable, check_choice, check_count, check_rngs, sizes_per_axis
 from jaxbox.layers import ArrayOctConv, BoxConv, DclsConv, DOConv
 from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
@@ -92,6 +92,7 @@ def replace_convs[Model: nnx.Module](
     """
     check_choice("variant", variant, tuple(_REPLACEMENTS))
     check_callable("where", where)
+    check_rngs(rngs)
     copy = nnx.clone(model)
     modules = [module for _, module in nnx.iter_modules(copy)]
     selected = [conv for conv in modules if isinstance(conv, nnx.Conv) and where(conv)]
@@ -284,17 +285,21 @@ def _box(
     **options: Any,
 ) -> nnx.Sequential:
     """Makes the 1x1 convolution and the boxes that take the place of a convolution."""
+    check_count("num_boxes", num_boxes)
     if (
         max(_per_axis(conv, conv.strides)) > 1
         or conv.feature_group_count > 1
         or len(conv.kernel_size) != 2
-        or conv.out_features % num_boxes
     ):
         raise ValueError(
-            "boxes can replace a convolution of two spatial axes with stride 1, one group and a "
-            f"multiple of num_boxes = {num_boxes} outputs; got {conv.out_features} outputs, a "
-            f"kernel of {conv.kernel_size}, strides {conv.strides} and {conv.feature_group_count} "
-            "groups."
+            "boxes can replace a convolution of two spatial axes with stride 1 and one group; got "
+            f"a kernel of {conv.kernel_size}, strides {conv.strides} and "
+            f"{conv.feature_group_count} groups."
+        )
+    if conv.out_features % num_boxes:
+        raise ValueError(
+            "num_boxes must divide the outputs: boxes can replace a convolution of a multiple of "
+            f"num_boxes outputs, got {num_boxes} boxes and {conv.out_features} outputs."
         )
     inner = conv.out_features // num_boxes
     pointwise = nnx.Conv(

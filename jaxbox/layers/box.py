@@ -11,7 +11,14 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 
 from jaxbox import boxes
-from jaxbox.arguments import check_callable, check_choice, check_count, check_dtype, check_flag
+from jaxbox.arguments import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_dtype,
+    check_flag,
+    check_rngs,
+)
 from jaxbox.ops.box_conv import Implementation, box_conv
 from jaxbox_kernels.common import layout
 
@@ -129,6 +136,7 @@ class BoxConv(nnx.Module):
         if theta_init is None:
             theta_init = boxes.initializer(DEFAULT_WINDOW if window is None else window)
         check_callable("theta_init", theta_init)
+        check_rngs(rngs)
 
         self.min_size = float(min_size)
         self.normalize = normalize
