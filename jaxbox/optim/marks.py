@@ -11,10 +11,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.core.meta
 import jax
 import optax
 from flax import nnx
 
+from jaxbox import linen
 from jaxbox.arguments import check_number, sizes_per_axis
 from jaxbox.boxes import check_window
 from jaxbox.layers.box import BOX_TAG
@@ -108,7 +110,8 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
 
     Raises:
       TypeError: `model` is no NNX model.
-      ValueError: It is a Linen layer in a bridge, whose parameters carry no metadata.
+      ValueError: A Linen model in `nnx.bridge.ToNNX` has some, whose metadata are not known. Those
+        of a single layer of :mod:`jaxbox.linen` in the bridge are.
 
     Example:
       >>> from flax import nnx
@@ -133,7 +136,8 @@ def find_positions(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> 
 
     Raises:
       TypeError: `model` is no NNX model.
-      ValueError: It is a Linen layer in a bridge, whose parameters carry no metadata.
+      ValueError: A Linen model in `nnx.bridge.ToNNX` has some, whose metadata are not known. Those
+        of a single layer of :mod:`jaxbox.linen` in the bridge are.
 
     Example:
       >>> from flax import nnx
@@ -151,15 +155,15 @@ def find_boxes_by_name(
     """Marks boxes in a tree of parameters, such as a Linen model's, by their name.
 
     Args:
-      params: A tree of arrays.
+      params: A tree of arrays, of Linen's boxed arrays, or of NNX Variables.
       window: The size `(h, w)` in pixels of the feature maps, or `None` to enforce only the minimum
-        size of boxes. If layers see feature maps of different sizes, replace `BoxSpec`s in the
-        result.
+        size of boxes, or the windows that parameters from `nnx.bridge.to_linen` carry. If layers
+        see feature maps of different sizes, replace `BoxSpec`s in the result.
       name: The last key on the path to the boxes.
 
     Returns:
-      A tree of the structure of `params` with a `BoxSpec` for each leaf of that name and `False`
-      for every other.
+      A tree of the structure of `params`, or of a prefix of it where arrays are boxed, with a
+      `BoxSpec` for each leaf of that name and `False` for every other.
 
     Raises:
       TypeError: `name` is not a string, or `window` is not a sequence of numbers.
@@ -172,7 +176,14 @@ def find_boxes_by_name(
       >>> optim.find_boxes_by_name(params, window=(64, 128))
       {'box': {'theta': BoxSpec(window=(64, 128))}, 'conv': {'kernel': False}}
     """
-    return _find_by_name(params, name, BoxSpec(window))
+
+    def make(leaf: Any) -> BoxSpec:
+        # `nnx.bridge.to_linen` keeps the metadata of NNX layers.
+        metadata = leaf.metadata if isinstance(leaf, nnx.bridge.NNXMeta) else {}
+        return BoxSpec(metadata.get("window") if window is None else window)
+
+    BoxSpec(window)  # Raises before a name is looked for.
+    return _find_by_name(params, name, make)
 
 
 def find_positions_by_name(
@@ -209,7 +220,7 @@ def find_positions_by_name(
     check_number("gain", gain)
     sizes = sizes_per_axis("kernel_size", kernel_size)
     limits = tuple((low / gain, high / gain) for low, high in position_limits(sizes))
-    return _find_by_name(params, name, PositionSpec(limits))
+    return _find_by_name(params, name, lambda _: PositionSpec(limits))
 
 
 def decay_mask(*marks: Boxes | Positions) -> Any:
@@ -303,12 +314,59 @@ def _find(
     make: Callable[[Mapping[str, Any]], BoxSpec | PositionSpec],
 ) -> Any:
     _check_model(model)
+    bridged = _marks_in_bridges(model, tag)
 
     def mark(variable: nnx.Variable[Any]) -> BoxSpec | PositionSpec | bool:
         metadata = variable.get_metadata()
-        return make(metadata) if metadata.get("tag") == tag else False
+        return make(metadata) if metadata.get("tag") == tag else bridged.get(id(variable), False)
 
-    return jax.tree.map(mark, nnx.state(model, wrt), is_leaf=lambda x: isinstance(x, nnx.Variable))
+    variables = nnx.state(model, wrt)
+    return jax.tree.map(mark, variables, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def _marks_in_bridges(model: nnx.Module, tag: str) -> dict[int, BoxSpec | PositionSpec]:
+    """Marks parameters of Linen layers in `nnx.bridge.ToNNX`, by the identity of their Variables.
+
+    They carry no metadata. What they hold is known only of a layer that is bridged by itself.
+
+    Raises:
+      ValueError: A larger Linen model has parameters that look like boxes or positions.
+    """
+    is_box = tag == BOX_TAG
+    name, rank = ("theta", 3) if is_box else ("positions", 4)
+    marks: dict[int, BoxSpec | PositionSpec] = {}
+    for path, bridge in nnx.iter_modules(model):
+        if not isinstance(bridge, nnx.bridge.ToNNX):
+            continue
+        layer = bridge.to_nnx__module
+        for inner, variable in nnx.to_flat_state(nnx.state(bridge, nnx.Param)):
+            if inner[-1] != name or variable.ndim < rank:
+                continue
+            if isinstance(layer, linen.BoxConv):
+                marks[id(variable)] = BoxSpec(layer.window)
+            elif isinstance(layer, linen.DclsConv):
+                limits = position_limits(_cells(layer))
+                marks[id(variable)] = PositionSpec(
+                    tuple((low / layer.gain, high / layer.gain) for low, high in limits)
+                )
+            else:
+                place = ".".join(map(str, path)) or "the top"
+                raise ValueError(
+                    f"the Linen model in nnx.bridge.ToNNX at {place} has parameters {name!r}, "
+                    "which carry no metadata. Mark them by jaxbox.optim.find_"
+                    f"{'boxes' if is_box else 'positions'}_by_name, and use constrain_boxes and "
+                    "keep_positions_inside in place of constrain."
+                )
+    return marks
+
+
+def _cells(layer: linen.DclsConv) -> tuple[int, ...]:
+    """Returns the size of the kernel of a Linen DCLS layer."""
+    size = sizes_per_axis("kernel_size", layer.kernel_size)
+    dilation = sizes_per_axis(
+        "dilation", 1 if layer.dilation is None else layer.dilation, len(size)
+    )
+    return tuple(n * d for n, d in zip(size, dilation, strict=True))
 
 
 def _check_model(model: Any) -> None:
@@ -325,15 +383,21 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _find_by_name(params: optax.Params, name: str, spec: BoxSpec | PositionSpec) -> Any:
+def _find_by_name(
+    params: optax.Params, name: str, make: Callable[[Any], BoxSpec | PositionSpec]
+) -> Any:
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {name!r}.")
 
     def mark(path: tuple[Any, ...], leaf: Any) -> BoxSpec | PositionSpec | bool:
-        del leaf
-        return spec if jax.tree_util.keystr(path[-1:], simple=True) == name else False
+        found = jax.tree_util.keystr(path[-1:], simple=True) == name
+        return make(leaf) if found else False
 
-    marks = jax.tree_util.tree_map_with_path(mark, params)
+    # Some libraries wrap each array with metadata; its name is that of the wrapper.
+    wrappers = (nnx.Variable, flax.core.meta.AxisMetadata)
+    marks = jax.tree_util.tree_map_with_path(
+        mark, params, is_leaf=lambda node: isinstance(node, wrappers)
+    )
     if not any(map(is_marked, jax.tree.leaves(marks))):
         raise ValueError(f"name must be that of a leaf of params, got {name!r}, which none has.")
     return marks
