@@ -1,18 +1,31 @@
-"""The areas of boxes, by which every backend divides."""
+"""The extents and areas of boxes, by which every backend divides."""
 
 import jax.numpy as jnp
 from jax import Array
 
 
-def area(theta: Array) -> Array:
-    """Areas of boxes `(..., 4)` in square pixels, including what lies outside the image."""
+def scales(theta: Array, *, normalize: bool) -> tuple[Array, Array]:
+    """The factors along x and along y that turn integrals over boxes into outputs.
+
+    There is one factor for each axis because the area of a tiny or a huge box may lie outside the
+    range of float32.
+
+    Args:
+      theta: boxes `(..., 4)`.
+      normalize: whether outputs are means, and the factors the inverse extents of the boxes. If
+        not, the factors are 1, or NaN where a bound is NaN.
+
+    Returns:
+      The factors along x and those along y, `(...)` each.
+    """
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
-    return (x_max - x_min) * (y_max - y_min)
+    if normalize:
+        return 1 / (x_max - x_min), 1 / (y_max - y_min)
 
+    def one(low: Array, high: Array) -> Array:
+        return jnp.where(jnp.isnan(low) | jnp.isnan(high), jnp.nan, jnp.ones_like(low))
 
-def scale(theta: Array, *, normalize: bool) -> Array:
-    """The factors `(C, F)` that turn integrals over boxes `(C, F, 4)` into outputs."""
-    return 1 / area(theta) if normalize else jnp.ones(theta.shape[:-1], theta.dtype)
+    return one(x_min, x_max), one(y_min, y_max)
 
 
 def grad_through_area(theta: Array, inner: Array) -> Array:

@@ -17,7 +17,8 @@ class Bound(NamedTuple):
     """One bound of every box along one axis: at output `j` it lies in pixel `j + offset`.
 
     Attributes:
-      offset: `(P, F)`, int32, clipped to the range within which it changes the result.
+      offset: `(P, F)`, int32, between -`size - 1` and `size + 1`, beyond which it would change
+        nothing.
       fraction: `(P, F)`, in [0, 1], how much of the pixel lies below the bound; `None` if all
         bounds are lower edges of pixels.
     """
@@ -27,53 +28,58 @@ class Bound(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """The low and the high bound of every box along one axis."""
+    """The low and the high bound of every box along one axis.
+
+    Attributes:
+      low: the low bound.
+      high: the high bound.
+      excess: `(P, F)`, the length of the box less the number of pixels between the two offsets. It
+        equals `high.fraction - low.fraction`, but is accurate for the shortest boxes too. `None` if
+        all bounds are lower edges of pixels.
+    """
 
     low: Bound
     high: Bound
+    excess: Array | None
 
     @property
     def offsets(self) -> list[Array]:
-        """The offsets at which `integral` needs prefix sums, `(P, F)` each."""
-        low, high = self
-        if low.fraction is None or high.fraction is None:
+        """The offsets at which `difference` needs prefix sums, `(P, F)` each."""
+        low, high, excess = self
+        if excess is None:
             return [low.offset, high.offset]
         return [low.offset, high.offset, low.offset + 1, high.offset + 1]
 
     @property
     def weights(self) -> list[Array]:
         """The factors of those prefix sums in the integral, `(P, F)` or scalars."""
-        low, high = self
-        if low.fraction is None or high.fraction is None:
+        low, high, excess = self
+        if low.fraction is None or high.fraction is None or excess is None:
             return [-jnp.ones(()), jnp.ones(())]
-        return [low.fraction - 1, 1 - high.fraction, -low.fraction, high.fraction]
+        weights = [low.fraction - 1, 1 - high.fraction, -low.fraction, high.fraction]
+        # Within one pixel, the difference of the fractions would have lost its digits.
+        within = [-excess, jnp.zeros_like(excess), excess, jnp.zeros_like(excess)]
+        same = low.offset == high.offset
+        return [jnp.where(same, *pair) for pair in zip(within, weights, strict=True)]
 
-    def difference(self, reads: list[Array]) -> tuple[Array, Array | None]:
-        """Integrates from bound to bound, whole pixels and fractions of pixels apart.
+    def difference(self, sums: list[Array], pixels: list[Array]) -> Array:
+        """Integrates from bound to bound.
 
         Args:
-          reads: the sums before pixel `j + offset` for each of `offsets`, `(P, F, H, W)` each.
+          sums: the sums of all pixels before the pixels that hold the low and the high bound,
+            `(P, F, H, W)` each.
+          pixels: those pixels; empty if all bounds are lower edges of pixels.
 
         Returns:
-          The integral over whole pixels, which is exact in fixed point, and what the fractions add
-          to it; `None` if there are no fractions.
+          The integral; in fixed point, it is rounded to a whole number of steps.
         """
-        low, high, *after = reads
-        low_fraction, high_fraction = self.low.fraction, self.high.fraction
-        if low_fraction is None or high_fraction is None:
-            return high - low, None
-
-        def part(fraction: Array, pixel: Array) -> Array:
-            return fraction[..., None, None] * pixel.astype(fraction.dtype)
-
-        after_low, after_high = after
-        parts = part(high_fraction, after_high - high) - part(low_fraction, after_low - low)
-        return high - low, parts
-
-    def integral(self, reads: list[Array]) -> Array:
-        """The sum of both results of `difference`; in fixed point if there are no fractions."""
-        whole, parts = self.difference(reads)
-        return whole if parts is None else whole.astype(parts.dtype) + parts
+        before_low, before_high = sums
+        whole = before_high - before_low
+        if self.low.fraction is None or self.excess is None:
+            return whole
+        low, high = (pixel.astype(self.excess.dtype) for pixel in pixels)
+        excess, fraction = (t[..., None, None] for t in (self.excess, self.low.fraction))
+        return whole + jnp.round(excess * high + fraction * (high - low)).astype(whole.dtype)
 
 
 def extents(
@@ -89,16 +95,20 @@ def extents(
     """
 
     def extent(low: Array, high: Array, size: int) -> Extent:
+        # Beyond these limits a bound lies outside the image at every output.
+        low, high = jnp.clip(low, -size, size), jnp.clip(high, -size, size)
         if whole_pixels:
-            return Extent(_bound_on_edge(low, size), _bound_on_edge(high, size))
-        return Extent(_bound(low, size, is_high=False), _bound(high, size, is_high=True))
+            return Extent(_bound_on_edge(low), _bound_on_edge(high), None)
+        bounds = _bound(low, is_high=False), _bound(high, is_high=True)
+        pixels = bounds[1].offset - bounds[0].offset
+        return Extent(*bounds, (high - low) - pixels.astype(low.dtype))
 
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
     along_y, along_x = extent(y_min, y_max, height), extent(x_min, x_max, width)
     return xla_hints.compute_once((along_y, along_x))
 
 
-def _bound(coordinate: Array, size: int, *, is_high: bool) -> Bound:
+def _bound(coordinate: Array, *, is_high: bool) -> Bound:
     """Finds the pixel that holds a bound, and the fraction of that pixel below the bound.
 
     On a pixel edge it is the pixel into which the box would grow.
@@ -109,13 +119,41 @@ def _bound(coordinate: Array, size: int, *, is_high: bool) -> Bound:
         on_edge, offset, fraction = rest >= 0.5, nearest + 1, 0.0
     else:
         on_edge, offset, fraction = rest <= -0.5, nearest - 1, 1.0
-    offset = jnp.clip(jnp.where(on_edge, offset, nearest), -size, size)
-    return Bound(offset.astype(jnp.int32), jnp.where(on_edge, fraction, rest + 0.5))
+    offset = jnp.where(on_edge, offset, nearest)
+    return Bound(_to_int32(offset), jnp.where(on_edge, fraction, rest + 0.5))
 
 
-def _bound_on_edge(coordinate: Array, size: int) -> Bound:
+def _bound_on_edge(coordinate: Array) -> Bound:
     """The bound at a coordinate that lies on a pixel edge."""
-    return Bound(jnp.clip(jnp.round(coordinate + 0.5), -size, size).astype(jnp.int32), None)
+    return Bound(_to_int32(jnp.round(coordinate + 0.5)), None)
+
+
+def _to_int32(offset: Array) -> Array:
+    """Converts offsets; NaN becomes 0, where platforms would differ."""
+    return jnp.where(jnp.isnan(offset), 0, offset).astype(jnp.int32)
+
+
+def touched(theta: Array, height: int, width: int) -> tuple[tuple[Array, Array], ...]:
+    """The pixels that boxes overlap, by a positive length along each axis.
+
+    Args:
+      theta: the boxes, `(..., 4)`; bounds may be swapped.
+      height: the number of rows of the image.
+      width: the number of columns of the image.
+
+    Returns:
+      Along y and along x the offsets of the first pixel and of the one after the last, `(...)`
+      int32; they are equal if the box touches none.
+    """
+
+    def along(a: Array, b: Array, size: int) -> tuple[Array, Array]:
+        low, high = (jnp.clip(f(a, b), -size, size) for f in (jnp.minimum, jnp.maximum))
+        first = jnp.round(low) + (low - jnp.round(low) >= 0.5)
+        end = jnp.round(high) + (high - jnp.round(high) > -0.5)
+        return _to_int32(first), _to_int32(jnp.where(a == b, first, end))
+
+    x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
+    return along(y_min, y_max, height), along(x_min, x_max, width)
 
 
 def mirrored(theta: Array) -> Array:
@@ -140,25 +178,13 @@ def count(offset: Array, size: int, *, before: int = 0, after: int = 0) -> Array
     return jnp.clip(position + offset[..., None], 0, size)
 
 
-def inside(offset: Array, size: int, *, margin: int = 0) -> Array:
-    """Whether pixel `j + offset` lies in the image and is none of its last `margin` pixels.
-
-    Returns:
-      `(P, F, size)`, for every output `j`.
-    """
+def inside(offset: Array, size: int) -> Array:
+    """Whether pixel `j + offset` lies in the image, for every output `j`: `(P, F, size)`."""
     pixel = jnp.arange(size, dtype=jnp.int32)[None, None] + offset[..., None]
-    return (pixel >= 0) & (pixel < size - margin)
+    return (pixel >= 0) & (pixel < size)
 
 
-def covered(extent: Extent, size: int, dtype: DTypeLike) -> Array:
-    """The length inside the image of every box at every output: `(P, F, size)`."""
-
-    def part(bound: Bound) -> Array | float:
-        if bound.fraction is None:
-            return 0.0
-        return jnp.where(inside(bound.offset, size), bound.fraction[..., None], 0)
-
-    low, high = extent
-    # Whole pixels and fractions apart: their sum would lose the last digits of the fraction.
-    whole = count(high.offset, size) - count(low.offset, size)
-    return whole.astype(dtype) + (part(high) - part(low))
+def beyond(offset: Array, size: int, dtype: DTypeLike) -> Array:
+    """1 where pixel `j + offset` lies beyond the end of the image, else 0: `(P, F, size)`."""
+    pixel = jnp.arange(size, dtype=jnp.int32)[None, None] + offset[..., None]
+    return (pixel > size).astype(dtype)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbox_kernels.backend import Backend, Gradients, Options
-from jaxbox_kernels.common.area import grad_through_area, scale
+from jaxbox_kernels.common.area import grad_through_area, scales
 from jaxbox_kernels.mosaic_gpu import box_params, grad_theta, grad_x, lanes, row_prefix_sums, tiles
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
 from jaxbox_kernels.mosaic_gpu.cuda_only import cuda_only
@@ -77,25 +77,24 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
     if x is not None:
         # The kernel keeps the axis of images, so that XLA can add up across devices.
         products = jnp.sum(planewise(cuda_only(_inner_products), theta, x, g), 0)
-        scales = scale(theta, normalize=options.normalize)
-        dtheta = scales[..., None] * products[..., 1:]
+        factors = _scale(theta, options)
+        dtheta = factors[..., None] * products[..., 1:]
         if options.normalize:
-            dtheta += grad_through_area(theta, scales * products[..., 0])
+            dtheta += grad_through_area(theta, factors * products[..., 0])
     return dx, dtheta
 
 
 def _filter(theta: Array, x: Array, *, options: Options) -> Array:
     batch, channels, *size = x.shape
     shape, whole = (batch, channels, theta.shape[1], *size), options.whole_pixels
-    scales = scale(theta, normalize=options.normalize)
-    boxes = box_params.of_boxes(theta, scales, shape, whole)
+    boxes = box_params.of_boxes(theta, _scale(theta, options), shape, whole)
     output = box_filter.filter_planes(_sums(x), boxes, shape, x.dtype, whole=whole)
     return output[..., : shape[-1]].reshape(shape)
 
 
 def _filter_back(theta: Array, g: Array, *, options: Options) -> Array:
     batch, channels, _, height, width = shape = g.shape
-    scales, whole = scale(theta, normalize=options.normalize), options.whole_pixels
+    scales, whole = _scale(theta, options), options.whole_pixels
     boxes = box_params.of_adjoint(theta, scales, shape, whole)
     differences = grad_x.differences(_rows(g), boxes, shape, whole=whole)
     dx = row_prefix_sums.sum_rows_back(differences, lanes.padded(width), g.dtype)
@@ -112,6 +111,12 @@ def _inner_products(theta: Array, x: Array, g: Array) -> Array:
     no_scales = jnp.ones(theta.shape[:2], jnp.float32)
     boxes = box_params.of_boxes(theta, no_scales, g.shape, whole_pixels=False)
     return grad_theta.inner_products(_sums(x), _rows(g), boxes, g.shape)
+
+
+def _scale(theta: Array, options: Options) -> Array:
+    """The factors `(C, F)` that turn integrals over boxes into outputs."""
+    along_x, along_y = scales(theta, normalize=options.normalize)
+    return along_x * along_y
 
 
 def _sums(x: Array) -> RowSums:

@@ -47,7 +47,7 @@ class Box(NamedTuple):
 
 def make(along_y: Extent, along_x: Extent, scales: Array) -> Tables:
     """Makes tables of boxes from their extents and their scales, `(C, F)`."""
-    both = (*along_x, *along_y)
+    both = (*along_x[:2], *along_y[:2])
     fractions = [
         jnp.zeros_like(scales) if bound.fraction is None else bound.fraction for bound in both
     ]

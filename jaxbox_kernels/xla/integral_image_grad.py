@@ -5,11 +5,15 @@ gradient `g` with respect to the output: `D_y^T g` (`back` below) is used twice.
 boxes of a channel, it gives `dx` after a prefix sum along rows; multiplied by pixels of `x`, it
 gives the gradients of `x_min` and `x_max`. `D_x x` gives those of `y_min` and `y_max`.
 
+Both are computed in fixed point in 64 bits, as in the forward pass, and rounded to the dtype of
+`g` afterwards.
+
 In the shapes below, `P` is the number of planes: of all channels of all images.
 """
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +21,7 @@ from jax import Array, lax
 
 from jaxbox_kernels.backend import Gradients, Options
 from jaxbox_kernels.common import bounds, xla_hints
-from jaxbox_kernels.common.area import grad_through_area, scale
+from jaxbox_kernels.common.area import grad_through_area, scales
 from jaxbox_kernels.common.bounds import Extent
 from jaxbox_kernels.xla import chunks, fixed_point, prefix_sums, shifted_reads
 from jaxbox_kernels.xla.integral_image import merge_batch
@@ -28,8 +32,26 @@ from jaxbox_kernels.xla.reductions import add_neighbouring_rows
 _BOXES_TOGETHER = 4
 
 
+class _Boxes(NamedTuple):
+    """Boxes on the grid of pixels.
+
+    Attributes:
+      theta: `(P, F, 4)`, float64.
+      along_y: the extents along y.
+      along_x: the extents along x.
+      scale_x: the factors along x that turn integrals into outputs, `(P, F)`.
+      scale_y: the factors along y.
+    """
+
+    theta: Array
+    along_y: Extent
+    along_x: Extent
+    scale_x: Array
+    scale_y: Array
+
+
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
-    """Computes the gradients, not differentiably; see `jaxbox_kernels.backend.Backward`."""
+    """Computes the gradients for finite `x` and `g`; see `jaxbox_kernels.backend.Backward`."""
     batch, channels, boxes, height, width = g.shape
 
     def of_planes(theta: Array, g: Array, x: Array | None = None) -> Gradients:
@@ -47,44 +69,44 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
 
 def _gradients(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes `dx`, `(P, H, W)`, and `dtheta`, `(P, F, 4)`, from `g`, `(P, F, H, W)`."""
-    along_y, along_x = bounds.extents(theta, *g.shape[-2:], whole_pixels=options.whole_pixels)
-    scales = scale(theta, normalize=options.normalize)
-    back = _transposed_along_y(g, theta, options.whole_pixels)
-    dx = _transposed_along_x(back, along_x, scales) if options.needs_dx else None
-    if x is None:
-        return dx, None
-    inner, inner_bounds = _inner_products(x, g, back, along_y, along_x)
-    dtheta = scales[..., None] * inner_bounds
-    if options.normalize:
-        dtheta += grad_through_area(theta, scales * inner)
+    with jax.enable_x64(True):
+        wide = theta.astype(jnp.float64)
+        extents = bounds.extents(wide, *g.shape[-2:], whole_pixels=options.whole_pixels)
+        boxes = _Boxes(wide, *extents, *scales(wide, normalize=options.normalize))
+        back = _transposed_along_y(g, boxes, options.whole_pixels)
+        dx = _transposed_along_x(back, boxes).astype(g.dtype) if options.needs_dx else None
+        dtheta = None
+        if x is not None:
+            dtheta = _grad_theta(x, g, back, boxes, options).astype(theta.dtype)
     return dx, dtheta
 
 
-def _transposed_along_y(g: Array, theta: Array, whole_pixels: bool) -> Array:
-    """Computes `D_y^T g` with the margins of `shifted_reads.integrate_rows`.
+def _transposed_along_y(g: Array, boxes: _Boxes, whole_pixels: bool) -> Array:
+    """Computes `D_y^T g`, scaled, with the margins of `shifted_reads.integrate_rows`.
 
     It integrates each box's own plane over the mirrored box.
     """
-    planes, boxes, height, width = g.shape
-    along_y, _ = bounds.extents(bounds.mirrored(theta), height, width, whole_pixels=whole_pixels)
-    longest = jnp.minimum(jnp.abs(theta[..., 3] - theta[..., 2]) + 2, height)
-    largest = jnp.max(jnp.abs(g), (-1, -2)) * longest
-    numbers, step = fixed_point.quantize(g, largest[..., None, None])
+    planes, number, height, width = g.shape
+    mirrored = bounds.mirrored(boxes.theta)
+    along_y, _ = bounds.extents(mirrored, height, width, whole_pixels=whole_pixels)
+    numbers, step = fixed_point.quantize(g, terms=height)
     sums = xla_hints.compute_once(prefix_sums.over_rows(numbers))
     one_box_a_plane = jax.tree.map(lambda values: lax.collapse(values, 0, 2)[:, None], along_y)
     rows = shifted_reads.integrate_rows(lax.collapse(sums, 0, 2), one_box_a_plane)
-    rows = rows.reshape(planes, boxes, *rows.shape[2:])
-    return xla_hints.compute_once(rows.astype(g.dtype) * step)
+    rows = rows.reshape(planes, number, *rows.shape[2:])
+    step = xla_hints.compute_once(step * boxes.scale_y[..., None, None])
+    return xla_hints.compute_once((rows.astype(jnp.float64) * step).astype(g.dtype))
 
 
-def _transposed_along_x(back: Array, along_x: Extent, scales: Array) -> Array:
-    """Computes `D_x^T` of `back`, summed over the boxes of each channel: `(P, H, W)`.
+def _transposed_along_x(back: Array, boxes: _Boxes) -> Array:
+    """Computes `D_x^T` of `back`, scaled, and sums over the boxes of each channel: `(P, H, W)`.
 
     Seen from the right end of a row, each value enters a prefix sum where its box ends and leaves
-    it where the box begins. So the result is a prefix sum, from the right, of differences.
+    it where the box begins. So the result is a prefix sum, from the right, of differences. It is
+    in float64, in which the sum over a long row still has the digits of a single value.
     """
     width = back.shape[-1]
-    starts, weights, beyond = _places_of_differences(back, along_x, scales)
+    starts, weights, beyond = _places_of_differences(back, boxes)
 
     def differences(back: Array, box: int) -> list[Array]:
         table = lax.collapse(back, 1)
@@ -101,9 +123,7 @@ def _transposed_along_x(back: Array, along_x: Extent, scales: Array) -> Array:
     return xla_hints.compute_once(total) - sums
 
 
-def _places_of_differences(
-    back: Array, along_x: Extent, scales: Array
-) -> tuple[list[Array], list[Array], Array]:
+def _places_of_differences(back: Array, boxes: _Boxes) -> tuple[list[Array], list[Array], Array]:
     """Finds where the differences of `dx` along a row are read, and by what they are multiplied.
 
     Returns:
@@ -112,17 +132,32 @@ def _places_of_differences(
       boxes end beyond the right border, `(P, F, 1, W)`.
     """
     width = back.shape[-1]
+    extent = boxes.along_x
     column = jnp.arange(width, dtype=jnp.int32)[None, None]
     starts, weights = [], []
-    for offset, weight in zip(along_x.offsets, along_x.weights, strict=True):
+    for offset, weight in zip(extent.offsets, extent.weights, strict=True):
+        scaled = (boxes.scale_x * weight)[..., None]
+        limited = jnp.clip(offset, -width, width)
+        starts.append(shifted_reads.row_starts(back) - limited[..., None])
         reached = bounds.inside(-offset, width) & (column > 0)
-        starts.append(shifted_reads.row_starts(back) - offset[..., None])
-        weights.append(jnp.where(reached, (scales * weight)[..., None], 0)[:, :, None])
+        weights.append(jnp.where(reached, scaled, 0)[:, :, None])
 
     # Where a box ends beyond the image it has one weight, exactly 0 if it begins there too.
-    ends = [(column + offset[..., None] >= width).astype(back.dtype) for offset in along_x.offsets]
-    beyond = scales[..., None, None] * along_x.integral([end[:, :, None] for end in ends])
-    return xla_hints.compute_once((starts, weights, beyond))
+    ends = [
+        (column + offset[..., None] >= width).astype(weights[0].dtype) for offset in extent.offsets
+    ]
+    beyond = boxes.scale_x[..., None] * _interpolate(extent, ends)
+    return xla_hints.compute_once((starts, weights, beyond[:, :, None]))
+
+
+def _interpolate(extent: Extent, ends: list[Array]) -> Array:
+    """The sum of `ends`, `(P, F, W)` for each of the extents' offsets, times the weights."""
+    low, high, *after = ends
+    if extent.low.fraction is None or extent.excess is None:
+        return high - low
+    low_pixel, high_pixel = after[0] - low, after[1] - high
+    excess, fraction = extent.excess[..., None], extent.low.fraction[..., None]
+    return (high - low) + excess * high_pixel + fraction * (high_pixel - low_pixel)
 
 
 def _add_boxes(terms: Callable[[Array, int], list[Array]], back: Array) -> Array:
@@ -136,35 +171,35 @@ def _add_boxes(terms: Callable[[Array, int], list[Array]], back: Array) -> Array
     return functools.reduce(jnp.add, totals)
 
 
-def _inner_products(
-    x: Array, g: Array, back: Array, along_y: Extent, along_x: Extent
-) -> tuple[Array, Array]:
-    """Computes inner products with `g` for each box.
-
-    Returns:
-      `<g, integral>`, `(P, F)`; and `<g, derivative of the integral>` for the four bounds in the
-      order of `theta`, `(P, F, 4)`.
-    """
+def _grad_theta(x: Array, g: Array, back: Array, boxes: _Boxes, options: Options) -> Array:
+    """Computes `dtheta`, `(P, F, 4)`, from `back`."""
     back = back[:, :, shifted_reads.IMAGE_ROWS]
-    columns = _integrate_columns(x, along_x)
+    columns = _integrate_columns(x, boxes)
     image = shifted_reads.with_margins(x)
-    low_x, high_x = (_inner(back, shifted_reads.read_pixels(image, bound)) for bound in along_x)
-    low_y, high_y = (_inner(g, shifted_reads.read_rows(columns, bound)) for bound in along_y)
-    return _inner(back, columns), jnp.stack([-low_x, high_x, -low_y, high_y], axis=-1)
+    low_x, high_x = (
+        _inner(back, shifted_reads.read_pixels(image, bound)) for bound in boxes.along_x[:2]
+    )
+    low_y, high_y = (
+        _inner(g, shifted_reads.read_rows(columns, bound)) for bound in boxes.along_y[:2]
+    )
+    along_x = boxes.scale_x[..., None] * jnp.stack([-low_x, high_x], axis=-1)
+    along_y = boxes.scale_y[..., None] * jnp.stack([-low_y, high_y], axis=-1)
+    dtheta = jnp.concatenate([along_x, along_y], axis=-1)
+    if options.normalize:
+        dtheta += grad_through_area(boxes.theta, _inner(back, columns))
+    return dtheta
 
 
-def _integrate_columns(x: Array, along_x: Extent) -> Array:
-    """Computes `D_x x` for each box of a channel: `(P, F, H, W)`."""
-    width = x.shape[-1]
-    sums, means = prefix_sums.centred_over_columns(x)
-    sums = shifted_reads.with_margins(prefix_sums.join_blocks(sums, width))
-    starts = shifted_reads.row_starts(sums[:, None])
-    reads = shifted_reads.read_prefix_sums(lax.collapse(sums, 1), starts, along_x.offsets, width)
-    centred = along_x.integral(reads)
-    covered = xla_hints.compute_once(bounds.covered(along_x, width, x.dtype))
-    return xla_hints.compute_once(centred + means[:, None, :, None] * covered[:, :, None])
+def _integrate_columns(x: Array, boxes: _Boxes) -> Array:
+    """Computes `D_x x`, scaled, for each box of a channel: `(P, F, H, W)`."""
+    numbers, step = fixed_point.quantize(x, terms=x.shape[-1])
+    sums = shifted_reads.with_margins(prefix_sums.over_columns(numbers))
+    integrals = shifted_reads.integrate_columns(sums[:, None], boxes.along_x)
+    steps = xla_hints.compute_once(step[..., 0] * boxes.scale_x)
+    columns = (integrals.astype(jnp.float64) * steps[..., None, None]).astype(x.dtype)
+    return xla_hints.compute_once(columns)
 
 
 def _inner(a: Array, b: Array) -> Array:
-    """The inner product of each box's planes: `(P, F, H, W)` twice to `(P, F)`."""
-    return jnp.sum(add_neighbouring_rows(a * b, axis=2), (-1, -2))
+    """The inner product of each box's planes: `(P, F, H, W)` twice to `(P, F)`, float64."""
+    return jnp.sum(add_neighbouring_rows(a * b, axis=2).astype(jnp.float64), (-1, -2))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxbox_kernels.backend import Gradients, Options
-from jaxbox_kernels.common.area import grad_through_area, scale
+from jaxbox_kernels.common.area import grad_through_area, scales
 
 # Without the precision TPUs and recent GPUs would multiply in fewer than 24 bits.
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
@@ -37,20 +37,30 @@ def _overlaps(low: Array, high: Array, size: int) -> _Overlaps:
     # Differences of integers are exact, so that nothing is lost far from the origin.
     offset = (position[None, :] - position[:, None])[None, None]
     low, high = low[..., None, None], high[..., None, None]
-    length = jnp.maximum(jnp.minimum(high, offset + 0.5) - jnp.maximum(low, offset - 0.5), 0)
+    # An integral from a high to a low bound is negative.
+    length = _limit(high, offset) - _limit(low, offset)
     # A bound on a pixel edge belongs to the pixel into which the box grows.
     d_low = -((offset - 0.5 < low) & (low <= offset + 0.5)).astype(low.dtype)
     d_high = ((offset - 0.5 <= high) & (high < offset + 0.5)).astype(high.dtype)
     return _Overlaps(length, d_low, d_high)
 
 
+def _limit(bound: Array, pixel: Array) -> Array:
+    """The place in the pixel that is nearest to the bound."""
+    return jnp.clip(bound, pixel - 0.5, pixel + 0.5)
+
+
 def _matrices(theta: Array, size: tuple[int, ...], options: Options) -> tuple[_Overlaps, _Overlaps]:
-    """The matrices along y, multiplied by the boxes' scales, and along x."""
+    """The matrices along y and along x, multiplied by the boxes' scales."""
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
     height, width = size
-    scales = scale(theta, normalize=options.normalize)[..., None, None]
-    rows = _overlaps(y_min, y_max, height)
-    return _Overlaps(*(scales * matrix for matrix in rows)), _overlaps(x_min, x_max, width)
+    scale_x, scale_y = scales(theta, normalize=options.normalize)
+
+    def scaled(scale: Array, low: Array, high: Array, size: int) -> _Overlaps:
+        matrices = _overlaps(low, high, size)
+        return _Overlaps(*(scale[..., None, None] * matrix for matrix in matrices))
+
+    return scaled(scale_y, y_min, y_max, height), scaled(scale_x, x_min, x_max, width)
 
 
 def forward(x: Array, theta: Array, options: Options) -> Array:

@@ -13,7 +13,7 @@ from jaxbox_kernels.common import xla_hints
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 # Prefix sums over columns multiply blocks of this many pixels by a triangular matrix.
-_BLOCK = 32
+_BLOCK = 16
 # Prefix sums over rows add windows of this many rows, then windows of those sums.
 _WINDOW = 8
 
@@ -48,36 +48,8 @@ def over_columns(x: Array) -> Array:
     within, totals = _sum_blocks(x)
     blocks = totals.shape[-1]
     before = _multiply(totals, np.triu(np.ones((blocks, blocks)), 1))
-    return join_blocks(within + before[..., None], x.shape[-1])
-
-
-def centred_over_columns(x: Array) -> tuple[Array, Array]:
-    """Prefix sums over columns of each row less its mean.
-
-    Args:
-      x: planes, `(P, H, W)`.
-
-    Returns:
-      The sums in blocks of columns, `(P, H, blocks, block)`, and the means, `(P, H)`. XLA
-      vectorizes what is computed pixel by pixel from the blocks, but not from `join_blocks` of
-      them.
-    """
-    width = x.shape[-1]
-    means = xla_hints.compute_once(jnp.mean(x, -1))
-    within, totals = _sum_blocks(x - means[..., None])
-    # The means are rounded. Over a whole row the rounding errors would add up to a visible error,
-    # so the correction makes the last sum 0.
-    blocks = totals.shape[-1]
-    before = np.triu(np.ones((blocks, blocks)), 1) - np.arange(blocks) * _BLOCK / width
-    corrections = _multiply(totals, np.concatenate([before, -np.ones((blocks, 1))], axis=1))
-    starts, excess = corrections[..., :-1, None], corrections[..., -1:, None]
-    pixels = np.arange(1, _BLOCK + 1) / width
-    return within + (starts + excess * pixels.astype(x.dtype)[None, None, None]), means
-
-
-def join_blocks(x: Array, width: int) -> Array:
-    """Joins the blocks of columns `(..., blocks, block)` of rows to rows `(..., width)`."""
-    return lax.collapse(x, x.ndim - 2)[..., :width]
+    sums = within + before[..., None]
+    return lax.collapse(sums, sums.ndim - 2)[..., : x.shape[-1]]
 
 
 def _sum_blocks(x: Array) -> tuple[Array, Array]:

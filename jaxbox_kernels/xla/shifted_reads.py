@@ -29,20 +29,73 @@ def integrate_rows(sums: Array, along_y: Extent) -> Array:
       along_y: the boxes' extents, `(P, F)`.
 
     Returns:
-      The integrals in fixed point, rounded to whole steps, of all rows of the image and of the
-      margins, `(P, F, _ABOVE + H + _BELOW, W)`.
+      The integrals in fixed point of all rows of the image and of the margins,
+      `(P, F, _ABOVE + H + _BELOW, W)`.
     """
     height, width = sums.shape[1:]
     counts = [bounds.count(o, height, before=_ABOVE, after=_BELOW) for o in along_y.offsets]
     starts = [jnp.maximum(count - 1, 0) * width for count in counts]
     above = [count > 0 for count in counts]
-    table, starts = xla_hints.read_again((lax.collapse(sums, 1), starts))
+    table, starts, above = xla_hints.read_again((lax.collapse(sums, 1), starts, above))
     reads = [
         jnp.where(some[..., None], slices(table, start, width), 0)
         for start, some in zip(starts, above, strict=True)
     ]
-    whole, parts = along_y.difference(reads)
-    return whole if parts is None else whole + jnp.round(parts).astype(whole.dtype)
+    before, after = reads[:2], reads[2:]
+    pixels = [through - to for through, to in zip(after, before, strict=False)]
+    return along_y.difference(before, pixels)
+
+
+def integrate_columns(rows: Array, along_x: Extent) -> Array:
+    """Integrates over the columns of boxes.
+
+    Args:
+      rows: prefix sums over columns in fixed point, of one plane for each box or of one for all
+        boxes, with margins: `(P, F or 1, _ABOVE + H + _BELOW, W)`.
+      along_x: the boxes' extents, `(P, F)`.
+
+    Returns:
+      The integrals in fixed point, `(P, F, H, W)`.
+    """
+    return integrate_slices(lax.collapse(rows, 1), row_starts(rows), along_x, rows.shape[-1])
+
+
+def integrate_slices(table: Array, starts: Array, extent: Extent, width: int) -> Array:
+    """Integrates over the columns of boxes, of rows that begin anywhere in a table.
+
+    Args:
+      table: flattened planes of prefix sums over columns in fixed point, with margins, `(P, L)`.
+      starts: the places at which rows begin in the table, `(P, F, H)`; the first two axes may be 1.
+      extent: the boxes' extents along x, `(P, F)`.
+      width: the number of columns.
+
+    Returns:
+      The integrals in fixed point, `(P, F, H, W)`.
+    """
+    low, high, *_ = extent.offsets
+    starts = jnp.broadcast_to(starts, (*low.shape, starts.shape[-1]))
+    last = slices(table, starts + (width - 1), 1)
+    crosses = bounds.beyond(high, width, table.dtype) - bounds.beyond(low, width, table.dtype)
+    # The table has the sums through each pixel: that before a pixel is one place before it.
+    places = [starts + _limit(o - 1, width)[..., None] for o in extent.offsets]
+    inside = [bounds.inside(_limit(o - 1, width), width) for o in (low, high)]
+    in_image = [bounds.inside(o, width) for o in (low, high)]
+    last, crosses = xla_hints.compute_once((last, crosses))
+    table, places, inside, in_image = xla_hints.read_again((table, places, inside, in_image))
+    reads = [slices(table, place, width) for place in places]
+    sums = [
+        jnp.where(mask[:, :, None], read, 0) for mask, read in zip(inside, reads[:2], strict=True)
+    ]
+    pixels = [
+        jnp.where(mask[:, :, None], through - before, 0)
+        for mask, through, before in zip(in_image, reads[2:], sums, strict=False)
+    ]
+    return extent.difference(sums, pixels) + crosses[:, :, None] * last
+
+
+def _limit(column: Array, width: int) -> Array:
+    """Limits offsets so that a slice leaves its row by no more than the margins."""
+    return jnp.clip(column, -width, width)
 
 
 def row_starts(planes: Array) -> Array:
@@ -59,34 +112,10 @@ def with_margins(x: Array) -> Array:
     return xla_hints.do_not_fuse(jnp.concatenate(parts, axis=1))
 
 
-def read_prefix_sums(table: Array, starts: Array, offsets: list[Array], width: int) -> list[Array]:
-    """Reads the sums of all pixels of a row before pixel `j + offset`.
-
-    Args:
-      table: flattened planes of prefix sums over columns whose last column, which would be the same
-        as the sum before the first pixel, 0, may hold something else.
-      starts: the places at which rows begin in the table, `(P, F, H)`; the first two axes may be 1.
-      offsets: offsets of bounds along x, `(P, F)` each.
-      width: the number of columns.
-
-    Returns:
-      For each of the offsets the sums for all outputs `j`, `(P, F, H, W)`.
-    """
-    # The table has the sums through each pixel, so the sum before a pixel is one place before it.
-    columns = [jnp.clip(offset - 1, -width, width) for offset in offsets]
-    reached = [bounds.inside(column, width, margin=1) for column in columns]
-    places = [starts + column[..., None] for column in columns]
-    table, places = xla_hints.read_again((table, places))
-    return [
-        jnp.where(inside[:, :, None], slices(table, place, width), 0)
-        for place, inside in zip(places, reached, strict=True)
-    ]
-
-
 def read_pixels(image: Array, bound: Bound) -> Array:
     """Reads the pixel in which a bound along x lies, of an image with margins: `(P, F, H, W)`."""
     width = image.shape[-1]
-    starts = row_starts(image[:, None]) + bound.offset[..., None]
+    starts = row_starts(image[:, None]) + _limit(bound.offset, width)[..., None]
     inside = bounds.inside(bound.offset, width)
     table, starts, inside = xla_hints.read_again((lax.collapse(image, 1), starts, inside))
     return jnp.where(inside[:, :, None], slices(table, starts, width), 0)
