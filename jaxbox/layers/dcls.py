@@ -14,6 +14,7 @@ from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jaxbox.arguments import check_feature_group_count, sizes_per_axis
 from jaxbox.layers.fold import FoldableConv
 from jaxbox.layers.initializers import OFFSETS_INIT, uniform
+from jaxbox.layers.stacking import added_axes
 from jaxbox.ops.dcls import Version, dcls_kernel, repulsion
 from jaxbox_kernels.common.conv_large_kernel import conv_large_kernel
 
@@ -26,7 +27,8 @@ __all__ = [
     "repulsive_loss",
 ]
 
-# The `tag` in the metadata of a Param that holds positions; `limits` stands beside it.
+# The `tag` in the metadata of a Param that holds positions. Beside it stand `limits`, and
+# `layer_shape`, the shape in a single layer.
 POSITIONS_TAG: Final = "positions"
 
 type Limits = tuple[tuple[float, float], ...]
@@ -48,10 +50,11 @@ class DclsConv(FoldableConv):
     - `sigma`: in cells, of the shape of `positions`; `None` for the versions `"v0"` and `"v1"`,
     - `bias`: `(out_features,)`.
 
-    `positions` has the metadata `tag="positions"` and `limits`, by which :mod:`jaxbox.optim` finds
-    it. The layer itself does not keep positions inside the kernel: use
-    :func:`jaxbox.optim.constrain`, which makes any optimizer do so. The authors exclude positions
-    from weight decay (:func:`jaxbox.optim.decay_mask`).
+    `positions` has the metadata `tag="positions"`, `limits` and `layer_shape` (its shape in a
+    single layer, not in layers that `nnx.vmap` stacks), by which :mod:`jaxbox.optim` finds it. The
+    layer itself does not keep positions inside the kernel: use :func:`jaxbox.optim.constrain`,
+    which makes any optimizer do so. The authors exclude positions from weight decay
+    (:func:`jaxbox.optim.decay_mask`).
 
     Source: Khalfaoui-Hassani et al. 2023.
 
@@ -171,6 +174,7 @@ class DclsConv(FoldableConv):
             jnp.clip(positions, low, high) / gain,
             tag=POSITIONS_TAG,
             limits=tuple((low / gain, high / gain) for low, high in limits),
+            layer_shape=shape,
         )
         sigma_init = sigma_init or nnx.initializers.constant(_INITIAL_SIGMA.get(version, 0.0))
         self.sigma = param(sigma_init, *shape) if version in _INITIAL_SIGMA else nnx.data(None)
@@ -212,7 +216,8 @@ def position_limits(kernel_size: Sequence[int]) -> Limits:
 def repulsive_loss(model: nnx.Module) -> jax.Array:
     """Averages over a model's DCLS layers how much their taps lie on top of each other.
 
-    The authors add its square to the loss after the first epochs.
+    The authors add its square to the loss after the first epochs. Layers that `nnx.vmap` or
+    `nnx.scan` has stacked count as several.
 
     Source: the training code of Khalfaoui-Hassani et al. 2023 for ConvNeXt.
 
@@ -232,7 +237,27 @@ def repulsive_loss(model: nnx.Module) -> jax.Array:
     layers = [layer for _, layer in nnx.iter_modules(model) if isinstance(layer, DclsConv)]
     if not layers:
         return jnp.zeros(())
-    return jnp.stack([repulsion(layer.positions_in_cells) for layer in layers]).mean()
+    losses, numbers = zip(*map(_repulsion_of_stack, layers), strict=True)
+    return jnp.average(jnp.stack(losses), weights=jnp.array(numbers, losses[0].dtype))
+
+
+def axes_of_stack(positions: nnx.Variable[jax.Array]) -> tuple[int, ...]:
+    """Returns the axes of a parameter `positions` along which layers are stacked.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from jaxbox.layers import DclsConv
+      >>> from jaxbox.layers.dcls import axes_of_stack
+      >>> @nnx.vmap(out_axes=nnx.StateAxes({nnx.Param: 1}))
+      ... def make(key):
+      ...     return DclsConv(2, 3, (7, 5), 4, rngs=nnx.Rngs(key))
+      >>> positions = make(jax.random.split(jax.random.key(0), 6)).positions
+      >>> positions.shape, axes_of_stack(positions)
+      ((2, 6, 4, 2, 3), (1,))
+    """
+    shape = positions.shape
+    return added_axes(shape, positions.get_metadata().get("layer_shape", shape[-4:]))
 
 
 def dilated_positions(
@@ -259,6 +284,14 @@ def dilated_positions(
         for n, d, size in zip(taps, dilation, kernel_size, strict=True)
     ]
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")])
+
+
+def _repulsion_of_stack(layer: DclsConv) -> tuple[jax.Array, int]:
+    """Returns the mean repulsion of stacked layers and their number; 1 for a single layer."""
+    positions = layer.positions_in_cells
+    axes = axes_of_stack(layer.positions)
+    number = math.prod(positions.shape[axis] for axis in axes)
+    return repulsion(jnp.moveaxis(positions, axes, range(len(axes)))), number
 
 
 def _initial_grid(

@@ -122,13 +122,14 @@ def repulsion(positions: ArrayLike) -> Array:
     Source: the training code of Khalfaoui-Hassani et al. 2023 for ConvNeXt.
 
     Args:
-      positions: The positions of the taps, `(d, K, I, O)`, in cells.
+      positions: The positions of the taps, `(..., d, K, I, O)`, in cells. The loss of several
+        layers, along leading axes, is the mean of theirs.
 
     Returns:
       The loss, a scalar; 0 for a single tap.
 
     Raises:
-      ValueError: `positions` has not four axes.
+      ValueError: `positions` has less than four axes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -137,13 +138,14 @@ def repulsion(positions: ArrayLike) -> Array:
       0.25
     """
     positions = jnp.asarray(positions)
-    if positions.ndim != 4:
-        raise ValueError(f"positions must be (d, K, I, O), got shape {positions.shape}.")
-    count = positions.shape[1]
+    if positions.ndim < 4:
+        raise ValueError(f"positions must be (..., d, K, I, O), got shape {positions.shape}.")
+    count = positions.shape[-3]
     if count < 2:
         return jnp.zeros((), positions.dtype)
     first, second = jnp.triu_indices(count, 1)
-    squared = jnp.square(positions[:, first] - positions[:, second]).sum(0)
+    apart = positions[..., first, :, :] - positions[..., second, :, :]
+    squared = jnp.square(apart).sum(-4)
     coincide = squared == 0
     # The derivative of the square root is infinite at 0, and `where` around the root alone would
     # multiply that by 0.

@@ -154,10 +154,11 @@ def keep_boxes_valid(
 
     def keep_valid(spec: BoxSpec, update: jax.Array, theta: jax.Array) -> jax.Array:
         moved = theta + update
-        projected = project(moved, spec.window, min_size=min_size)
+        projected = project(jnp.moveaxis(moved, spec.axis, -1), spec.window, min_size=min_size)
+        projected = jnp.moveaxis(projected, -1, spec.axis)
         # `projected - theta` would round updates that need no correction.
         kept = jnp.where(projected == moved, update, projected - theta)
-        return jnp.where(jnp.isfinite(moved).all(-1, keepdims=True), kept, 0)
+        return jnp.where(jnp.isfinite(moved).all(spec.axis, keepdims=True), kept, 0)
 
     def init_fn(params: optax.Params) -> KeepBoxesValidState:
         del params
@@ -215,7 +216,8 @@ def steps_in_pixels(
     def to_pixels(spec: BoxSpec, update: jax.Array) -> jax.Array:
         h, w = spec.window or DEFAULT_WINDOW
         pixels = jnp.array([w, w, h, h], update.dtype) * jnp.asarray(scale, update.dtype)
-        return update * jnp.broadcast_to(pixels, update.shape)
+        last = jnp.moveaxis(update, spec.axis, -1)
+        return jnp.moveaxis(last * jnp.broadcast_to(pixels, last.shape), -1, spec.axis)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params

@@ -8,7 +8,7 @@ boxes (or positions), and `False` for every other parameter.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.core.meta
@@ -20,7 +20,8 @@ from jaxbox import linen
 from jaxbox.arguments import check_number, sizes_per_axis
 from jaxbox.boxes import check_window
 from jaxbox.layers.box import BOX_TAG
-from jaxbox.layers.dcls import POSITIONS_TAG, Limits, position_limits
+from jaxbox.layers.dcls import POSITIONS_TAG, Limits, axes_of_stack, position_limits
+from jaxbox.layers.stacking import last_axis_of_size
 
 __all__ = [
     "BoxSpec",
@@ -50,6 +51,8 @@ class BoxSpec:
     Attributes:
       window: The size `(h, w)` in pixels of the feature map: boxes are kept in
         `[-w, w] x [-h, h]`. With `None` only their minimum size is enforced.
+      axis: The axis of the parameter along which a box has its four coordinates. It is not the last
+        one if layers are stacked along the last.
 
     Raises:
       TypeError: `window` is not a sequence of numbers.
@@ -61,6 +64,7 @@ class BoxSpec:
     """
 
     window: Sequence[float] | None = None
+    axis: int = -1
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -74,6 +78,8 @@ class PositionSpec:
     Attributes:
       limits: The least and the greatest position along each spatial axis, in the unit of the
         parameter, which is a cell divided by the layer's `gain`.
+      axis: The axis of the parameter along which a position has its coordinates. It is not -4 if
+        layers are stacked along a later axis than this.
 
     Raises:
       TypeError: `limits` is not a sequence of pairs of numbers.
@@ -85,6 +91,7 @@ class PositionSpec:
     """
 
     limits: Limits
+    axis: int = -4
 
     def __post_init__(self) -> None:
         message = f"limits must be pairs of finite numbers, the lesser first; got {self.limits!r}."
@@ -118,9 +125,14 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
       >>> from jaxbox import layers, optim
       >>> model = layers.BoxConv(16, 4, window=(64, 128), rngs=nnx.Rngs(0))
       >>> optim.find_boxes(model)["theta"]
-      BoxSpec(window=(64, 128))
+      BoxSpec(window=(64, 128), axis=-1)
     """
-    return _find(model, wrt, BOX_TAG, lambda metadata: BoxSpec(metadata["window"]))
+
+    def make(theta: nnx.Variable[Any]) -> BoxSpec:
+        axis = last_axis_of_size(theta.shape, 4)
+        return BoxSpec(theta.get_metadata("window"), axis)
+
+    return _find(model, wrt, BOX_TAG, make)
 
 
 def find_positions(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Positions:
@@ -144,13 +156,24 @@ def find_positions(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> 
       >>> from jaxbox import layers, optim
       >>> model = layers.DclsConv(2, 2, (17, 9), 5, rngs=nnx.Rngs(0))
       >>> optim.find_positions(model)["positions"]
-      PositionSpec(limits=((-8.0, 8.0), (-4.0, 4.0)))
+      PositionSpec(limits=((-8.0, 8.0), (-4.0, 4.0)), axis=-4)
     """
-    return _find(model, wrt, POSITIONS_TAG, lambda metadata: PositionSpec(metadata["limits"]))
+
+    def make(positions: nnx.Variable[Any]) -> PositionSpec:
+        rank = len(positions.shape)
+        stacked = axes_of_stack(positions)
+        first = next(axis for axis in range(rank) if axis not in stacked)
+        return PositionSpec(positions.get_metadata("limits"), first - rank)
+
+    return _find(model, wrt, POSITIONS_TAG, make)
 
 
 def find_boxes_by_name(
-    params: optax.Params, window: Sequence[float] | None = None, *, name: str = "theta"
+    params: optax.Params,
+    window: Sequence[float] | None = None,
+    *,
+    name: str = "theta",
+    axis: int | None = None,
 ) -> Boxes:
     """Marks boxes in a tree of parameters, such as a Linen model's, by their name.
 
@@ -160,6 +183,8 @@ def find_boxes_by_name(
         size of boxes, or the windows that parameters from `nnx.bridge.to_linen` carry. If layers
         see feature maps of different sizes, replace `BoxSpec`s in the result.
       name: The last key on the path to the boxes.
+      axis: The axis along which a box has its four coordinates. By default it is the last axis of
+        size 4. Layers that are stacked along a later axis of size 4 need it.
 
     Returns:
       A tree of the structure of `params`, or of a prefix of it where arrays are boxed, with a
@@ -174,13 +199,16 @@ def find_boxes_by_name(
       >>> from jaxbox import optim
       >>> params = {"box": {"theta": jnp.zeros((16, 4, 4))}, "conv": {"kernel": jnp.zeros((3, 3))}}
       >>> optim.find_boxes_by_name(params, window=(64, 128))
-      {'box': {'theta': BoxSpec(window=(64, 128))}, 'conv': {'kernel': False}}
+      {'box': {'theta': BoxSpec(window=(64, 128), axis=-1)}, 'conv': {'kernel': False}}
     """
 
     def make(leaf: Any) -> BoxSpec:
         # `nnx.bridge.to_linen` keeps the metadata of NNX layers.
         metadata = leaf.metadata if isinstance(leaf, nnx.bridge.NNXMeta) else {}
-        return BoxSpec(metadata.get("window") if window is None else window)
+        return BoxSpec(
+            metadata.get("window") if window is None else window,
+            last_axis_of_size(_shape(leaf), 4) if axis is None else axis,
+        )
 
     BoxSpec(window)  # Raises before a name is looked for.
     return _find_by_name(params, name, make)
@@ -192,6 +220,7 @@ def find_positions_by_name(
     *,
     gain: float = 1.0,
     name: str = "positions",
+    axis: int | None = None,
 ) -> Positions:
     """Marks positions of taps in a tree of parameters, such as a Linen model's, by their name.
 
@@ -201,6 +230,9 @@ def find_positions_by_name(
         replace `PositionSpec`s in the result.
       gain: The `gain` of the layers.
       name: The last key on the path to the positions.
+      axis: The axis along which a position has its coordinates. By default it is the last axis of
+        the right size with three or more axes after it. Layers that are stacked along a later axis
+        than this, of which another has the same size, need it.
 
     Returns:
       A tree of the structure of `params` with a `PositionSpec` for each leaf of that name and
@@ -215,12 +247,17 @@ def find_positions_by_name(
       >>> from jaxbox import optim
       >>> params = {"dcls": {"positions": jnp.zeros((1, 3, 2, 2)), "bias": jnp.zeros(2)}}
       >>> optim.find_positions_by_name(params, (5,))
-      {'dcls': {'bias': False, 'positions': PositionSpec(limits=((-2.0, 2.0),))}}
+      {'dcls': {'bias': False, 'positions': PositionSpec(limits=((-2.0, 2.0),), axis=-4)}}
     """
     check_number("gain", gain)
     sizes = sizes_per_axis("kernel_size", kernel_size)
     limits = tuple((low / gain, high / gain) for low, high in position_limits(sizes))
-    return _find_by_name(params, name, lambda _: PositionSpec(limits))
+
+    def make(leaf: Any) -> PositionSpec:
+        guess = last_axis_of_size(_shape(leaf), len(limits), followed_by=3)
+        return PositionSpec(limits, guess if axis is None else axis)
+
+    return _find_by_name(params, name, make)
 
 
 def decay_mask(*marks: Boxes | Positions) -> Any:
@@ -311,14 +348,14 @@ def _find(
     model: nnx.Module,
     wrt: nnx.filterlib.Filter,
     tag: str,
-    make: Callable[[Mapping[str, Any]], BoxSpec | PositionSpec],
+    make: Callable[[nnx.Variable[Any]], BoxSpec | PositionSpec],
 ) -> Any:
     _check_model(model)
     bridged = _marks_in_bridges(model, tag)
 
     def mark(variable: nnx.Variable[Any]) -> BoxSpec | PositionSpec | bool:
-        metadata = variable.get_metadata()
-        return make(metadata) if metadata.get("tag") == tag else bridged.get(id(variable), False)
+        tagged = variable.get_metadata().get("tag") == tag
+        return make(variable) if tagged else bridged.get(id(variable), False)
 
     variables = nnx.state(model, wrt)
     return jax.tree.map(mark, variables, is_leaf=lambda x: isinstance(x, nnx.Variable))
@@ -343,11 +380,13 @@ def _marks_in_bridges(model: nnx.Module, tag: str) -> dict[int, BoxSpec | Positi
             if inner[-1] != name or variable.ndim < rank:
                 continue
             if isinstance(layer, linen.BoxConv):
-                marks[id(variable)] = BoxSpec(layer.window)
+                axis = last_axis_of_size(variable.shape, 4)
+                marks[id(variable)] = BoxSpec(layer.window, axis)
             elif isinstance(layer, linen.DclsConv):
                 limits = position_limits(_cells(layer))
+                axis = last_axis_of_size(variable.shape, len(limits), followed_by=3)
                 marks[id(variable)] = PositionSpec(
-                    tuple((low / layer.gain, high / layer.gain) for low, high in limits)
+                    tuple((low / layer.gain, high / layer.gain) for low, high in limits), axis
                 )
             else:
                 place = ".".join(map(str, path)) or "the top"
@@ -381,6 +420,13 @@ def _check_model(model: Any) -> None:
             f"{model if model is None else type(model).__name__}. For a tree of parameters, such "
             "as a Linen model's, use jaxbox.optim.find_boxes_by_name and constrain_boxes."
         )
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    """Returns the shape of an array, or of the array that a box of Linen holds."""
+    boxed = isinstance(leaf, flax.core.meta.AxisMetadata)
+    shape: tuple[int, ...] = (leaf.unbox() if boxed else leaf).shape
+    return shape
 
 
 def _find_by_name(

@@ -32,7 +32,7 @@ def keep_positions_inside(positions: Positions) -> optax.GradientTransformation:
     Raises:
       TypeError: `positions` are no marks.
       ValueError: When updating, `params` is `None`, or positions and their limits have different
-        numbers of axes.
+        numbers of spatial axes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -46,12 +46,15 @@ def keep_positions_inside(positions: Positions) -> optax.GradientTransformation:
     check_marks("positions", positions, PositionSpec)
 
     def keep_inside(spec: PositionSpec, update: jax.Array, positions: jax.Array) -> jax.Array:
-        if positions.ndim != 4 or len(positions) != len(spec.limits):
+        rank, number = positions.ndim, len(spec.limits)
+        if not -rank <= spec.axis < rank or positions.shape[spec.axis] != number:
             raise ValueError(
-                f"positions must be (d, K, I, O) with d the {len(spec.limits)} axes of limits, got "
-                f"shape {positions.shape}."
+                f"positions must be (d, K, I, O) with d the {number} axes of limits, or stacked "
+                f"with d along axis {spec.axis}; got shape {positions.shape}."
             )
-        low, high = jnp.array(spec.limits, positions.dtype).T.reshape(2, -1, 1, 1, 1)
+        along = [1] * rank
+        along[spec.axis] = number
+        low, high = jnp.array(spec.limits, positions.dtype).T.reshape(2, *along)
         moved = positions + update
         clipped = jnp.clip(moved, low, high)
         # `clipped - positions` would round updates that need no correction.
