@@ -13,7 +13,7 @@ from jax import Array, lax
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 # Chunk size in outputs; inputs are chunked only above twice this.
-_CHUNK_OUTPUTS = 2**20
+_CHUNK_OUTPUTS = 2**19
 
 
 def map_planes[Result](function: Callable[..., Result], theta: Array, *planes: Array) -> Result:

@@ -202,4 +202,5 @@ def _integrate_columns(x: Array, boxes: _Boxes) -> Array:
 
 def _inner(a: Array, b: Array) -> Array:
     """The inner product of each box's planes: `(P, F, H, W)` twice to `(P, F)`, float64."""
-    return jnp.sum(add_neighbouring_rows(a * b, axis=2).astype(jnp.float64), (-1, -2))
+    rows = add_neighbouring_rows(add_neighbouring_rows(a * b, axis=2), axis=2)
+    return jnp.sum(rows.astype(jnp.float64), (-1, -2))

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from jaxbox.layers import DclsConv, DOConv, OctConv
-from tests.cases.structured_images import structured_images
+from tests.cases.images import structured_images
 from tests.oracles import conv as conv_oracle
 from tests.oracles import octave as octave_oracle
 
