@@ -20,6 +20,7 @@ from jaxbox.ops.box_conv import box_conv
 from jaxbox.ops.dcls import dcls_kernel
 from jaxbox.ops.doconv import doconv_kernel
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
+from jaxbox.ops.octave_features import Octaves
 
 if TYPE_CHECKING:
     from jaxbox import analysis, interop, layers, linen, models, optim, plots, surgery
@@ -44,6 +45,7 @@ __all__ = [
     "OctConvTranspose",
     "OctaveBias",
     "OctaveKernels",
+    "Octaves",
     "PerOctave",
     "analysis",
     "box_conv",

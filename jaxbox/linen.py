@@ -1,14 +1,14 @@
 """The layers for Flax Linen.
 
-Each class is made from the NNX layer of its name: it has the same options, numbers and parameters,
-except for the channels of the input and the window of boxes, which it takes from the input that it
-is initialized with. Linen parameters carry no metadata: mark boxes and positions for
+Each class has the options, numbers and parameters of the NNX layer of its name, except for the
+channels of the input and the window of boxes, which it takes from the input that it is initialized
+with. Linen parameters carry no metadata: mark boxes and positions for
 :mod:`jaxbox.optim` by :func:`jaxbox.optim.find_boxes_by_name` and
 :func:`jaxbox.optim.find_positions_by_name`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -24,11 +24,11 @@ from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
 from jaxbox.ops.box_conv import Implementation
 from jaxbox.ops.dcls import Version
-from jaxbox.ops.octave_features import Features, Pooling, to_pair
+from jaxbox.ops.octave_features import Features, Octaves, Pooling, from_pair, to_pair
 from jaxbox_kernels.common import layout
 from jaxbox_kernels.common.conv import ConvGeneralDilated
 
-__all__ = ["BoxConv", "DOConv", "DclsConv", "OctConv", "OctConvTranspose"]
+__all__ = ["BoxConv", "DOConv", "DclsConv", "OctConv", "OctConvTranspose", "PerOctave"]
 
 
 class _LinenLayer(nn.Module):
@@ -235,3 +235,40 @@ class OctConvTranspose(_OctaveLayer):
     precision: PrecisionLike = None
     kernel_init: Initializer = KERNEL_INIT
     bias_init: Initializer = nnx.initializers.zeros
+
+
+class PerOctave(nn.Module):
+    """Applies a layer of its own to each octave, such as BatchNorm.
+
+    Attributes:
+      layer: The layer's class, or another function that builds it. It is called with the `name`
+        `"high"` or `"low"`.
+
+    Example:
+      >>> import functools
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import linen as nn
+      >>> from jaxbox import linen, map_octaves
+      >>> norm = functools.partial(nn.BatchNorm, use_running_average=False)
+      >>> model = nn.Sequential([
+      ...     linen.OctConv(8, (3, 3), alpha=(0, 0.25)),
+      ...     linen.PerOctave(norm),
+      ...     functools.partial(map_octaves, nn.relu),
+      ...     linen.OctConv(8, (3, 3), alpha=0.25),
+      ... ])
+      >>> y, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 6, 6, 3)))
+      >>> y.high.shape, y.low.shape
+      ((2, 6, 6, 6), (2, 3, 3, 2))
+    """
+
+    layer: Callable[..., Callable[[jax.Array], jax.Array]]
+
+    @nn.compact
+    def __call__(self, x: Features) -> jax.Array | Octaves:
+        """Maps each octave by its layer."""
+        high, low = (
+            None if octave is None else self.layer(name=name)(octave)
+            for name, octave in zip(("high", "low"), to_pair(x), strict=True)
+        )
+        return from_pair(high, low)

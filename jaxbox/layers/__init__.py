@@ -4,7 +4,13 @@ from jaxbox.layers.box import BoxConv, FrozenBoxes
 from jaxbox.layers.dcls import DclsConv, repulsive_loss
 from jaxbox.layers.doconv import DOConv
 from jaxbox.layers.octave import ArrayOctConv, OctConv, OctConvTranspose, PerOctave
-from jaxbox.ops.octave_features import from_octaves, map_octaves, split_channels, to_octaves
+from jaxbox.ops.octave_features import (
+    Octaves,
+    from_octaves,
+    map_octaves,
+    split_channels,
+    to_octaves,
+)
 
 __all__ = [
     "ArrayOctConv",
@@ -14,6 +20,7 @@ __all__ = [
     "FrozenBoxes",
     "OctConv",
     "OctConvTranspose",
+    "Octaves",
     "PerOctave",
     "from_octaves",
     "map_octaves",

@@ -14,6 +14,7 @@ from jaxbox.layers.initializers import KERNEL_INIT
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import (
     Features,
+    Octaves,
     Pooling,
     from_octaves,
     from_pair,
@@ -33,10 +34,11 @@ type Alpha = float | tuple[float, float]
 class OctConv(nnx.Module):
     """A convolution whose channels are of high or of low spatial frequency.
 
-    It maps features of two octaves to such features by :func:`jaxbox.octave_conv`. Features are a
-    pair `(high, low)`, the low octave at half the resolution. A branch without channels is `None`;
-    features without a low branch, as with an `alpha` of 0, are a plain array, as in and out of an
-    ordinary convolution.
+    It maps features of two octaves to such features by :func:`jaxbox.octave_conv`. Features are
+    :class:`jaxbox.Octaves`, `high` and `low`, the low octave at half the resolution. A branch
+    without channels is `None`; features without a low branch, as with an `alpha` of 0, are a plain
+    array, as in and out of an ordinary convolution. Such layers follow each other in
+    `flax.nnx.Sequential`; see :class:`PerOctave` for BatchNorm and activations between them.
 
     The parameters are the kernels `high_to_high`, `high_to_low`, `low_to_high` and `low_to_low`,
     each `(*kernel_size, inputs / groups, outputs)`, or `None` if a branch is missing, and the
@@ -150,12 +152,12 @@ class OctConv(nnx.Module):
         biases = (self.high_bias, self.low_bias)
         return OctaveBias(*(None if bias is None else bias[...] for bias in biases))
 
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> jax.Array | Octaves:
         """Convolves.
 
         Args:
-          x: The features `(high, low)`, each `(..., *spatial, channels)`, or `None` for an octave
-            without channels; the array `high` if the low octave has none.
+          x: The features: `Octaves` or a tuple `(high, low)`, each `(..., *spatial, channels)`, or
+            `None` for an octave without channels; the array `high` if the low octave has none.
 
         Returns:
           The output, features of the same form.
@@ -281,7 +283,7 @@ class OctConvTranspose(OctConv):
             rngs=rngs,
         )
 
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> jax.Array | Octaves:
         """Convolves; arguments and result are those of :class:`OctConv`."""
         self._check_channels(x)
         return octave_conv_transpose(
@@ -367,6 +369,27 @@ class PerOctave(nnx.Module):
       >>> high, low = norm((jnp.ones((4, 4, 6)), jnp.ones((2, 2, 2))))
       >>> high.shape, low.shape
       ((4, 4, 6), (2, 2, 2))
+
+      A residual block of octave convolutions:
+
+      >>> import functools
+      >>> import jax
+      >>> from jaxbox.layers import OctConv, map_octaves
+      >>> class OctaveBlock(nnx.Module):
+      ...     def __init__(self, features, alpha, rngs):
+      ...         def conv():
+      ...             return OctConv(features, features, (3, 3), alpha=alpha, rngs=rngs)
+      ...         def norm():
+      ...             return PerOctave(nnx.BatchNorm, features, alpha, rngs=rngs)
+      ...         relu = functools.partial(map_octaves, nnx.relu)
+      ...         self.branch = nnx.Sequential(conv(), norm(), relu, conv(), norm())
+      ...     def __call__(self, x):
+      ...         return map_octaves(nnx.relu, jax.tree.map(jnp.add, x, self.branch(x)))
+      >>> block = OctaveBlock(8, 0.25, nnx.Rngs(0))
+      >>> stem = OctConv(3, 8, (3, 3), alpha=(0, 0.25), rngs=nnx.Rngs(1))
+      >>> high, low = block(stem(jnp.ones((2, 32, 32, 3))))
+      >>> high.shape, low.shape
+      ((2, 32, 32, 6), (2, 16, 16, 2))
     """
 
     def __init__(
@@ -381,7 +404,7 @@ class PerOctave(nnx.Module):
         self.high: Any = layer(high, rngs=rngs) if high else nnx.data(None)
         self.low: Any = layer(low, rngs=rngs) if low else nnx.data(None)
 
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> jax.Array | Octaves:
         """Maps each octave by its layer."""
         high, low = (
             None if octave is None else layer(octave)

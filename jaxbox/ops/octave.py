@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxbox.ops.octave_features import (
     Features,
+    Octaves,
     Pooling,
     average_pool,
     from_pair,
@@ -50,7 +51,7 @@ def octave_conv(
     strides: int = 1,
     pooling: Pooling = "floor",
     **options: Unpack[ConvOptions],
-) -> Features:
+) -> Array | Octaves:
     """Convolves features of two octaves; each output gets a share from each input.
 
     With `pool` the mean over 2 pixels along each axis, and `up` nearest-neighbour upsampling,
@@ -72,9 +73,9 @@ def octave_conv(
     BrainCreators (`"floor"`) and by the authors for Gluon (`"ceil"`).
 
     Args:
-      x: The features `(high, low)`, each `(..., *spatial, channels)`, or `None` for a branch
-        without channels; or the array `high` alone. The low octave has the size that `pooling`
-        gives it.
+      x: The features: :class:`Octaves` or a tuple `(high, low)`, each `(..., *spatial, channels)`,
+        or `None` for a branch without channels; or the array `high` alone. The low octave has the
+        size that `pooling` gives it.
       kernels: The kernels of the four paths, for one to three spatial axes. The numbers of groups
         follow from their shapes and that of `x`. Both paths to an output, or both from an input,
         may be missing.
@@ -86,8 +87,8 @@ def octave_conv(
         each other as inputs of another octave convolution.
 
     Returns:
-      The features `(high, low)`: the array `high` alone if no path leads to the low output,
-      `(None, low)` if none leads to the high one.
+      The features, :class:`Octaves`: its `high` is `None` if no path leads to the high output. If
+      none leads to the low one, they are the array `high` alone.
 
     Raises:
       ValueError: A kernel does not fit its input, an input has no kernel, the sizes of the octaves
@@ -132,7 +133,7 @@ def octave_conv_transpose(
     strides: int = 1,
     pooling: Pooling = "floor",
     **options: Unpack[ConvTransposeOptions],
-) -> Features:
+) -> Array | Octaves:
     """Convolves features of two octaves, each path by a transposed convolution.
 
     This is the formula of :func:`octave_conv` with `flax.nnx.ConvTranspose` in place of the

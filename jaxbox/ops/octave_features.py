@@ -1,16 +1,18 @@
 """Features of octave convolution: channels at full resolution and channels at half of it.
 
-Such features are a pair `(high, low)`, of high and of low spatial frequency. A branch without
+Such features are an :class:`Octaves`, of high and of low spatial frequency. A branch without
 channels is `None`. Features without a low branch are the plain array `high`, as in and out of an
 ordinary convolution.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Final, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -19,6 +21,7 @@ from jaxbox_kernels.common.dtypes import sum_dtype
 
 __all__ = [
     "Features",
+    "Octaves",
     "Pooling",
     "average_pool",
     "from_octaves",
@@ -32,7 +35,39 @@ __all__ = [
     "upsample_nearest",
 ]
 
-type Features = Array | tuple[Array | None, Array | None]
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Octaves:
+    """Features of two octaves.
+
+    It is a pytree, and `high, low = octaves` unpacks it. Unlike a tuple it passes through Flax's
+    `Sequential` as one argument. Functions and layers that take features take tuples too.
+
+    Attributes:
+      high: The features of high spatial frequency, `(..., *spatial, channels)`, or `None`.
+      low: The features of low spatial frequency, of half the size, or `None`.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import Octaves
+      >>> x = Octaves(jnp.ones((4, 6, 3)), jnp.ones((2, 3, 1)))
+      >>> high, low = jax.tree.map(lambda branch: 2 * branch, x)
+      >>> high.shape, low.shape
+      ((4, 6, 3), (2, 3, 1))
+    """
+
+    high: Array | None
+    low: Array | None
+
+    def __iter__(self) -> Iterator[Array | None]:
+        """Yields both branches."""
+        yield self.high
+        yield self.low
+
+
+type Features = Array | Octaves | tuple[Array | None, Array | None]
 
 Pooling = Literal["floor", "ceil"]
 
@@ -52,6 +87,8 @@ def to_pair(x: Features) -> tuple[Array | None, Array | None]:
       >>> to_pair(jnp.ones(3))
       (Array([1., 1., 1.], dtype=float32), None)
     """
+    if isinstance(x, Octaves):
+        return x.high, x.low
     if not isinstance(x, tuple | list):
         return x, None
     if len(x) != 2:
@@ -60,8 +97,8 @@ def to_pair(x: Features) -> tuple[Array | None, Array | None]:
     return high, low
 
 
-def from_pair(high: Array | None, low: Array | None) -> Features:
-    """Returns a pair as features: the array `high` alone if there is no low branch.
+def from_pair(high: Array | None, low: Array | None) -> Array | Octaves:
+    """Returns two branches as features: the array `high` alone if there is no low branch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -69,11 +106,14 @@ def from_pair(high: Array | None, low: Array | None) -> Features:
       >>> from_pair(jnp.ones(3), None)
       Array([1., 1., 1.], dtype=float32)
     """
-    return high if low is None and high is not None else (high, low)
+    return high if low is None and high is not None else Octaves(high, low)
 
 
-def map_octaves(function: Callable[[Array], Array], x: Features) -> Features:
+def map_octaves(function: Callable[[Array], Array], x: Features) -> Array | Octaves:
     """Applies a function, such as an activation or dropout, to each branch that is there.
+
+    In a `Sequential`, `functools.partial(map_octaves, jax.nn.relu)` is an activation. A layer with
+    parameters, such as BatchNorm, differs between the branches: see `jaxbox.PerOctave`.
 
     Args:
       function: A function of one array.
@@ -87,7 +127,7 @@ def map_octaves(function: Callable[[Array], Array], x: Features) -> Features:
       >>> import jax.numpy as jnp
       >>> from jaxbox.ops.octave_features import map_octaves
       >>> map_octaves(jax.nn.relu, (None, jnp.array([-1.0, 2.0])))
-      (None, Array([0., 2.], dtype=float32))
+      Octaves(high=None, low=Array([0., 2.], dtype=float32))
     """
     high, low = (None if branch is None else function(branch) for branch in to_pair(x))
     return from_pair(high, low)
@@ -124,7 +164,9 @@ def split_channels(channels: int, alpha: float) -> tuple[int, int]:
     return high, channels - high
 
 
-def to_octaves(x: Array, alpha: float, *, rank: int = 2, pooling: Pooling = "floor") -> Features:
+def to_octaves(
+    x: Array, alpha: float, *, rank: int = 2, pooling: Pooling = "floor"
+) -> Array | Octaves:
     """Splits ordinary features into two octaves: the last channels become the low branch.
 
     Args:
@@ -134,7 +176,7 @@ def to_octaves(x: Array, alpha: float, *, rank: int = 2, pooling: Pooling = "flo
       pooling: How an axis of odd size is pooled, as in :func:`average_pool`.
 
     Returns:
-      The pair `(high, low)`, or `x` itself if `alpha` leaves no channels to the low branch.
+      The two branches, or `x` itself if `alpha` leaves no channels to the low branch.
 
     Raises:
       ValueError: `alpha` is out of range.
@@ -150,7 +192,7 @@ def to_octaves(x: Array, alpha: float, *, rank: int = 2, pooling: Pooling = "flo
     if not low:
         return x
     pooled = average_pool(x[..., high:], rank, 2, pooling)
-    return (x[..., :high] if high else None, pooled)
+    return Octaves(x[..., :high] if high else None, pooled)
 
 
 def from_octaves(x: Features, *, rank: int = 2, size: Sequence[int] | None = None) -> Array:

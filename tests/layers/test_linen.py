@@ -1,6 +1,7 @@
 """The Linen layers: the options of the NNX layers, and the same numbers."""
 
 import dataclasses
+import functools
 import inspect
 
 import jax
@@ -123,7 +124,30 @@ def test_sister_layers_give_the_same_numbers_as_in_nnx(name):
     assert {"params": names} == {group: set(own) for group, own in variables.items()}
 
 
-@pytest.mark.parametrize("name", linen.__all__)
+def test_octaves_pass_through_sequential():
+    """With BatchNorm of each octave's own and an activation between."""
+    norm = functools.partial(nn.BatchNorm, use_running_average=False)
+    model = nn.Sequential(
+        [
+            linen.OctConv(8, (3, 3), alpha=(0, 0.25)),
+            linen.PerOctave(norm),
+            functools.partial(layers.map_octaves, nn.relu),
+            linen.OctConv(4, (3, 3), alpha=(0.25, 0)),
+        ]
+    )
+    variables = jax.jit(model.init)(jax.random.key(0), _x())
+    norms = variables["params"]["layers_1"]
+    assert jax.tree.map(jnp.shape, norms) == {
+        "high": {"bias": (6,), "scale": (6,)},
+        "low": {"bias": (2,), "scale": (2,)},
+    }
+    y, updated = model.apply(variables, _x(), mutable="batch_stats")
+    assert y.shape == (2, 6, 8, 4)
+    for name in ("high", "low"):
+        assert jnp.abs(updated["batch_stats"]["layers_1"][name]["mean"]).min() > 0
+
+
+@pytest.mark.parametrize("name", sorted({*linen.__all__} - {"PerOctave"}))
 def test_options_and_defaults_are_those_of_nnx(name):
     parameters = inspect.signature(getattr(layers, name).__init__).parameters
     given = {"self", "in_features", "example", "rngs"}

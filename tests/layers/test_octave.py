@@ -1,12 +1,21 @@
 """The octave layers: ordinary convolutions at the extremes, initial values, and features."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from jaxbox.layers import OctConv, OctConvTranspose, PerOctave, map_octaves, to_octaves
+from jaxbox.layers import (
+    Octaves,
+    OctConv,
+    OctConvTranspose,
+    PerOctave,
+    map_octaves,
+    to_octaves,
+)
 from tests.oracles import octave as octave_oracle
 
 
@@ -93,6 +102,35 @@ def test_layers_for_each_octave():
     high, low = map_octaves(nnx.relu, y)
     assert high.min() == low.min() == 0
     assert PerOctave(nnx.BatchNorm, 8, 0, rngs=nnx.Rngs(0))(jnp.ones((3, 3, 8))).ndim == 3
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 1])
+def test_octaves_pass_through_sequential(alpha):
+    """With BatchNorm of each octave's own and an activation between, from tuples or `Octaves`."""
+    rngs = nnx.Rngs(0)
+    first, norm, last = (
+        OctConv(4, 8, (3, 3), alpha=alpha, rngs=rngs),
+        PerOctave(nnx.BatchNorm, 8, alpha, rngs=rngs),
+        OctConv(8, 4, (3, 3), alpha=alpha, rngs=rngs),
+    )
+    high, low = (jax.random.normal(jax.random.key(1), (2, n, n, 4)) for n in (6, 3))
+    x = {0: high, 0.5: (high[..., :2], low[..., :2]), 1: (None, low)}[alpha]
+    relu = functools.partial(map_octaves, nnx.relu)
+    model = nnx.Sequential(first, norm, relu, last)
+    expected = last(map_octaves(nnx.relu, norm(first(x))))
+    y = model(x)
+    jax.tree.map(np.testing.assert_array_equal, y, expected)
+    if alpha:
+        assert isinstance(y, Octaves)
+        jax.tree.map(np.testing.assert_array_equal, model(Octaves(*x)), expected)
+        model.eval()
+        grads = jax.jit(jax.grad(lambda x: _sum_of_squares(model(x))))(Octaves(*x))
+        assert isinstance(grads, Octaves)
+        assert jnp.abs(grads.low).max() > 0
+
+
+def _sum_of_squares(x):
+    return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(x))
 
 
 def test_bfloat16_is_pooled_in_float32():
