@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "check_fraction",
     "check_number",
     "check_padding",
+    "check_precision",
     "check_rngs",
     "is_traced",
     "sizes_per_axis",
@@ -230,14 +232,17 @@ def check_feature_group_count(in_features: int, out_features: int, count: int) -
         )
 
 
-def check_padding(padding: Any, rank: int, names: Collection[str]) -> None:
-    """Checks the padding of a convolution.
+def check_padding(padding: Any, rank: int, names: Collection[str]) -> Any:
+    """Checks the padding of a convolution and returns it in Python's numbers.
 
     Args:
       padding: One of `names`, or a number of pixels for all sides, or for each axis a number or a
         pair (before, after). Numbers may be negative, which crops.
       rank: The number of spatial axes.
-      names: The paddings that have a name, in capitals.
+      names: The paddings that have a name. As in JAX, those that JAX knows may be written small.
+
+    Returns:
+      The name, the number, or a list of numbers and pairs.
 
     Raises:
       TypeError: `padding` is of another kind.
@@ -246,25 +251,60 @@ def check_padding(padding: Any, rank: int, names: Collection[str]) -> None:
     Example:
       >>> from jaxbox.arguments import check_padding
       >>> check_padding([1, (0, 2)], 2, ("SAME", "VALID"))
+      [1, (0, 2)]
     """
     message = (
         f"padding must be one of {', '.join(names)}, a number, or for each of the {rank} axes a "
         f"number or a pair of numbers; got {padding!r}."
     )
     if isinstance(padding, str):
-        if padding not in names:
+        known = padding.upper() in {"SAME", "VALID", "SAME_LOWER"} & set(names)
+        if padding not in names and not known:
             raise ValueError(message)
-        return
+        return padding
     if _is_integer(padding):
-        return
+        return int(padding)
     if not isinstance(padding, Sequence):
         raise TypeError(message)
+    pads: list[int | tuple[int, ...]] = []
     for pad in padding:
-        pair = isinstance(pad, tuple) and len(pad) == 2 and all(map(_is_integer, pad))
-        if not pair and not _is_integer(pad):
+        if _is_integer(pad):
+            pads.append(int(pad))
+        elif isinstance(pad, tuple | list) and len(pad) == 2 and all(map(_is_integer, pad)):
+            pads.append(tuple(map(int, pad)))
+        else:
             raise TypeError(message)
-    if len(padding) != rank:
+    if len(pads) != rank:
         raise ValueError(message)
+    return pads
+
+
+def check_precision(precision: Any) -> None:
+    """Checks the precision of products: what `jax.lax.dot_general` takes.
+
+    Raises:
+      TypeError: `precision` is of another kind.
+      ValueError: The name is unknown.
+
+    Example:
+      >>> from jaxbox.arguments import check_precision
+      >>> check_precision("highest")
+    """
+    each = precision if isinstance(precision, tuple | list) and len(precision) == 2 else [precision]
+    for value in each:
+        if value is None or isinstance(value, lax.DotAlgorithm | lax.DotAlgorithmPreset):
+            continue
+        message = (
+            "precision must be None, a jax.lax.Precision or its name, or a pair of them; got "
+            f"{precision!r}."
+        )
+        if not isinstance(value, str | lax.Precision):
+            raise TypeError(message)
+        if value not in lax.DotAlgorithmPreset.__members__:
+            try:
+                lax.Precision(value)
+            except (KeyError, ValueError):
+                raise ValueError(message) from None
 
 
 def _is_integer(value: Any) -> TypeGuard[int]:

@@ -31,7 +31,7 @@ FRACTIONS = (-0.1, 1.5, np.nan, "half", None, True, 1j, np.ones(2))
 POSITIVE = (0, -1.0, np.nan, np.inf, "1", None, True, 1j, np.ones(2))
 FUNCTIONS = (5, "zeros", np.ones(2))
 KEYS = (None, 0, jax.random.key(0), nnx.Rngs(noise=0))
-PADDINGS = ("same", "FULL", 1.5, (1,), (1, 2, 3), [(1, 2, 3), 1], [(1.0, 2), 1], None, {1, 2})
+PADDINGS = ("FULL", "circular", 1.5, (1,), (1, 2, 3), [(1, 2, 3), 1], [(1.0, 2), 1], None, {1, 2})
 SIZES = (0, (), (3, 0), (3, -1), 2.0, "33", None, (3, 3, 3, 3), (2.0, 3), ("a", 3), True)
 CHOICES = ("other", 1, None, ["gauss"], np.ones(2))
 
@@ -66,6 +66,36 @@ BOX = (
     },
 )
 
+CONV = {
+    "in_features": COUNTS,
+    "out_features": COUNTS,
+    "kernel_size": SIZES,
+    "padding": PADDINGS,
+    "use_bias": FLAGS,
+    "dtype": DTYPES,
+    "param_dtype": (*DTYPES, None),
+    "precision": ("exact", 1, ("high",) * 3, (1, 2)),
+    "bias_init": FUNCTIONS,
+    "rngs": KEYS,
+}
+PER_AXIS = (*SIZES, (2, 2, 2))
+GROUPS = (*COUNTS, 3)
+
+
+def _conv(kind):
+    common = {"in_features": 4, "out_features": 6, "kernel_size": (3, 3), "rngs": RNGS}
+    if kind is layers.DclsConv:
+        common["kernel_count"] = 3
+    return lambda **options: kind(**{**common, **options})
+
+
+OCTAVE = CONV | {
+    "kernel_init": FUNCTIONS,
+    "kernel_dilation": PER_AXIS,
+    "alpha": ("half", 1.5, np.nan, (0.5,), (0.5, "a"), (0.5,) * 3, None, True, -0.1, [1.5, 0]),
+    "pooling": CHOICES,
+}
+
 BLOCK = {
     "features": (None, (8, 8, 16, -1), FEATURES._replace(height=0), FEATURES._replace(channels=1.5),
                  FEATURES._replace(channel_axis=-2)),
@@ -83,6 +113,52 @@ def _block(kind, **given):
 
 CASES = {
     "BoxConv": BOX,
+    "DclsConv": (
+        _conv(layers.DclsConv),
+        CONV | {
+            "kernel_count": [count for count in COUNTS if count is not None],
+            "dilation": (3,),
+            "strides": PER_AXIS,
+            "feature_group_count": GROUPS,
+            "version": CHOICES,
+            "gain": POSITIVE,
+            "share_positions": FLAGS,
+            "whole_positions": FLAGS,
+            "weight_init": FUNCTIONS,
+            "positions_init": FUNCTIONS,
+            "sigma_init": FUNCTIONS,
+        },
+    ),
+    "DOConv": (
+        _conv(layers.DOConv),
+        CONV | {
+            "strides": PER_AXIS,
+            "kernel_dilation": PER_AXIS,
+            "depth_multiplier": (*(count for count in COUNTS if count is not None), 8),
+            "feature_group_count": GROUPS,
+            "legacy_torch_grouping": FLAGS,
+            "weight_init": FUNCTIONS,
+            "conv_general_dilated": FUNCTIONS,
+        },
+    ),
+    "OctConv": (
+        _conv(layers.OctConv),
+        OCTAVE | {
+            "strides": (*COUNTS, 3),
+            "feature_group_count": GROUPS,
+            "conv_general_dilated": FUNCTIONS,
+        },
+    ),
+    "OctConvTranspose": (
+        _conv(layers.OctConvTranspose),
+        OCTAVE | {"strides": COUNTS, "padding": (*PADDINGS, "REFLECT")},
+    ),
+    "PerOctave": (
+        lambda **options: layers.PerOctave(
+            **{"layer": nnx.BatchNorm, "features": 4, "alpha": 0.5, "rngs": RNGS, **options}
+        ),
+        {"layer": FUNCTIONS, "features": COUNTS, "alpha": FRACTIONS},
+    ),
     "InitialBlock": (
         _block(InitialBlock, channels=20), ENET | {"prelu": FLAGS, "channels": (*COUNTS, 16)},
     ),
@@ -147,11 +223,32 @@ def test_each_bad_argument_is_named_with_its_value(name, argument):
             pytest.fail(f"{argument}={value!r} is accepted")
         message = str(caught.value)
         assert re.match(
-            rf"(the \w+ of |each side of .* as |[HW] of |Give .*or )?{argument}\b", message
+            rf"(the \w+ of |each side of .* as |[HW] of |[Gg]ive .*or )?{argument}\b", message
         ), f"{argument}={value!r}: {message}"
         assert "got" in message or "is" in message
         # An error of ours, raised on purpose, and none of Python's or JAX's.
         assert "jaxbox" in str(caught.traceback[-1].path), message
+
+
+@pytest.mark.parametrize(
+    "kind", [layers.DclsConv, layers.DOConv, layers.OctConv, layers.OctConvTranspose]
+)
+def test_paddings_that_are_accepted_work_in_the_call(kind):
+    build = _conv(kind)
+    alpha = {"alpha": 0} if "Oct" in kind.__name__ else {}
+    paddings = ["same", [1, (np.int64(0), 2)], np.int64(1), "CIRCULAR", ((1, 2), [0, 1])]
+    for padding in paddings:
+        layer = build(padding=padding, strides=np.int64(1), **alpha)
+        assert layer(jnp.ones((8, 8, 4))).shape[-1] == 6
+    if kind is layers.OctConvTranspose:
+        paddings = ["CAUSAL", "REFLECT"]
+    else:
+        layer = build(kernel_size=(3,), padding="CAUSAL", **alpha)
+        assert layer(jnp.ones((8, 4))).shape == (8, 6)
+        paddings = ["CAUSAL"]
+    for padding in paddings:
+        with pytest.raises(ValueError, match="padding must be one of"):
+            build(padding=padding, **alpha)
 
 
 def test_what_is_allowed_is_not_refused():
