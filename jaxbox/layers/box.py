@@ -118,7 +118,7 @@ class BoxConv(nnx.Module):
                 "size, and num_boxes is the number of boxes of each input channel; got "
                 f"{', '.join(map(repr, (in_features, num_boxes, *positional)))}."
             )
-        check_choice("channel_axis", channel_axis, get_args(layout.ChannelAxis))
+        layout.describe(channel_axis)  # Raises where it is unknown.
         check_choice("implementation", implementation, (None, *get_args(Implementation)))
         for name, flag in (
             ("normalize", normalize),
