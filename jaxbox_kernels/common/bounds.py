@@ -148,8 +148,8 @@ def touched(theta: Array, height: int, width: int) -> tuple[tuple[Array, Array],
 
     def along(a: Array, b: Array, size: int) -> tuple[Array, Array]:
         low, high = (jnp.clip(f(a, b), -size, size) for f in (jnp.minimum, jnp.maximum))
-        first = jnp.round(low) + (low - jnp.round(low) >= 0.5).astype(low.dtype)
-        end = jnp.round(high) + (high - jnp.round(high) > -0.5).astype(high.dtype)
+        first = jnp.round(low) + (low - jnp.round(low) >= 0.5)
+        end = jnp.round(high) + (high - jnp.round(high) > -0.5)
         return _to_int32(first), _to_int32(jnp.where(a == b, first, end))
 
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)

@@ -100,7 +100,7 @@ def _contributions(x: Array, theta: Array, options: Options) -> Array:
     positive, negative = (_touched_by(x == sign * jnp.inf, theta) for sign in (1, -1))
     values = jnp.where(positive, jnp.inf, 0) - jnp.where(negative, jnp.inf, 0)
     values = jnp.where(_touched_by(jnp.isnan(x), theta), jnp.nan, values)
-    return jnp.where(values == 0, 0, values * factors[None, ..., None, None])
+    return jnp.where(values == 0, 0, values * factors[..., None, None])
 
 
 def _touched_by(pixels: Array, theta: Array) -> Array:
