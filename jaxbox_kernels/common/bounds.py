@@ -71,15 +71,15 @@ class Extent(NamedTuple):
           pixels: those pixels; empty if all bounds are lower edges of pixels.
 
         Returns:
-          The integral; in fixed point, it is rounded to a whole number of steps.
+          The integral; a whole number of pixels is exact in fixed point.
         """
         before_low, before_high = sums
         whole = before_high - before_low
         if self.low.fraction is None or self.excess is None:
             return whole
-        low, high = (pixel.astype(self.excess.dtype) for pixel in pixels)
+        low, high = pixels
         excess, fraction = (t[..., None, None] for t in (self.excess, self.low.fraction))
-        return whole + jnp.round(excess * high + fraction * (high - low)).astype(whole.dtype)
+        return whole + (excess * high + fraction * (high - low))
 
 
 def extents(
@@ -148,8 +148,9 @@ def touched(theta: Array, height: int, width: int) -> tuple[tuple[Array, Array],
 
     def along(a: Array, b: Array, size: int) -> tuple[Array, Array]:
         low, high = (jnp.clip(f(a, b), -size, size) for f in (jnp.minimum, jnp.maximum))
-        first = jnp.round(low) + (low - jnp.round(low) >= 0.5)
-        end = jnp.round(high) + (high - jnp.round(high) > -0.5)
+        pixel_low, pixel_high = jnp.round(low), jnp.round(high)
+        first = jnp.where(low - pixel_low >= 0.5, pixel_low + 1, pixel_low)
+        end = jnp.where(high - pixel_high > -0.5, pixel_high + 1, pixel_high)
         return _to_int32(first), _to_int32(jnp.where(a == b, first, end))
 
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)

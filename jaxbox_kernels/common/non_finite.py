@@ -100,7 +100,7 @@ def _contributions(x: Array, theta: Array, options: Options) -> Array:
     positive, negative = (_touched_by(x == sign * jnp.inf, theta) for sign in (1, -1))
     values = jnp.where(positive, jnp.inf, 0) - jnp.where(negative, jnp.inf, 0)
     values = jnp.where(_touched_by(jnp.isnan(x), theta), jnp.nan, values)
-    return jnp.where(values == 0, 0, values * factors[..., None, None])
+    return jnp.where(values == 0, 0, values * factors[None, ..., None, None])
 
 
 def _touched_by(pixels: Array, theta: Array) -> Array:
@@ -145,13 +145,14 @@ def _sum_dtheta(x: Array, theta: Array, g: Array, forward: Forward, options: Opt
     def of_channel(arrays: tuple[Array, Array, Array]) -> Array:
         x, boxes, g = arrays
         integrals = forward(x[:, None], boxes[None], replace(options, normalize=False))
-        products = integrals.reshape(g.shape[0], 5, *g.shape[1:]) * g[:, None]
+        integrals = integrals.reshape(g.shape[0], 5, *g.shape[1:]).astype(theta.dtype)
+        products = integrals * g[:, None].astype(theta.dtype)
         return jnp.sum(products, (0, -1, -2))
 
     boxes = boxes.reshape(theta.shape[0], -1, 4)
     inner = lax.map(of_channel, (jnp.moveaxis(x, 1, 0), boxes, jnp.moveaxis(g, 1, 0)))
     scale_x, scale_y = scales(theta, normalize=options.normalize)
-    signs = jnp.array([-1, 1, -1, 1], theta.dtype)
+    signs = jnp.array([-1, 1, -1, 1], theta.dtype)[None, None]
     scale = (scale_x * scale_y)[..., None]
     dtheta = scale * signs * jnp.moveaxis(inner[:, 1:], 1, -1)
     if options.normalize:

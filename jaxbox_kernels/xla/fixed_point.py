@@ -8,18 +8,28 @@ from jax import Array
 
 from jaxbox_kernels.common import xla_hints
 
+# float64 holds whole numbers of up to 53 bits. CPUs without 64-bit integer vectors have float64
+# vectors.
+_BITS = 52
+
+
+# The range of units, within which float32 holds them and their inverses.
+_SMALLEST_UNIT, _LARGEST_UNIT = 2.0**-120, 2.0**120
+
 
 class FixedPoint(NamedTuple):
     """Planes in fixed point, and their prefix sums likewise.
 
     Attributes:
-      numbers: `(..., H, W)`, whole numbers: float64, which adds up to 53 bits exactly and is
-        computed in vectors on every CPU, or int64 for what was float64.
-      step: what the numbers are multiples of, `(..., 1, 1)`.
+      numbers: `(P, ..., H, W)`, whole numbers in float64.
+      step: what the numbers are multiples of, `(P, ..., 1, 1)`, float64.
+      unit: about the largest magnitude, `(P, ..., 1, 1)`, float64. In multiples of it, what is
+        computed from the planes is neither too large nor too small for float32.
     """
 
     numbers: Array
     step: Array
+    unit: Array
 
 
 def quantize(x: Array, terms: int) -> FixedPoint:
@@ -28,12 +38,19 @@ def quantize(x: Array, terms: int) -> FixedPoint:
     Must be called, and its results used, where 64-bit dtypes are enabled.
 
     Args:
-      x: planes `(..., H, W)`, finite.
+      x: finite planes `(P, ..., H, W)`; all that belong to one index of the first axis have the
+        same step.
       terms: the number of pixels of which sums must be exact.
     """
-    bits = 62 if x.dtype == jnp.float64 else 52
-    largest = jnp.max(jnp.max(jnp.abs(x), -2), -1)[..., None, None].astype(jnp.float64)
-    step = jnp.where(largest > 0, largest, 1) * 2.0 ** -(bits - math.ceil(math.log2(terms)))
-    step = xla_hints.compute_once(step)
-    numbers = jnp.round(x.astype(jnp.float64) * (1 / step))
-    return FixedPoint(numbers.astype(jnp.int64) if x.dtype == jnp.float64 else numbers, step)
+    largest = jnp.max(jnp.max(jnp.abs(x), -2), tuple(range(1, x.ndim - 1)))
+    largest = jnp.where(largest > 0, largest.astype(jnp.float64), 1)
+    largest = xla_hints.compute_once(largest.reshape(-1, *[1] * (x.ndim - 1)))
+    steps = 2.0 ** (_BITS - math.ceil(math.log2(terms)))
+    numbers = jnp.round(x.astype(jnp.float64) * (steps / largest))
+    unit = jnp.clip(largest, _SMALLEST_UNIT, _LARGEST_UNIT)
+    return FixedPoint(numbers, largest / steps, unit)
+
+
+def in_units(x: Array, unit: Array) -> Array:
+    """Divides planes by a unit of `FixedPoint`, in their own dtype."""
+    return x * (1 / unit).astype(x.dtype)

@@ -44,19 +44,20 @@ def _filter(theta: Array, x: Array, *, options: Options) -> Array:
     with jax.enable_x64(True):
         wide = theta.astype(jnp.float64)
         along_y, along_x = bounds.extents(wide, *x.shape[-2:], whole_pixels=options.whole_pixels)
-        image = integral_image(x)
+        image = _integral_image(x)
         integrate = _integrate_whole_pixels if options.whole_pixels else _integrate
         integrals = integrate(image.numbers, along_y, along_x)
         scale_x, scale_y = scales(wide, normalize=options.normalize)
         steps = xla_hints.compute_once(image.step[..., 0] * scale_x * scale_y)
-        return (integrals.astype(jnp.float64) * steps[..., None, None]).astype(x.dtype)
+        return (integrals * steps[..., None, None]).astype(x.dtype)
 
 
-def integral_image(x: Array) -> FixedPoint:
+def _integral_image(x: Array) -> FixedPoint:
     """Prefix sums over both axes of planes `(P, H, W)`, in fixed point."""
-    numbers, step = fixed_point.quantize(x, terms=x.shape[-2] * x.shape[-1])
-    along_rows = xla_hints.compute_once(prefix_sums.over_columns(numbers))
-    return FixedPoint(xla_hints.compute_once(prefix_sums.over_rows(along_rows)), step)
+    image = fixed_point.quantize(x, terms=x.shape[-2] * x.shape[-1])
+    along_rows = xla_hints.compute_once(prefix_sums.over_columns(image.numbers))
+    sums = xla_hints.compute_once(prefix_sums.over_rows(along_rows))
+    return image._replace(numbers=sums)
 
 
 def _integrate(sums: Array, along_y: Extent, along_x: Extent) -> Array:

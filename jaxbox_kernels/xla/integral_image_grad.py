@@ -24,6 +24,7 @@ from jaxbox_kernels.common import bounds, xla_hints
 from jaxbox_kernels.common.area import grad_through_area, scales
 from jaxbox_kernels.common.bounds import Extent
 from jaxbox_kernels.xla import chunks, fixed_point, prefix_sums, shifted_reads
+from jaxbox_kernels.xla.fixed_point import FixedPoint
 from jaxbox_kernels.xla.integral_image import merge_batch
 from jaxbox_kernels.xla.reductions import add_neighbouring_rows
 
@@ -73,29 +74,37 @@ def _gradients(x: Array | None, theta: Array, g: Array, options: Options) -> Gra
         wide = theta.astype(jnp.float64)
         extents = bounds.extents(wide, *g.shape[-2:], whole_pixels=options.whole_pixels)
         boxes = _Boxes(wide, *extents, *scales(wide, normalize=options.normalize))
-        back = _transposed_along_y(g, boxes, options.whole_pixels)
-        dx = _transposed_along_x(back, boxes).astype(g.dtype) if options.needs_dx else None
-        dtheta = None
+        fixed_g = fixed_point.quantize(g, terms=g.shape[-2])
+        back = _transposed_along_y(fixed_g, boxes, options.whole_pixels).astype(g.dtype)
+        back = xla_hints.compute_once(back)
+        dx = dtheta = None
+        if options.needs_dx:
+            dx = (fixed_g.unit[:, 0] * _transposed_along_x(back, boxes)).astype(g.dtype)
         if x is not None:
-            dtheta = _grad_theta(x, g, back, boxes, options).astype(theta.dtype)
+            fixed_x = fixed_point.quantize(x, terms=x.shape[-1])
+            unit = fixed_g.unit[:, 0] * fixed_x.unit
+            columns = _integrate_columns(fixed_x, boxes).astype(x.dtype)
+            columns = xla_hints.compute_once(columns)
+            g = fixed_point.in_units(g, fixed_g.unit)
+            x = fixed_point.in_units(x, fixed_x.unit)
+            dtheta = unit * _grad_theta(x, columns, g, back, boxes, options)
+            dtheta = dtheta.astype(theta.dtype)
     return dx, dtheta
 
 
-def _transposed_along_y(g: Array, boxes: _Boxes, whole_pixels: bool) -> Array:
-    """Computes `D_y^T g`, scaled, with the margins of `shifted_reads.integrate_rows`.
+def _transposed_along_y(g: FixedPoint, boxes: _Boxes, whole_pixels: bool) -> Array:
+    """Computes `D_y^T g`, scaled, in units of `g`, with the margins of `integrate_rows`.
 
     It integrates each box's own plane over the mirrored box.
     """
-    planes, number, height, width = g.shape
+    planes, number, height, width = g.numbers.shape
     mirrored = bounds.mirrored(boxes.theta)
     along_y, _ = bounds.extents(mirrored, height, width, whole_pixels=whole_pixels)
-    numbers, step = fixed_point.quantize(g, terms=height)
-    sums = xla_hints.compute_once(prefix_sums.over_rows(numbers))
+    sums = xla_hints.compute_once(prefix_sums.over_rows(g.numbers))
     one_box_a_plane = jax.tree.map(lambda values: lax.collapse(values, 0, 2)[:, None], along_y)
     rows = shifted_reads.integrate_rows(lax.collapse(sums, 0, 2), one_box_a_plane)
     rows = rows.reshape(planes, number, *rows.shape[2:])
-    step = xla_hints.compute_once(step * boxes.scale_y[..., None, None])
-    return xla_hints.compute_once((rows.astype(jnp.float64) * step).astype(g.dtype))
+    return rows * xla_hints.compute_once(g.step / g.unit * boxes.scale_y[..., None, None])
 
 
 def _transposed_along_x(back: Array, boxes: _Boxes) -> Array:
@@ -111,12 +120,12 @@ def _transposed_along_x(back: Array, boxes: _Boxes) -> Array:
     def differences(back: Array, box: int) -> list[Array]:
         table = lax.collapse(back, 1)
         return [
-            weight[:, box] * shifted_reads.slices(table, start[:, box], width)
+            weight[:, box] * shifted_reads.slices(table, start[:, box], width).astype(weight.dtype)
             for start, weight in zip(starts, weights, strict=True)
         ]
 
     def ends(back: Array, box: int) -> list[Array]:
-        return [beyond[:, box] * back[:, box, shifted_reads.IMAGE_ROWS]]
+        return [beyond[:, box] * back[:, box, shifted_reads.IMAGE_ROWS].astype(beyond.dtype)]
 
     sums = prefix_sums.over_columns(_add_boxes(differences, back))
     total = jnp.sum(_add_boxes(ends, back), -1, keepdims=True) + sums[..., -1:]
@@ -171,10 +180,11 @@ def _add_boxes(terms: Callable[[Array, int], list[Array]], back: Array) -> Array
     return functools.reduce(jnp.add, totals)
 
 
-def _grad_theta(x: Array, g: Array, back: Array, boxes: _Boxes, options: Options) -> Array:
-    """Computes `dtheta`, `(P, F, 4)`, from `back`."""
+def _grad_theta(
+    x: Array, columns: Array, g: Array, back: Array, boxes: _Boxes, options: Options
+) -> Array:
+    """Computes `dtheta`, `(P, F, 4)`, float64; `columns` are `D_x x`, scaled."""
     back = back[:, :, shifted_reads.IMAGE_ROWS]
-    columns = _integrate_columns(x, boxes)
     image = shifted_reads.with_margins(x)
     low_x, high_x = (
         _inner(back, shifted_reads.read_pixels(image, bound)) for bound in boxes.along_x[:2]
@@ -190,14 +200,12 @@ def _grad_theta(x: Array, g: Array, back: Array, boxes: _Boxes, options: Options
     return dtheta
 
 
-def _integrate_columns(x: Array, boxes: _Boxes) -> Array:
-    """Computes `D_x x`, scaled, for each box of a channel: `(P, F, H, W)`."""
-    numbers, step = fixed_point.quantize(x, terms=x.shape[-1])
-    sums = shifted_reads.with_margins(prefix_sums.over_columns(numbers))
+def _integrate_columns(x: FixedPoint, boxes: _Boxes) -> Array:
+    """Computes `D_x x`, scaled, in units of `x`, for each box of a channel: `(P, F, H, W)`."""
+    sums = shifted_reads.with_margins(prefix_sums.over_columns(x.numbers))
     integrals = shifted_reads.integrate_columns(sums[:, None], boxes.along_x)
-    steps = xla_hints.compute_once(step[..., 0] * boxes.scale_x)
-    columns = (integrals.astype(jnp.float64) * steps[..., None, None]).astype(x.dtype)
-    return xla_hints.compute_once(columns)
+    steps = xla_hints.compute_once((x.step / x.unit)[..., 0] * boxes.scale_x)
+    return integrals * steps[..., None, None]
 
 
 def _inner(a: Array, b: Array) -> Array:

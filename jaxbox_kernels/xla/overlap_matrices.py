@@ -2,12 +2,14 @@
 
 `T[i, k]` is the length of the interval `[i + low, i + high]` inside pixel `k`. The products cost
 `H + W` multiply-adds an output, so this form is for small planes, where it is faster than integral
-images. It is also the most accurate form, since it subtracts nothing.
+images. It computes in float64, whose range holds the sums of the largest and of the smallest
+float32 numbers.
 """
 
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -64,14 +66,33 @@ def _matrices(theta: Array, size: tuple[int, ...], options: Options) -> tuple[_O
 
 
 def forward(x: Array, theta: Array, options: Options) -> Array:
-    """Computes the output; see `jaxbox_kernels.backend.Forward`."""
+    """Computes the output for finite `x`; see `jaxbox_kernels.backend.Forward`."""
+    with jax.enable_x64(True):
+        return _filter(_wide(x), _wide(theta), options).astype(x.dtype)
+
+
+def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
+    """Computes the gradients for finite `x` and `g`; see `jaxbox_kernels.backend.Backward`."""
+    with jax.enable_x64(True):
+        dx, dtheta = gradients(None if x is None else _wide(x), _wide(theta), _wide(g), options)
+        return (
+            None if dx is None else dx.astype(g.dtype),
+            None if dtheta is None else dtheta.astype(theta.dtype),
+        )
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(jnp.float64)
+
+
+def _filter(x: Array, theta: Array, options: Options) -> Array:
     rows, columns = _matrices(theta, x.shape[-2:], options)
     along_x = _einsum("nchk,cfwk->ncfhw", x, columns.length)
     return _einsum("cfhi,ncfiw->ncfhw", rows.length, along_x)
 
 
-def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
-    """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
+def gradients(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
+    """Computes what `backward` does, in the dtype of its arguments and differentiably."""
     rows, columns = _matrices(theta, g.shape[-2:], options)
     back_along_y = _einsum("cfhi,ncfhw->ncfiw", rows.length, g)
     dx = None

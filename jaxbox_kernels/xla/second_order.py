@@ -39,7 +39,7 @@ def differentiable(backward: Backward) -> Backward:
 
 def _by_matrices(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     dtype = sum_dtype(theta)
-    dx, dtheta = overlap_matrices.backward(
+    dx, dtheta = overlap_matrices.gradients(
         None if x is None else x.astype(dtype), theta.astype(dtype), g.astype(dtype), options
     )
     return None if dx is None else dx.astype(g.dtype), dtheta

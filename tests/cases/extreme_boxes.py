@@ -84,10 +84,9 @@ EXTREME = {
 
 
 def boxes(rng, shape, image_size, *, kinds):
-    """Boxes `(C, F, 4)`: every other box of channel `c` is of kind `c` of a table, in turn."""
+    """Boxes `(C, F, 4)`: every other box of channel `c` is changed by function `c`, in turn."""
     theta = box_conv.boxes_of_all_kinds(rng, shape, image_size)
-    changes = list(kinds.values())
     for c, f in np.ndindex(*shape):
         if f % 2 == 0:
-            changes[c % len(changes)](rng, theta[c, f])
+            kinds[c % len(kinds)](rng, theta[c, f])
     return theta

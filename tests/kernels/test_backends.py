@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import jaxbox
 from jaxbox import boxes
 from jaxbox_kernels.backend import Options
 from tests.cases.backends import BACKENDS, FORMS, run
@@ -16,7 +15,6 @@ from tests.cases.box_conv import (
     assert_close,
     image_sizes,
     images,
-    to_channels_last,
 )
 from tests.oracles import box_conv as oracle
 
@@ -125,13 +123,3 @@ def test_bounds_on_edges_see_the_pixels_outside_the_box(form, normalize, expecte
     *_, dtheta = run(x, theta, g, backend=BACKENDS[form].backend, options=options)
     dtheta = dtheta[0, 0, :2] if along == "x" else dtheta[0, 0, 2:]
     np.testing.assert_allclose(dtheta, expected, rtol=1e-5)
-
-
-def test_small_boxes_on_a_large_map(rng):
-    x = rng.uniform(0, 2, (1, 1, 512, 1024)).astype(np.float32)
-    centre, length = rng.uniform(-4, 4, (1, 8, 2)), rng.uniform(1, 3, (1, 8, 2))
-    bounds = np.stack([centre - length / 2, centre + length / 2], axis=-1)
-    theta = bounds.reshape(1, 8, 4).astype(np.float32)
-    output = jaxbox.box_conv(to_channels_last(x), theta)
-    expected = to_channels_last(oracle.forward(x, theta))
-    assert np.abs(output - expected).max() <= 3e-5

@@ -8,10 +8,10 @@ boxes of each channel, `H` the number of rows and `W` the number of columns of a
 `(x_min, x_max, y_min, y_max)` in pixels.
 
 A box need not be valid. The integral runs from the low to the high bound with its sign, and so does
-the area: the integral over a box with swapped bounds along one axis is negative, its mean is that of
-the ordered box. A mean over no area is NaN, a mean over an infinite area 0. A bound that is NaN
-makes everything NaN that depends on its box. A pixel that is NaN or infinite is part of exactly the
-sums in which its weight is not 0.
+the area: the integral over a box with swapped bounds along one axis is negative, and its mean is
+that of the ordered box. A mean over no area is NaN, and a mean over an infinite area is 0. A bound
+that is NaN makes everything NaN that depends on its box. A pixel that is NaN or infinite is part of
+exactly the sums in which its weight is not 0.
 """
 
 from typing import NamedTuple
@@ -169,17 +169,27 @@ def _backward_theta(
 
 
 @np.errstate(all="ignore")
-def magnitudes(
-    x: ArrayLike, theta: ArrayLike, g: ArrayLike, *, normalize: bool = True
-) -> tuple[Float64, Float64, Float64]:
-    """The sums of the magnitudes of the terms whose sums are the output, `dx` and `dtheta`."""
-    x, theta, g = (np.asarray(a, np.float64) for a in (x, theta, g))
-    x, g = np.abs(x), np.abs(g)
-    output, dx, dtheta = np.empty(g.shape), np.zeros_like(x), np.empty_like(theta)
+def forward_magnitudes(x: ArrayLike, theta: ArrayLike, *, normalize: bool = True) -> Float64:
+    """The sums of the magnitudes of the terms whose sums are the output."""
+    x, theta = np.abs(np.asarray(x, np.float64)), np.asarray(theta, np.float64)
+    output = np.empty((*x.shape[:2], theta.shape[1], *x.shape[-2:]))
     for c, f in np.ndindex(theta.shape[:2]):
         axes = [axis.magnitudes() for axis in _axes(theta[c, f], x.shape[-2:], normalize)]
         output[:, c, f] = _forward(x[:, c], *axes)
+    return output
+
+
+@np.errstate(all="ignore")
+def backward_magnitudes(
+    x: ArrayLike, theta: ArrayLike, g: ArrayLike, *, normalize: bool = True
+) -> tuple[Float64, Float64]:
+    """The sums of the magnitudes of the terms whose sums are `dx` and `dtheta`."""
+    x, theta, g = (np.asarray(a, np.float64) for a in (x, theta, g))
+    x, g = np.abs(x), np.abs(g)
+    dx, dtheta = np.zeros_like(x), np.empty_like(theta)
+    for c, f in np.ndindex(theta.shape[:2]):
+        axes = [axis.magnitudes() for axis in _axes(theta[c, f], x.shape[-2:], normalize)]
         dx[:, c] += _backward_x(g[:, c, f], *axes)
         through_bounds, through_area = _backward_theta(x[:, c], g[:, c, f], *axes)
         dtheta[c, f] = through_bounds + np.abs(through_area)
-    return output, dx, dtheta
+    return dx, dtheta

@@ -129,3 +129,39 @@ def test_at_pixel_edges_the_derivative_is_that_of_the_growing_box(normalize, rng
         step[index] = outwards
         differences[index] = (loss(theta + step) - loss(theta)) / outwards
     np.testing.assert_allclose(dtheta, differences, rtol=1e-4, atol=1e-5 * np.abs(dtheta).max())
+
+
+_INF, _NAN = np.inf, np.nan
+
+
+@pytest.mark.parametrize(
+    ("bounds", "integral", "mean"),
+    [
+        ((2.5, -1.5), -126, 31.5),  # Swapped.
+        ((1.0, 1.0), 0, _NAN),
+        ((-_INF, 0.5), 55, 0),
+        ((_INF, 0.5), -(36 + 49 + 64 + 81), 0),
+        ((-1.5, _NAN), _NAN, _NAN),
+        ((-1e-30, 1e-30), 25 * 2e-30, 25),
+    ],
+)
+def test_boxes_that_are_not_valid(bounds, integral, mean):
+    theta = _column_box(*bounds)
+    for normalize, expected in ((False, integral), (True, mean)):
+        result = oracle.forward(SQUARES, theta, normalize=normalize)[0, 0, 0, 4, 0]
+        np.testing.assert_allclose(result, expected, rtol=1e-14)
+        _, dtheta = oracle.backward(SQUARES, theta, MIDDLE, normalize=normalize)
+        if np.isnan(expected):
+            assert np.isnan(dtheta).all()
+        elif normalize and np.isinf(bounds).any():
+            assert not dtheta.any()
+
+
+def test_pixels_that_are_not_finite_are_part_of_what_reaches_them():
+    x = np.array([_INF, 1.0, _NAN, 2.0, 3.0, -_INF, _INF]).reshape(1, 1, 1, 7)
+    theta = np.array([[[-0.5, 1.5, -0.5, 0.5]]])
+    output = oracle.forward(x, theta)[0, 0, 0, 0]
+    np.testing.assert_array_equal(output, [_INF, _NAN, _NAN, 2.5, -_INF, _NAN, _INF])
+    dx, dtheta = oracle.backward(x, theta, np.where(x == 3, _INF, 1.0)[:, :, None])
+    np.testing.assert_array_equal(dx[0, 0, 0], [0.5, 1, 1, 1, _INF, _INF, 1])
+    assert np.isnan(dtheta).all()
