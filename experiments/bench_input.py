@@ -5,8 +5,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
 
-from experiments.benchmarks.input import main
-from experiments.common.program import run
+from experiments.common.program import program, run
+
+main = program("experiments.benchmarks.input")
 
 if __name__ == "__main__":
     run(main)

@@ -9,16 +9,13 @@ each has a --help of its own.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
 
-from experiments.common.program import run
-from experiments.segmentation import train
-from experiments.segmentation.training.settings import Settings
+from experiments.common.program import program, run
 
-main = partial(train.main, defaults=Settings(), description=__doc__ or "")
+main = program("experiments.segmentation.train", description=__doc__ or "")
 
 if __name__ == "__main__":
     run(main)

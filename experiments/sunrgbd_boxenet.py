@@ -5,18 +5,18 @@ and `predict RUN IMAGES`. The README tells how to get the data.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
 
-from experiments.common.program import run
-from experiments.segmentation import train
-from experiments.segmentation.training.settings import Settings
+from experiments.common.program import program, run
 
-_DEFAULTS = Settings(data="sunrgbd:sunrgbd", out=Path("runs/sunrgbd"))
-
-main = partial(train.main, defaults=_DEFAULTS, description=__doc__ or "")
+main = program(
+    "experiments.segmentation.train",
+    description=__doc__ or "",
+    data="sunrgbd:sunrgbd",
+    out=Path("runs/sunrgbd"),
+)
 
 if __name__ == "__main__":
     run(main)

@@ -35,11 +35,15 @@ from flax import nnx
 
 import jaxbox
 from experiments.common import report
+from experiments.common.command_line import MOST_ROUNDS, check_whole, read_settings
+from experiments.common.image_size import parse_size
+from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 from experiments.common.timing import take_turns
 from experiments.segmentation.data.cityscapes import CITYSCAPES
 from experiments.segmentation.data.classes import VOID, ClassSet
-from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.paired_images import PairedImages
+from experiments.segmentation.data.picture_files import files_by_name
 from experiments.segmentation.data.source import Size, Source
 from experiments.segmentation.data.synthetic import SyntheticStreets
 from experiments.segmentation.input.augmentation import Augmentation
@@ -55,6 +59,10 @@ _CLASSES = ClassSet(
     CITYSCAPES.colors,
     codes=(*range(_COUNT), *(None,) * (VOID - _COUNT), VOID),
 )
+
+_MOST_FILES = 10**6
+_BYTES_OF_PIXEL = 3 * 4 + 4  # RGB and label, 32 bits each
+_BYTES_DRAWN = 3 + 1
 
 type Rate = Callable[[], float]
 """Runs once and returns the images per second."""
@@ -118,28 +126,20 @@ class Measurement:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
-    size = _parse_size(settings.size)
+    settings = read_settings(Settings, arguments, description=__doc__)
+    size = parse_size("--size", settings.size, example="512x1024")
     _check(settings, size)
     with tempfile.TemporaryDirectory() as directory:
         _run(settings, size, Path(directory))
 
 
-def _parse_size(text: str) -> Size:
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise UserError(f"--size must be HEIGHTxWIDTH such as 512x1024; got {text!r}")
-    height, width = map(int, parts)
-    return height, width
-
-
 def _check(settings: Settings, size: Size) -> None:
-    for name in ("batch_size", "batches", "files", "rounds"):
-        value = getattr(settings, name)
-        if value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more; got {value}")
+    for name in ("batch_size", "batches", "files"):
+        check_whole(f"--{name.replace('_', '-')}", getattr(settings, name), 1, _MOST_FILES)
+    check_whole("--rounds", settings.rounds, 1, MOST_ROUNDS)
+    # Files have four times the pixels, and each core draws one of them.
+    images = max(settings.batch_size * _BYTES_OF_PIXEL, 4 * report.cores() * _BYTES_DRAWN)
+    check_fits(size[0] * size[1] * images, "a batch of --batch-size images of --size")
     if settings.model is not None:
         if settings.model not in NETWORKS:
             raise UserError(f"--model must be one of {', '.join(NETWORKS)}; got {settings.model!r}")
@@ -152,8 +152,8 @@ def _run(settings: Settings, size: Size, directory: Path) -> None:
     _draw_files(directory, size, settings.files)
     sources: dict[str, Source] = {
         "files": PairedImages(
-            files_by_name(directory / "images", "*.png"),
-            files_by_name(directory / "labels", "*.png"),
+            files_by_name(directory / "images"),
+            files_by_name(directory / "labels"),
             _CLASSES,
             size,
         ),

@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import tyro
 from flax import nnx
 
 from experiments.common import report
-from experiments.common.program import UserError
+from experiments.common.command_line import MOST_ROUNDS, check_whole, read_settings
 from experiments.common.timing import median_milliseconds
 from jaxbox.layers import DclsConv, DOConv, OctConv
 
@@ -67,11 +66,8 @@ class Measurement:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
-    if settings.rounds < 1:
-        raise UserError(f"--rounds must be 1 or more; got {settings.rounds}")
+    settings = read_settings(Settings, arguments, description=__doc__)
+    check_whole("--rounds", settings.rounds, 1, MOST_ROUNDS)
     report.make_writable(settings.out)
     print(f"{'':34}{'':10}{'ms':>9}{'ratio':>8}")
     measurements = []

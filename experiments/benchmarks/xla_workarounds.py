@@ -16,11 +16,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax import Array
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # Where the package `experiments` is.
@@ -28,7 +27,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # Where the package `
 import jaxbox
 from experiments.benchmarks.backend_function import differentiable
 from experiments.common import report
-from experiments.common.program import UserError, run
+from experiments.common.command_line import MOST_ROUNDS, check_whole, read_settings
+from experiments.common.program import run
 from experiments.common.timing import median_milliseconds
 from jaxbox import boxes
 from jaxbox_kernels.common.conv import conv
@@ -94,11 +94,8 @@ class FormMeasurement:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
-    if settings.rounds < 1:
-        raise UserError(f"--rounds must be 1 or more; got {settings.rounds}")
+    settings = read_settings(Settings, arguments, description=__doc__)
+    check_whole("--rounds", settings.rounds, 1, MOST_ROUNDS)
     report.make_writable(settings.out)
     print(f"{'without':26}{'computation':26}{'':10}{'ms on':>9}{'ms off':>9}{'ratio':>8}")
     workarounds = []

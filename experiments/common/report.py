@@ -1,31 +1,23 @@
-"""The JSON files that programs write, and what a benchmark's file says about the machine."""
+"""The JSON files of benchmarks, and what they say about the machine."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
-from experiments.common.program import UserError
+from experiments.common.outputs import json_output, write_json
 
-
-def write_json(file: Path, content: object) -> None:
-    """Writes a value as indented JSON."""
-    file.write_text(json.dumps(content, indent=2) + "\n")
+_MACHINE = ("jax", "device", "cores")
 
 
 def make_writable(out: Path) -> None:
-    """Creates a benchmark's file and its directory before hours of timing depend on them.
+    """Checks a benchmark's file, and creates its directory, before hours of timing depend on them.
 
     Raises:
-      UserError: that is not possible.
+      UserError: the file cannot be written, or holds something that no benchmark wrote.
     """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.open("a").close()
-    except OSError as error:
-        raise UserError(f"--out must be a file that can be written; got {error}") from error
+    json_output(out, _MACHINE).check()
 
 
 def write(out: Path, figures: Mapping[str, object], device: jax.Device | None = None) -> None:
@@ -36,12 +28,9 @@ def write(out: Path, figures: Mapping[str, object], device: jax.Device | None = 
       figures: the content of the file.
       device: the device that was measured, by default JAX's default device.
     """
-    machine = {
-        "jax": jax.__version__,
-        "device": (device or jax.devices()[0]).device_kind,
-        "cores": cores(),
-    }
-    write_json(out, {**machine, **figures})
+    used = device or jax.devices()[0]
+    machine = dict(zip(_MACHINE, (jax.__version__, used.device_kind, cores()), strict=True))
+    write_json(json_output(out, _MACHINE), {**machine, **figures})
     print(f"figures are in {out}")
 
 

@@ -11,18 +11,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from numpy.typing import NDArray
 
 import jaxbox
-from experiments.common.program import UserError
+from experiments.common.command_line import (
+    MOST_STEPS,
+    check_seed,
+    check_whole,
+    read_settings,
+)
+from experiments.common.outputs import picture
+from experiments.common.pictures import save_animation, save_figure
 from experiments.demos.digits import Digits, load
 from jaxbox import plots
 from jaxbox.analysis import BoxLayer, importance
@@ -34,6 +40,7 @@ _LEARNING_RATE = 2e-2
 _STEP_SCALE = 0.5
 _FRAMES = 32
 _SPLIT = 0
+_MOST_BOXES = 4096  # 64 for each pixel of an image
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,12 @@ class Moment(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
-    if settings.boxes < 1 or settings.steps < 1 or settings.seed < 0:
-        raise UserError("--boxes and --steps must be at least 1, --seed at least 0")
+    settings = read_settings(Settings, arguments, description=__doc__)
+    check_whole("--boxes", settings.boxes, 1, _MOST_BOXES)
+    check_whole("--steps", settings.steps, 1, MOST_STEPS)
+    check_seed("--seed", settings.seed)
+    for kind in ("png", "gif"):
+        picture(settings.out / f"digits_boxes.{kind}").check()
     train_digits, test_digits = load(_SPLIT)
     frozen = Classifier(settings.boxes, trainable=False, rngs=nnx.Rngs(settings.seed))
     *_, end = train(frozen, train_digits, test_digits, settings.steps, settings.seed)
@@ -104,7 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = time.perf_counter() - start
     print(f"{moments[-1].accuracy:.1%} with learnt boxes ({seconds:.0f} s after compilation)")
 
-    settings.out.mkdir(parents=True, exist_ok=True)
     draw(model, moments, np.asarray(train_digits.images).mean(0)[..., 0], settings.out)
     print(f"digits_boxes.gif and digits_boxes.png are in {settings.out}")
 
@@ -171,8 +178,8 @@ def draw(
     history = {
         f"step {moment.step}: {moment.accuracy:.0%} right": moment.theta for moment in moments
     }
-    plots.animate_training(layer, history, out / "digits_boxes.gif", image=image)
+    save_animation(layer, history, picture(out / "digits_boxes.gif"), image=image)
     captions = list(history)
     some = np.linspace(0, len(captions) - 1, min(8, len(captions))).round().astype(int)
     strip = plots.draw_training(layer, {captions[i]: history[captions[i]] for i in some})
-    strip.savefig(out / "digits_boxes.png", dpi=100)
+    save_figure(strip, picture(out / "digits_boxes.png"), dpi=100)

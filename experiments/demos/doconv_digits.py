@@ -12,14 +12,20 @@ import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
+from experiments.common.command_line import (
+    MOST_SEED,
+    check_positive,
+    check_seed,
+    check_whole,
+    read_settings,
+)
 from experiments.common.program import UserError
 from experiments.demos.digits import load
 from jaxbox.layers import DOConv
@@ -28,6 +34,7 @@ LAYERS: dict[str, type[nnx.Module]] = {"Baseline": nnx.Conv, "DO-Conv": DOConv}
 
 _CLASSES = 10
 _STRIDE = 2
+_MOST_RUNS, _MOST_EPOCHS = 10**4, 10**6
 
 
 @dataclass(frozen=True)
@@ -74,11 +81,8 @@ class Network(nnx.Module):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
-    if min(settings.runs, settings.epochs, settings.batch) < 1:
-        raise UserError("--runs, --epochs and --batch must be 1 or more")
+    settings = read_settings(Settings, arguments, description=__doc__)
+    _check(settings)
     accuracies = {
         name: [
             run(layer, settings, seed)
@@ -87,6 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, layer in LAYERS.items()
     }
     print(table(accuracies))
+
+
+def _check(settings: Settings) -> None:
+    check_whole("--runs", settings.runs, 1, _MOST_RUNS)
+    check_whole("--epochs", settings.epochs, 1, _MOST_EPOCHS)
+    check_whole("--batch", settings.batch, 1, len(load(0)[0].labels))
+    check_positive("--learning-rate", settings.learning_rate)
+    check_seed("--seed", settings.seed)
+    if settings.seed + settings.runs - 1 > MOST_SEED:
+        raise UserError(
+            f"--seed must leave room below 2**32 for {settings.runs} runs; got {settings.seed}"
+        )
 
 
 def run(layer: type[nnx.Module], settings: Settings, seed: int) -> float:

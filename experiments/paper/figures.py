@@ -7,23 +7,30 @@ together: cumulative gradient energy E(r) of the logits (energy_logits.png) and 
 output (energy_early.png), with the radii within which 95% of the gradient lies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from experiments.common.command_line import check_seed, check_whole, read_settings
 from experiments.common.memory import keep_freed_memory
+from experiments.common.outputs import OutputFile, make_directory, picture
+from experiments.common.pictures import save_animation, save_figure
 from experiments.common.program import UserError
 from experiments.segmentation.input.pipeline import normalize
-from experiments.segmentation.saved_run import SavedRun, open_run
+from experiments.segmentation.saved_run import SavedRun, number_of_blocks, open_run
+from experiments.segmentation.training.run_directory import read_settings as read_run_settings
+from experiments.segmentation.training.settings import Settings as RunSettings
 from jaxbox import analysis, models, plots
 
 _MOMENTS_IN_STRIP = 8
+_KINDS = ("boxes", "before_after", "training", "areas", "histograms")
+_ENERGIES = ("logits", "early")
+_MOST_POSITIONS = 10**6
 
 
 @dataclass(frozen=True)
@@ -43,33 +50,71 @@ class Settings:
     the first with boxes in all of the paper's networks but BoxOnlyENet."""
     seed: int = 0
     """Seed of the choice of images and positions."""
+    data: str | None = None
+    """Where the runs' data set is now, such as camvid:DIR, if it was moved."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
+    settings = read_settings(Settings, arguments, description=__doc__)
     keep_freed_memory()
-    if not settings.runs or min(settings.images, settings.positions, settings.depth) < 1:
-        raise UserError("give a run; --images, --positions, --depth of 1 or more")
-    runs = _open(settings.runs)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    _check(settings)
+    runs = _open(settings)
     for label, run in runs.items():
         draw_boxes(label, run, settings.out)
     draw_energy(runs, settings)
     print(f"figures are in {settings.out}")
 
 
-def _open(directories: Sequence[Path]) -> dict[str, SavedRun]:
-    """Opens runs, by the name of their network, or of their directory if networks repeat."""
-    runs = [open_run(directory) for directory in directories]
-    names = [run.name for run in runs]
+def _check(settings: Settings) -> None:
+    """Checks everything that can be known before checkpoints and images are read."""
+    if not settings.runs:
+        raise UserError("RUNS must be one or more; got none")
+    check_whole("--images", settings.images, 1, _MOST_POSITIONS)
+    check_whole("--positions", settings.positions, 1, _MOST_POSITIONS)
+    check_seed("--seed", settings.seed)
+    labels = _labels(settings.runs)
+    make_directory(settings.out)
+    for file in _files(settings.out, labels):
+        file.check()
+    for directory, run in labels.values():
+        blocks = number_of_blocks(run)
+        if not 1 <= settings.depth <= blocks:
+            raise UserError(
+                f"--depth must be from 1 to {blocks}, the number of blocks of {run.model} in "
+                f"{directory}; got {settings.depth}"
+            )
+
+
+def _labels(directories: Sequence[Path]) -> dict[str, tuple[Path, RunSettings]]:
+    """The settings of runs, by the name of the network, or of the directory if networks repeat."""
+    runs = [(directory, read_run_settings(directory)) for directory in directories]
+    names = [run.model for _, run in runs]
     if len(set(names)) < len(names):
-        names = [directory.name for directory in directories]
+        names = [directory.resolve().name for directory in directories]
     if len(set(names)) < len(names):
         raise UserError("runs of one network must be in directories of different names")
     return dict(zip(names, runs, strict=True))
+
+
+def _files(out: Path, labels: Iterable[str]) -> list[OutputFile]:
+    """All files that may be written."""
+    own = [_file(out, f"{label}_{kind}") for label in labels for kind in _KINDS]
+    animations = [_file(out, f"{label}_training", "gif") for label in labels]
+    return [*own, *animations, *(_file(out, f"energy_{kind}") for kind in _ENERGIES)]
+
+
+def _file(out: Path, name: str, suffix: str = "png") -> OutputFile:
+    return picture(out / f"{name}.{suffix}")
+
+
+def _open(settings: Settings) -> dict[str, SavedRun]:
+    """Opens runs and their held-out images, by their labels."""
+    labels = _labels(settings.runs)
+    runs = {label: open_run(directory, settings.data) for label, (directory, _) in labels.items()}
+    for run in runs.values():
+        len(run.val)  # Opens it, so that missing images are noticed before figures are drawn.
+    return runs
 
 
 def draw_boxes(label: str, run: SavedRun, out: Path) -> None:
@@ -94,8 +139,9 @@ def draw_boxes(label: str, run: SavedRun, out: Path) -> None:
         "histograms": plots.draw_histograms(before, after),
     }
     for kind, figure in figures.items():
-        figure.savefig(out / f"{label}_{kind}.png", dpi=100)
-    plots.animate_training(after[0], history, out / f"{label}_training.gif", milliseconds=300)
+        save_figure(figure, _file(out, f"{label}_{kind}"), dpi=100)
+    animation = _file(out, f"{label}_training", "gif")
+    save_animation(after[0], history, animation, milliseconds=300)
     for when, layers in (("before", before), ("after", after)):
         theta = jnp.concatenate([layer.theta.reshape(-1, 4) for layer in layers])
         print(
@@ -129,7 +175,7 @@ def draw_energy(runs: dict[str, SavedRun], settings: Settings) -> None:
     }
     for kind, (curves, title) in titles.items():
         figure = plots.draw_energy(curves, title=f"Cumulative gradient energy, {title}")
-        figure.savefig(settings.out / f"energy_{kind}.png", dpi=100)
+        save_figure(figure, _file(settings.out, f"energy_{kind}"), dpi=100)
         for label, curve in curves.items():
             radius = analysis.saturation_radius(curve)
             print(f"{label}, {title}: 95% of the gradient within {radius} pixels")

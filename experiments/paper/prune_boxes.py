@@ -6,23 +6,25 @@ and multiply-adds, and the scores on the held-out images. No network is trained 
 same to pruning.json in the run's directory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import optax
 import tyro
 from numpy.typing import NDArray
 
+from experiments.common.command_line import check_list, check_whole, read_settings
 from experiments.common.memory import keep_freed_memory
+from experiments.common.outputs import json_output, write_json
 from experiments.common.program import UserError
-from experiments.common.report import write_json
 from experiments.segmentation.data.source import Source
 from experiments.segmentation.input.pipeline import evaluation_batches, read_ahead
-from experiments.segmentation.saved_run import open_run
-from experiments.segmentation.training.confusion_matrix import Scores
+from experiments.segmentation.saved_run import check_run, open_run
+from experiments.segmentation.training.confusion_matrix import Scores, format_score
+from experiments.segmentation.training.settings import check_batch_fits
 from experiments.segmentation.training.trainer import Trainer
 from jaxbox import analysis, models
 from jaxbox.models.cost import cost
@@ -39,17 +41,23 @@ class Settings:
     """Shares of all boxes to remove, of those that contribute least."""
     batch_size: int = 8
     """Number of images in a batch."""
+    data: str | None = None
+    """Where the run's data set is now, such as camvid:DIR, if it was moved."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
+    settings = read_settings(Settings, arguments, description=__doc__)
     keep_freed_memory()
-    if settings.batch_size < 1 or not all(0 <= share <= 1 for share in settings.shares):
-        raise UserError("--batch-size is 1 or more, --shares are from 0 to 1")
-    run = open_run(settings.run)
+    if not all(0 <= share <= 1 for share in settings.shares):
+        raise UserError(f"--shares must be from 0 to 1; got {settings.shares}")
+    check_list("--shares", settings.shares)
+    check_whole("--batch-size", settings.batch_size, 1)
+    check_run(settings.run)
+    file = json_output(settings.run / "pruning.json", ("removed", "boxes"), None)
+    file.check()
+    run = open_run(settings.run, settings.data, history=False)
+    check_batch_fits(settings.batch_size, run.size)
     if not analysis.box_layers(run.trained):
         raise UserError(f"the network in {settings.run} has no boxes")
     rows = []
@@ -60,12 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scores = evaluate(pruned, run.val, settings.batch_size)
         row = describe(pruned, run.size, keep, scores)
         rows.append({"removed": removed, **row})
-        print(
-            f"| {removed} | {row['boxes']} | {row['parameters']:,} | {row['multiply_adds']:,} | "
-            f"{row['pixel_accuracy']:.4f} | {row['mean_iou']:.4f} |",
-            flush=True,
-        )
-    write_json(settings.run / "pruning.json", rows)
+        print(table_row(removed, row), flush=True)
+    write_json(file, rows)
+
+
+def table_row(removed: str, row: Mapping[str, Any]) -> str:
+    """A row of the table.
+
+    Args:
+      removed: the text that describes what was removed.
+      row: a result of `describe`.
+    """
+    scores = " | ".join(format_score(row[name], ".4f") for name in ("pixel_accuracy", "mean_iou"))
+    counts = f"{row['boxes']} | {row['parameters']:,} | {row['multiply_adds']:,}"
+    return f"| {removed} | {counts} | {scores} |"
 
 
 def choices(

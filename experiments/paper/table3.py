@@ -10,14 +10,13 @@ JSON.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
-import tyro
 from flax import nnx
 
 from experiments.common import report
-from experiments.common.program import UserError
+from experiments.common.command_line import MOST_ROUNDS, check_whole, read_settings
 from experiments.common.timing import median_milliseconds, predictor
 from jaxbox import models
 from jaxbox.layers import BoxConv
@@ -80,11 +79,8 @@ type Milliseconds = dict[Timed, float]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
-    if settings.rounds < 0:
-        raise UserError(f"--rounds must be 0 or more; got {settings.rounds}")
+    settings = read_settings(Settings, arguments, description=__doc__)
+    check_whole("--rounds", settings.rounds, 0, MOST_ROUNDS)
     report.make_writable(settings.out)
     costs = {name: _count(name) for name in PUBLISHED}
     print(_count_table(costs))

@@ -21,9 +21,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import tyro
 
+from experiments.common.command_line import (
+    MOST_ROUNDS,
+    check_whole,
+    read_settings_and_rest,
+)
 from experiments.common.memory import keep_freed_memory
+from experiments.common.outputs import table_output
 from experiments.common.program import UserError
 from experiments.common.timing import median_milliseconds, predictor
 from experiments.segmentation.comparison import Comparison, FinishedRun, mean_and_deviation
@@ -40,6 +45,8 @@ from experiments.segmentation.training.settings import (
 from jaxbox import models
 from jaxbox.models.cost import Cost, cost
 from jaxbox.models.inference import for_inference
+
+_HEADER = "| context block | parameters | multiply-adds (M) | ms | ratio | seeds | mean IoU, % |"
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,7 @@ class Row(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
     """Runs the program; returns 130 if training was stopped by Ctrl-C."""
-    compared, others = tyro.cli(
-        Layers, args=arguments, description=__doc__, return_unknown_args=True
-    )
+    compared, others = read_settings_and_rest(Layers, arguments, description=__doc__)
     keep_freed_memory()
     return _compare(compared, parse(Settings(model="enet"), __doc__ or "", others))
 
@@ -82,13 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
 def _compare(compared: Layers, common: Settings) -> int | None:
     if compared.rounds < 0:
         raise UserError(f"--rounds must be 0 or greater; got {compared.rounds}")
+    check_whole("--rounds", compared.rounds, 0, MOST_ROUNDS)
+    if common.context != Settings().context:
+        raise UserError(f"--context has no effect here; give --contexts {common.context}")
+    table_file = table_output(compared.out / "table.md", _HEADER)
     comparison = Comparison("context", compared.contexts, compared.seeds, compared.out, common)
+    comparison.check(table_file)
     if not comparison.train():
         print("stopped; the same command goes on")
         return 130
     text = table(_rows(compared, comparison))
     print(text)
-    (compared.out / "table.md").write_text(text + "\n")
+    table_file.write(f"{text}\n".encode())
     return None
 
 
@@ -112,7 +122,7 @@ def _rows(compared: Layers, comparison: Comparison) -> dict[str, Row]:
 def table(rows: Mapping[str, Row]) -> str:
     """A Markdown table with a row for each kind of block; ratios of times are to the first."""
     lines = [
-        "| context block | parameters | multiply-adds (M) | ms | ratio | seeds | mean IoU, % |",
+        _HEADER,
         "|---|---|---|---|---|---|---|",
     ]
     base = next(iter(rows.values())).milliseconds

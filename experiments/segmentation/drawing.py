@@ -56,13 +56,11 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     """
     figure = Figure((8, 3.2), layout="constrained")
     loss, score = figure.subplots(1, 2)
-    epochs = [record["epoch"] for record in records]
-    loss.plot(epochs, [record["loss"] for record in records], marker=".")
+    epochs = _values(records, "epoch")
+    loss.plot(epochs, _values(records, "loss"), marker=".")
     loss.set(xlabel="epoch", ylabel="training loss")
-    score.plot(epochs, [record["mean_iou"] for record in records], marker=".", label="mean IoU")
-    score.plot(
-        epochs, [record["pixel_accuracy"] for record in records], marker=".", label="pixel accuracy"
-    )
+    for metric, label in (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
+        score.plot(epochs, _values(records, metric), marker=".", label=label)
     score.set(xlabel="epoch", ylabel="held-out score", ylim=(0, 1))
     score.legend(frameon=False)
     for axes in (loss, score):
@@ -90,8 +88,15 @@ def draw_comparison(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]])
     return figure
 
 
-def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    return [record["epoch"] for record in records], [record["mean_iou"] for record in records]
+def _curve(
+    records: Sequence[Mapping[str, Any]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return _values(records, "epoch"), _values(records, "mean_iou")
+
+
+def _values(records: Sequence[Mapping[str, Any]], metric: str) -> NDArray[np.float64]:
+    """A metric in each record; NaN, which Matplotlib leaves out, where it is None."""
+    return np.array([record[metric] for record in records], np.float64)
 
 
 def draw_confusion(counts: NDArray[np.integer], classes: ClassSet) -> Figure:

@@ -11,14 +11,18 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.common.report import write_json
+from experiments.common.command_line import read_settings
+from experiments.common.outputs import json_output, write_json
+from experiments.common.pictures import save_figure
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.drawing import draw_confusion
 from experiments.segmentation.input.pipeline import evaluation_batches, read_ahead
-from experiments.segmentation.saved_run import SavedRun, most_likely, open_run
+from experiments.segmentation.run_pictures import run_picture
+from experiments.segmentation.saved_run import SavedRun, check_run, most_likely, open_run
 from experiments.segmentation.training.confusion_matrix import (
     Scores,
     count_pixels,
+    format_score,
     merge_classes,
     scores_of,
 )
@@ -34,18 +38,25 @@ class _Settings:
 
     run: tyro.conf.Positional[Path]
     """Directory of the run, whose newest checkpoint is used."""
+    data: str | None = None
+    """Where the run's data set is now, such as camvid:DIR, if it was moved."""
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Runs the subcommand with the arguments that follow it on the command line."""
-    settings = tyro.cli(_Settings, args=arguments, prog="evaluate")
-    opened = open_run(settings.run)
+    settings = read_settings(_Settings, arguments, prog="evaluate")
+    figures = json_output(settings.run / "evaluation.json", ("step", "confusion"), None)
+    confusion = run_picture(settings.run, "confusion")
+    check_run(settings.run)
+    for file in (figures, confusion):
+        file.check()
+    opened = open_run(settings.run, settings.data, history=False)
     classes = opened.val.classes
     counts = _full_resolution_counts(opened)
     print(_table(classes, counts))
     report = {"step": int(opened.state.step), **_report(classes, counts)}
-    write_json(settings.run / "evaluation.json", report)
-    draw_confusion(counts, classes).savefig(settings.run / "confusion.png", dpi=100)
+    write_json(figures, report)
+    save_figure(draw_confusion(counts, classes), confusion, dpi=100)
     print(f"evaluation.json and confusion.png are in {settings.run}")
 
 
@@ -62,12 +73,12 @@ def _full_resolution_counts(opened: SavedRun) -> NDArray[np.int64]:
 
 def _logits(opened: SavedRun) -> Iterator[NDArray[np.float32]]:
     """The logits of each validation image, in order."""
-    run, state, val = opened.run, opened.state, opened.val
-    batches = evaluation_batches(val, run.settings.training.batch_size)
+    trainer, state, val = opened.trainer, opened.state, opened.val
+    batches = evaluation_batches(val, opened.settings.training.batch_size)
 
     def with_padding() -> Iterator[NDArray[np.float32]]:
-        for batch in run.trainer.on_devices(read_ahead(batches)):
-            logits = run.trainer.logits(state.params, state.model_state, batch["image"])
+        for batch in trainer.on_devices(read_ahead(batches)):
+            logits = trainer.logits(state.params, state.model_state, batch["image"])
             yield from np.asarray(logits, np.float32)
 
     return islice(with_padding(), len(val))
@@ -91,8 +102,8 @@ def _report(classes: ClassSet, counts: NDArray[np.int64]) -> dict[str, Any]:
 
 
 def _as_json(names: Sequence[str], scores: Scores) -> dict[str, Any]:
-    def named(values: NDArray[np.float64]) -> dict[str, float | None]:
-        return {n: None if np.isnan(v) else float(v) for n, v in zip(names, values, strict=True)}
+    def named(values: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(names, values.tolist(), strict=True))
 
     return {
         "mean_iou": scores.mean_iou,
@@ -106,18 +117,22 @@ def _as_json(names: Sequence[str], scores: Scores) -> dict[str, Any]:
 def _table(classes: ClassSet, counts: NDArray[np.int64]) -> str:
     scores = scores_of(counts)
     lines = [f"{'class':<20}{'IoU':>7}{'accuracy':>10}", *_rows(classes.names, scores)]
-    lines += [f"{'mean':<20}{scores.mean_iou:>7.3f}{scores.class_accuracy:>10.3f}"]
-    lines += [f"{'all pixels':<20}{'':>7}{scores.pixel_accuracy:>10.3f}"]
+    lines += [f"{'all pixels':<20}{'':>7}{format_score(scores.pixel_accuracy):>10}"]
     by_category = _by_category(classes, counts)
     if by_category:
         names, merged = by_category
         lines += ["", f"{'category':<20}{'IoU':>7}{'accuracy':>10}", *_rows(names, merged)]
-        lines += [f"{'mean':<20}{merged.mean_iou:>7.3f}{merged.class_accuracy:>10.3f}"]
     return "\n".join(lines)
 
 
 def _rows(names: Sequence[str], scores: Scores) -> list[str]:
+    """A line for each name, and one for the means."""
+    ious, accuracies = scores.iou.tolist(), scores.accuracy.tolist()
+    rows = [
+        *zip(names, ious, accuracies, strict=True),
+        ("mean", scores.mean_iou, scores.class_accuracy),
+    ]
     return [
-        f"{name:<20}{iou:>7.3f}{accuracy:>10.3f}"
-        for name, iou, accuracy in zip(names, scores.iou, scores.accuracy, strict=True)
+        f"{name:<20}{format_score(iou):>7}{format_score(accuracy):>10}"
+        for name, iou, accuracy in rows
     ]

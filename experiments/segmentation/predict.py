@@ -1,5 +1,6 @@
 """The `predict` subcommand: a trained network segments a folder of images."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +11,30 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.common.program import UserError
+from experiments.common.command_line import read_settings
+from experiments.common.outputs import is_marked, make_directory, mark, picture
+from experiments.common.program import UserError, describe_os_error, first_line
 from experiments.segmentation.data.classes import ClassSet
-from experiments.segmentation.data.errors import DataError
-from experiments.segmentation.data.paired_images import files_by_name, read_image
-from experiments.segmentation.data.source import Sample
-from experiments.segmentation.input.pipeline import normalize
-from experiments.segmentation.saved_run import SavedRun, most_likely, open_run
+from experiments.segmentation.data.picture_files import (
+    PICTURE_SUFFIXES,
+    distinct_names,
+    find_pictures,
+)
+from experiments.segmentation.data.picture_reading import read_image
+from experiments.segmentation.saved_run import SavedRun, check_run, most_likely, open_run
+
+_START = 256  # bytes of a picture that hold the mark, which follows its header
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Segments every image (JPEG or PNG) of a folder with a trained network.
+    """Segments every image of a folder, and of all folders below it, with a trained network.
 
-    Writes for each image, at its own size, NAME_overlay.png (the image tinted in the classes'
-    colours) and NAME_labels.png (8-bit grey: the number of each pixel's class).
+    Images are JPEG, PNG, BMP, TIFF and WebP files; their EXIF orientation is obeyed. Writes for
+    each, at its own size and into a folder of the same name, NAME_overlay.png (the image tinted in
+    the classes' colours) and NAME_labels.png (8-bit grey: the number of each pixel's class). NAME
+    is the image's, with its suffix only where several images would have the same. Replaces results
+    of its own, which it recognises and never segments, and no other files.
     """
 
     run: tyro.conf.Positional[Path]
@@ -35,30 +45,89 @@ class _Settings:
     """Folder for the results; created if missing."""
     tint: float = 0.5
     """Strength of the colours in the overlay, from 0 to 1."""
+    codes: bool = False
+    """Write the values that classes have in the data set's own label files, such as Cityscapes'
+    labelIds, and no overlays: what an evaluation server expects."""
+    data: str | None = None
+    """Where the run's data set is now, such as folder:DIR; only needed for runs of older programs,
+    which did not record the names and colours of their classes."""
 
 
 def predict(arguments: Sequence[str]) -> None:
     """Runs the subcommand with the arguments that follow it on the command line."""
-    settings = tyro.cli(_Settings, args=arguments, prog="predict")
+    settings = read_settings(_Settings, arguments, prog="predict")
     if not 0 <= settings.tint <= 1:
         raise UserError(f"--tint must be from 0 to 1; got {settings.tint}")
-    images = files_by_name(settings.images, "*.[jp][pn]g")
-    opened = open_run(settings.run)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    bad = []
+    check_run(settings.run)
+    make_directory(settings.out)
+    found = find_pictures(settings.images)
+    images = distinct_names(settings.images, _without_results(found.pictures, settings.images))
+    opened = open_run(settings.run, settings.data, history=False)
+    _check_codes(settings, opened.classes)
+    failed = []
     for name, path in tqdm(images.items(), unit="img", desc="predicting", disable=None):
         try:
-            image = read_image(path)
-        except DataError as error:
-            bad.append(str(error))
-            continue
-        labels = _segment(opened, image)
-        overlay = tint(image, labels, opened.val.classes, settings.tint)
-        _write(settings.out / f"{name}_labels.png", labels)
-        _write(settings.out / f"{name}_overlay.png", overlay[..., ::-1])
-    print(f"{len(images) - len(bad)} images segmented into {settings.out}")
-    if bad:
-        raise UserError("\n".join([f"{len(bad)} of {len(images)} images cannot be read:", *bad]))
+            _predict(opened, path, settings.out / name, settings)
+        except OSError as error:
+            failed.append(describe_os_error(error))
+        except UserError as error:  # which names the file that cannot be read or written
+            failed.append(str(error))
+        except (MemoryError, cv2.error) as error:
+            failed.append(f"{path}: too large for this machine ({first_line(error)})")
+    print(f"{len(images) - len(failed)} images segmented into {settings.out}")
+    if found.others:
+        print(f"left out, since they are no images by their names: {_by_suffix(found.others)}")
+    if failed:
+        count = f"{len(failed)} of {len(images)} images"
+        raise UserError("\n".join([f"{count} cannot be read or written:", *map(_escaped, failed)]))
+
+
+def _without_results(images: Sequence[Path], folder: Path) -> list[Path]:
+    """The images that are no results of this program, which may be in the folder of images."""
+    if not images:
+        forms = ", ".join(f"*{suffix}" for suffix in sorted(PICTURE_SUFFIXES))
+        raise UserError(f"{folder} holds no images: no {forms} in it or below it")
+    kept = [path for path in images if not _is_result(path)]
+    if not kept:
+        raise UserError(f"{folder} holds nothing but results of predict")
+    if len(kept) < len(images):
+        print(f"{len(images) - len(kept)} results of this program are left out")
+    return kept
+
+
+def _is_result(path: Path) -> bool:
+    if not path.is_file():  # to open a pipe would wait for its other end
+        return False
+    try:
+        with path.open("rb") as file:
+            return is_marked(file.read(_START))
+    except OSError:
+        return False  # what cannot be read is named later
+
+
+def _check_codes(settings: _Settings, classes: ClassSet) -> None:
+    """Raises `UserError` if values of classes are asked for and the data set has none."""
+    try:
+        if settings.codes:
+            classes.encode(np.arange(len(classes)))
+    except ValueError as error:
+        raise UserError(f"--codes must not be given for {settings.run}: its {error}") from error
+
+
+def _predict(opened: SavedRun, path: Path, out: Path, settings: _Settings) -> None:
+    """Segments an image and writes the results, to whose names `out` is the start.
+
+    Raises:
+      DataError: the image cannot be read.
+      OSError: a result cannot be written.
+      UserError: there is another file in the place of a result.
+    """
+    image, classes = read_image(path), opened.classes
+    labels = _segment(opened, image)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write(out, "labels", classes.encode(labels) if settings.codes else labels)
+    if not settings.codes:
+        _write(out, "overlay", tint(image, labels, classes, settings.tint)[..., ::-1])
 
 
 def tint(
@@ -78,16 +147,28 @@ def tint(
 
 def _segment(opened: SavedRun, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The class of each pixel; the image is resized to the network's input and the logits back."""
-    run, state, (height, width) = opened.run, opened.state, opened.size
+    state, (height, width) = opened.state, opened.size
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    sample = normalize(
-        Sample(image=np.asarray(small, np.uint8), label=np.zeros((height, width), np.uint8))
-    )
-    logits = run.trainer.logits(state.params, state.model_state, sample["image"][None])
+    pixels = opened.normalization(np.asarray(small, np.uint8))
+    logits = opened.trainer.logits(state.params, state.model_state, pixels[None])
     return most_likely(np.asarray(logits[0], np.float32), image.shape[:2]).astype(np.uint8)
 
 
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Writes grey pixels, or colours in OpenCV's order, BGR."""
-    if not cv2.imwrite(str(path), pixels):
-        raise UserError(f"{path}: cannot be written; is there space, and may you write there?")
+def _write(out: Path, kind: str, pixels: NDArray[np.uint8]) -> None:
+    """Writes grey pixels, or colours in OpenCV's order, BGR.
+
+    OpenCV only encodes them: it cannot open files whose names are not UTF-8.
+    """
+    _, encoded = cv2.imencode(".png", pixels)
+    picture(out.with_name(f"{out.name}_{kind}.png")).write(mark(encoded.tobytes()))
+
+
+def _by_suffix(paths: Sequence[Path]) -> str:
+    """How many files there are of each suffix."""
+    counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
+    return _escaped(", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items())))
+
+
+def _escaped(message: str) -> str:
+    """A message in one line, whatever characters the names of files have."""
+    return "".join(c if ord(c) >= 32 else c.encode("unicode_escape").decode() for c in message)

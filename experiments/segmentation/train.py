@@ -3,17 +3,23 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from experiments.common.memory import keep_freed_memory
 from experiments.common.program import UserError
 from experiments.segmentation.data.inspection import describe_left_out
 from experiments.segmentation.evaluate import evaluate
 from experiments.segmentation.predict import predict
+from experiments.segmentation.run_pictures import check_pictures
 from experiments.segmentation.training.devices import is_first_process, join_processes
 from experiments.segmentation.training.loop import train
 from experiments.segmentation.training.prepared_run import prepare
-from experiments.segmentation.training.run_directory import record_finished
+from experiments.segmentation.training.run_directory import (
+    claimed,
+    holds_run,
+    is_finished,
+    record_finished,
+)
 from experiments.segmentation.training.settings import Settings, parse
 from experiments.segmentation.write_pictures import write_pictures
 
@@ -23,15 +29,16 @@ _SUBCOMMANDS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = MappingProx
 
 
 def main(
-    arguments: Sequence[str] | None = None, *, defaults: Settings, description: str
+    arguments: Sequence[str] | None = None, *, description: str = "", **defaults: Any
 ) -> int | None:
     """Runs a training program.
 
     Args:
       arguments: the arguments of the command line, by default this process's. The first may name a
         subcommand.
-      defaults: the settings that the command line may change.
       description: the first text of `--help`.
+      defaults: the settings of this program that differ from the defaults of `Settings`; the
+        command line may change them.
 
     Returns:
       130 if training was stopped by Ctrl-C.
@@ -41,7 +48,7 @@ def main(
     if given and given[0] in _SUBCOMMANDS:
         _SUBCOMMANDS[given[0]](given[1:])
         return None
-    return _prepare_and_train(parse(defaults, description, given))
+    return _prepare_and_train(parse(Settings(**defaults), description, given))
 
 
 def _prepare_and_train(settings: Settings) -> int | None:
@@ -50,6 +57,19 @@ def _prepare_and_train(settings: Settings) -> int | None:
             join_processes(settings.distributed)
         except ValueError as error:
             raise UserError(f"--distributed {error}") from error
+    go_on = "the same command goes on" if settings.resume else "add --resume to go on"
+    try:
+        with claimed(settings) as settings:
+            if is_first_process():
+                check_pictures(settings.out)
+            return _train(settings, go_on)
+    except KeyboardInterrupt as interrupt:
+        message = str(interrupt) or "stopped"
+        goes_on = holds_run(settings.out) and not is_finished(settings.out)
+        raise KeyboardInterrupt(f"{message}; {go_on}" if goes_on else message) from None
+
+
+def _train(settings: Settings, go_on: str) -> int | None:
     run = prepare(settings)
     if run.left_out:
         kept = len(run.dataset.train) + len(run.dataset.val)
@@ -61,6 +81,6 @@ def _prepare_and_train(settings: Settings) -> int | None:
         if step == run.steps:
             record_finished(run.settings.out, step)
     if step < run.steps:
-        print(f"stopped at step {step} of {run.steps}; add --resume to go on")
+        print(f"stopped at step {step} of {run.steps}; {go_on}")
         return 130
     return None

@@ -3,8 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common.pictures import save_figure
 from experiments.segmentation.drawing import draw_curves, draw_predictions
 from experiments.segmentation.input.pipeline import normalize
+from experiments.segmentation.run_pictures import run_picture
+from experiments.segmentation.training.confusion_matrix import format_score
 from experiments.segmentation.training.metrics_log import read_metrics
 from experiments.segmentation.training.prepared_run import PreparedRun
 from experiments.segmentation.training.trainer import TrainState
@@ -24,15 +27,17 @@ def write_pictures(run: PreparedRun, state: TrainState) -> None:
     out, val = run.settings.out, run.dataset.val
     records = read_metrics(out)
     if records:
-        draw_curves(records).savefig(out / "curves.png", dpi=120)
-        print(f"held-out mean IoU {records[-1]['mean_iou']:.3f} after step {records[-1]['step']}")
+        save_figure(draw_curves(records), run_picture(out, "curves"), dpi=120)
+        score = format_score(records[-1]["mean_iou"])
+        print(f"held-out mean IoU {score} after step {records[-1]['step']}")
     # Spread over the data set, since neighbours may be frames of one film.
     indices = np.linspace(0, len(val) - 1, min(_SAMPLES_DRAWN, len(val)))
     samples = [val[index] for index in indices.round().astype(int).tolist()]
     images = jnp.asarray(np.stack([normalize(sample)["image"] for sample in samples]))
     predictions = list(np.asarray(run.trainer.predict(state, images)))
-    draw_predictions(samples, predictions, val.classes).savefig(out / "predictions.png", dpi=100)
+    figure = draw_predictions(samples, predictions, val.classes)
+    save_figure(figure, run_picture(out, "predictions"), dpi=100)
     before, after = (box_layers(run.trainer.model(each)) for each in (run.trainer.initial, state))
     if after:
-        draw_before_and_after(before, after).savefig(out / "boxes.png", dpi=100)
+        save_figure(draw_before_and_after(before, after), run_picture(out, "boxes"), dpi=100)
     print(f"pictures, metrics and checkpoints are in {out}")

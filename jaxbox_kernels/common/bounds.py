@@ -44,42 +44,55 @@ class Extent(NamedTuple):
 
     @property
     def offsets(self) -> list[Array]:
-        """The offsets at which `difference` needs prefix sums, `(P, F)` each."""
+        """The offsets at which prefix sums are read, `(P, F)` each: low, high, and one beyond."""
         low, high, excess = self
         if excess is None:
             return [low.offset, high.offset]
         return [low.offset, high.offset, low.offset + 1, high.offset + 1]
 
     @property
-    def weights(self) -> list[Array]:
-        """The factors of those prefix sums in the integral, `(P, F)` or scalars."""
+    def within_pixel(self) -> Array:
+        """Whether one pixel holds both bounds, `(P, F)`."""
+        return self.low.offset == self.high.offset
+
+    @property
+    def parts(self) -> tuple[Array, Array] | None:
+        """How much of the pixels that hold the low and the high bound the box covers, `(P, F)`.
+
+        A box within one pixel has only the second part. `None` if there are only whole pixels.
+        """
         low, high, excess = self
         if low.fraction is None or high.fraction is None or excess is None:
-            return [-jnp.ones(()), jnp.ones(())]
-        weights = [low.fraction - 1, 1 - high.fraction, -low.fraction, high.fraction]
-        # Within one pixel, the difference of the fractions would have lost its digits.
-        within = [-excess, jnp.zeros_like(excess), excess, jnp.zeros_like(excess)]
-        same = low.offset == high.offset
-        return [jnp.where(same, *pair) for pair in zip(within, weights, strict=True)]
+            return None
+        low_part = jnp.where(self.within_pixel, 0, 1 - low.fraction)
+        return low_part, jnp.where(self.within_pixel, excess, high.fraction)
 
-    def difference(self, sums: list[Array], pixels: list[Array]) -> Array:
-        """Integrates from bound to bound.
+    @property
+    def weights(self) -> list[Array]:
+        """The factors of the prefix sums at `offsets` in the integral, `(P, F)` or scalars."""
+        parts = self.parts
+        if parts is None:
+            return [-jnp.ones(()), jnp.ones(())]
+        low, high = parts
+        # Within one pixel there are no whole pixels, whose ends would cancel only up to rounding.
+        whole = jnp.where(self.within_pixel, 0, jnp.ones_like(low))
+        return [-low, whole - high, low - whole, high]
+
+    def integral(self, before: list[Array], after: list[Array], pixels: list[Array]) -> Array:
+        """Integrates from bound to bound, without a difference of anything but whole pixels.
 
         Args:
-          sums: the sums of all pixels before the pixels that hold the low and the high bound,
-            `(P, F, H, W)` each.
-          pixels: those pixels; empty if all bounds are lower edges of pixels.
-
-        Returns:
-          The integral; a whole number of pixels is exact in fixed point.
+          before: the sums of all pixels before the pixels that hold the low and the high bound,
+            `(P, F, ...)` each.
+          after: the sums through those pixels; empty if there are only whole pixels.
+          pixels: those pixels; empty if there are only whole pixels.
         """
-        before_low, before_high = sums
-        whole = before_high - before_low
-        if self.low.fraction is None or self.excess is None:
-            return whole
-        low, high = pixels
-        excess, fraction = (t[..., None, None] for t in (self.excess, self.low.fraction))
-        return whole + (excess * high + fraction * (high - low))
+        parts = self.parts
+        if parts is None:
+            return before[1] - before[0]
+        axes = (..., *[None] * (before[0].ndim - 2))
+        whole = before[1] - jnp.where(self.within_pixel[axes], before[0], after[0])
+        return whole + (parts[0][axes] * pixels[0] + parts[1][axes] * pixels[1])
 
 
 def extents(

@@ -52,12 +52,14 @@ def guard_backward(backward: Backward, forward: Forward) -> Backward:
             if dx is not None:
                 dx += _contributions_to_dx(theta, g, options).astype(dx.dtype)
             if dtheta is not None and x is not None:
-                summed = _sum_dtheta(x, theta, g, forward, options).astype(dtheta.dtype)
-                dtheta = jnp.where(jnp.isfinite(summed), dtheta, summed)
+                dtheta += _contributions_to_dtheta(x, theta, g, forward, options)
             return dx, dtheta
 
-        whole: Gradients = lax.cond(some, add, _keep, gradients, x, theta, g)
-        return whole
+        dx, dtheta = lax.cond(some, add, _keep, gradients, x, theta, g)
+        if dtheta is not None:
+            no_box = jnp.any(jnp.isnan(theta), -1, keepdims=True)
+            dtheta = jnp.where(no_box, jnp.nan, dtheta)
+        return dx, dtheta
 
     return guarded
 
@@ -74,7 +76,8 @@ def _finite(planes: Array) -> Array:
 # branches for each of them.
 @jax.custom_batching.custom_vmap
 def _any_non_finite(planes: Array) -> Array:
-    return ~jnp.isfinite(jnp.max(jnp.abs(planes), initial=0))
+    # `jnp.max` would drop NaN on CPU.
+    return ~jnp.all(jnp.isfinite(planes))
 
 
 @_any_non_finite.def_vmap
@@ -123,38 +126,44 @@ def _contributions_to_dx(theta: Array, g: Array, options: Options) -> Array:
     return jnp.sum(_contributions(planes, mirrored, options).reshape(g.shape), 2)
 
 
-def _sum_dtheta(x: Array, theta: Array, g: Array, forward: Forward, options: Options) -> Array:
-    """Computes `dtheta` as the inner products of `g` with the derivatives of the output.
+def _contributions_to_dtheta(
+    x: Array, theta: Array, g: Array, forward: Forward, options: Options
+) -> Array:
+    """What NaN and infinite values of `x` and `g` add to `dtheta`: `(C, F, 4)`.
 
-    A derivative with respect to a bound along x is itself the output of a box, as wide as the pixel
-    that holds the bound; likewise along y.
+    `dtheta` is made of inner products of `g` with the integrals and with their derivatives. A
+    derivative with respect to a bound along x is itself the integral over a box, as wide as the
+    pixel that holds the bound; likewise along y.
     """
-    along_y, along_x = bounds.extents(theta, *g.shape[-2:])
+    boxes = jnp.concatenate([theta, *_boxes_of_derivatives(theta, g.shape[-2:])], 1)
+
+    def of_channel(arrays: tuple[Array, Array, Array]) -> Array:
+        x, boxes, g = arrays
+        integrals = forward(x[:, None], boxes[None], replace(options, normalize=False))
+        integrals = integrals.reshape(g.shape[0], 5, *g.shape[1:]).astype(theta.dtype)
+        return jnp.sum(integrals * g[:, None].astype(theta.dtype), (0, -1, -2))
+
+    inner = lax.map(of_channel, (jnp.moveaxis(x, 1, 0), boxes, jnp.moveaxis(g, 1, 0)))
+    scale_x, scale_y = scales(theta, normalize=options.normalize)
+    signs = jnp.sign(scale_x) * jnp.sign(scale_y)
+    added = jnp.where(jnp.isfinite(inner), 0, inner) * signs[:, None]
+    low_x, high_x, low_y, high_y = jnp.moveaxis(added[:, 1:], 1, 0)
+    dtheta = jnp.stack([-low_x, high_x, -low_y, high_y], -1)
+    return dtheta + grad_through_area(theta, added[:, 0]) if options.normalize else dtheta
+
+
+def _boxes_of_derivatives(theta: Array, size: tuple[int, ...]) -> list[Array]:
+    """The boxes whose integrals are derivatives with respect to the bounds, `(C, F, 4)` each."""
+    height, width = size
+    along_y, along_x = bounds.extents(theta, height, width)
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
 
     def pixel(bound: bounds.Bound) -> tuple[Array, Array]:
         centre = bound.offset.astype(theta.dtype)
         return centre - 0.5, centre + 0.5
 
-    edges = [
+    boxes = [
         *((*pixel(bound), y_min, y_max) for bound in along_x[:2]),
         *((x_min, x_max, *pixel(bound)) for bound in along_y[:2]),
     ]
-    boxes = jnp.stack([theta, *(jnp.stack(edge, -1) for edge in edges)], 1)
-
-    def of_channel(arrays: tuple[Array, Array, Array]) -> Array:
-        x, boxes, g = arrays
-        integrals = forward(x[:, None], boxes[None], replace(options, normalize=False))
-        integrals = integrals.reshape(g.shape[0], 5, *g.shape[1:]).astype(theta.dtype)
-        products = integrals * g[:, None].astype(theta.dtype)
-        return jnp.sum(products, (0, -1, -2))
-
-    boxes = boxes.reshape(theta.shape[0], -1, 4)
-    inner = lax.map(of_channel, (jnp.moveaxis(x, 1, 0), boxes, jnp.moveaxis(g, 1, 0)))
-    scale_x, scale_y = scales(theta, normalize=options.normalize)
-    signs = jnp.array([-1, 1, -1, 1], theta.dtype)[None, None]
-    scale = (scale_x * scale_y)[..., None]
-    dtheta = scale * signs * jnp.moveaxis(inner[:, 1:], 1, -1)
-    if options.normalize:
-        dtheta += grad_through_area(theta, scale[..., 0] * inner[:, 0])
-    return dtheta
+    return [jnp.stack(box, -1) for box in boxes]

@@ -1,6 +1,7 @@
 """Box convolution by Pallas Mosaic kernels, for Hopper and Blackwell GPUs.
 
-Inputs and outputs are float32 or bfloat16; sums are float32 or in fixed point.
+Inputs and outputs are float32 or bfloat16; sums are in fixed point of
+two int32 words along rows, and compensated float32 sums down the rows.
 
 The bounds of a box have the same offsets at all outputs, so that no kernel needs a gather: prefix
 sums over columns are read at shifted columns, 128 at a time, and a window slides down the rows.
@@ -15,12 +16,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbox_kernels.backend import Backend, Gradients, Options
-from jaxbox_kernels.common.area import grad_through_area, scales
-from jaxbox_kernels.mosaic_gpu import box_params, grad_theta, grad_x, lanes, row_prefix_sums, tiles
+from jaxbox_kernels.common import non_finite
+from jaxbox_kernels.mosaic_gpu import (
+    box_params,
+    grad_theta,
+    grad_x,
+    lanes,
+    powers_of_two,
+    row_prefix_sums,
+    row_suffix_sums,
+    tiles,
+)
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
 from jaxbox_kernels.mosaic_gpu.cuda_only import cuda_only
 from jaxbox_kernels.mosaic_gpu.partitioning import planewise
-from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
 from jaxbox_kernels.xla import second_order
 
 _COMPUTE_CAPABILITIES = (9, 10)
@@ -36,7 +45,10 @@ def _unsuitable_device() -> str | None:
     """Says why the kernels cannot run on the default device; `None` if that is not a GPU."""
     device = jax.local_devices()[0]
     capability = getattr(device, "compute_capability", None)
-    if capability is None or int(float(capability)) in _COMPUTE_CAPABILITIES:
+    if capability is None:
+        return None
+    major = str(capability).partition(".")[0]  # AMD's are names, as "gfx90a".
+    if major in map(str, _COMPUTE_CAPABILITIES):
         return None
     return (
         f"it needs a GPU of compute capability {_COMPUTE_CAPABILITIES[0]} or "
@@ -60,6 +72,7 @@ def _unsuitable_input(x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
     return None
 
 
+@non_finite.guard_forward
 def forward(x: Array, theta: Array, options: Options) -> Array:
     """Computes the output; see `jaxbox_kernels.backend.Forward`."""
     filter_planes = functools.partial(_filter, options=options)
@@ -67,61 +80,61 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
 
 
 @second_order.differentiable
+@functools.partial(non_finite.guard_backward, forward=forward)
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
     theta = theta.astype(jnp.float32)
+    exponents = powers_of_two.exponent_of_planes(g)
     dx = dtheta = None
     if options.needs_dx:
         filter_back = functools.partial(_filter_back, options=options)
-        dx = planewise(cuda_only(filter_back), theta, g)
+        dx = planewise(cuda_only(filter_back), theta, g, exponents)
     if x is not None:
-        # The kernel keeps the axis of images, so that XLA can add up across devices.
-        products = jnp.sum(planewise(cuda_only(_inner_products), theta, x, g), 0)
-        factors = _scale(theta, options)
-        dtheta = factors[..., None] * products[..., 1:]
-        if options.normalize:
-            dtheta += grad_through_area(theta, factors * products[..., 0])
+        # The axis of images is kept, so that XLA can add up across devices.
+        of_images = functools.partial(_grad_theta, options=options)
+        dtheta = jnp.sum(planewise(cuda_only(of_images), theta, x, g, exponents), 0)
     return dx, dtheta
 
 
 def _filter(theta: Array, x: Array, *, options: Options) -> Array:
     batch, channels, *size = x.shape
     shape, whole = (batch, channels, theta.shape[1], *size), options.whole_pixels
-    boxes = box_params.of_boxes(theta, _scale(theta, options), shape, whole)
-    output = box_filter.filter_planes(_sums(x), boxes, shape, x.dtype, whole=whole)
+    boxes = box_params.of_boxes(theta, shape, normalize=options.normalize, whole_pixels=whole)
+    sums, _ = row_prefix_sums.sum_rows(_rows(x), *size)
+    output = box_filter.filter_planes(sums, box_params.tables(boxes), shape, x.dtype, whole=whole)
     return output[..., : shape[-1]].reshape(shape)
 
 
-def _filter_back(theta: Array, g: Array, *, options: Options) -> Array:
+def _filter_back(theta: Array, g: Array, exponents: Array, *, options: Options) -> Array:
     batch, channels, _, height, width = shape = g.shape
-    scales, whole = _scale(theta, options), options.whole_pixels
-    boxes = box_params.of_adjoint(theta, scales, shape, whole)
-    differences = grad_x.differences(_rows(g), boxes, shape, whole=whole)
-    dx = row_prefix_sums.sum_rows_back(differences, lanes.padded(width), g.dtype)
+    whole, exponents = options.whole_pixels, exponents.reshape(-1)
+    boxes = box_params.of_adjoint(theta, shape, normalize=options.normalize, whole_pixels=whole)
+    differences = grad_x.differences(
+        _rows(g), powers_of_two.inverse(exponents), box_params.tables(boxes), shape, whole=whole
+    )
+    dx = row_suffix_sums.sum_rows(
+        differences, powers_of_two.power(exponents), height, lanes.padded(width), g.dtype
+    )
     return dx[:, :width].reshape(batch, channels, height, width)
 
 
-def _inner_products(theta: Array, x: Array, g: Array) -> Array:
-    """Inner products with `g` of the integrals and of their derivatives: `(N, C, F, 5)`.
+def _grad_theta(theta: Array, x: Array, g: Array, exponents: Array, *, options: Options) -> Array:
+    """The part of each image in the gradient with respect to `theta`: `(N, C, F, 4)`.
 
-    The derivatives are those with respect to the bounds, in the order of `theta`. Where a bound
-    lies on a pixel edge, the derivative is that in the direction in which the box grows. So bounds
-    are never rounded to pixel edges here.
+    Where a bound lies on a pixel edge, the derivative is that in the direction in which the box
+    grows. So bounds are never rounded to pixel edges here.
     """
-    no_scales = jnp.ones(theta.shape[:2], jnp.float32)
-    boxes = box_params.of_boxes(theta, no_scales, g.shape, whole_pixels=False)
-    return grad_theta.inner_products(_sums(x), _rows(g), boxes, g.shape)
-
-
-def _scale(theta: Array, options: Options) -> Array:
-    """The factors `(C, F)` that turn integrals over boxes into outputs."""
-    along_x, along_y = scales(theta, normalize=options.normalize)
-    return along_x * along_y
-
-
-def _sums(x: Array) -> RowSums:
-    width = x.shape[-1]
-    return row_prefix_sums.sum_rows(_rows(x), width)
+    boxes = box_params.of_boxes(theta, g.shape, normalize=options.normalize)
+    sums, of_planes = row_prefix_sums.sum_rows(_rows(x), *x.shape[-2:])
+    inverse_units = powers_of_two.inverse(exponents.reshape(-1))
+    products = grad_theta.inner_products(
+        sums, _rows(g), inverse_units, box_params.tables(boxes), g.shape
+    )
+    gradient = grad_theta.from_products(
+        products, boxes, theta, g.shape, normalize=options.normalize
+    )
+    first, second = powers_of_two.product(of_planes.reshape(exponents.shape), exponents)
+    return gradient * first[..., None, None] * second[..., None, None]
 
 
 def _rows(planes: Array) -> Array:

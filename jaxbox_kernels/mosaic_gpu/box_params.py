@@ -1,82 +1,137 @@
-"""The parameters of boxes as tables that kernels read: bounds and scales."""
+"""The parameters of boxes as tables that kernels read: offsets, weights and scales.
+
+Along an axis, the integral over a box is the sum of the pixels that lie in it as a whole, plus the
+two pixels that hold its bounds, each times the length of it that lies in the box. All weights are
+positive, so nothing cancels, and a box has only errors in proportion to its own pixels. A box
+within two neighbouring pixels has no whole ones, and may be tiny.
+"""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxbox_kernels.common import bounds
+from jaxbox_kernels.common import area, bounds
 from jaxbox_kernels.common.bounds import Extent
 
-_OFFSETS, _NUMBERS = 4, 5  # of each box
+_OFFSETS, _NUMBERS = 2, 3  # of each axis
+
+
+class Axis(NamedTuple):
+    """A box along one axis, at output `j`; in a kernel, scalars.
+
+    Attributes:
+      first: the first whole pixel is `j + first`; the low bound lies in the pixel before it.
+      end: the pixel after the last whole one is `j + end`; it holds the high bound.
+      low_weight: the factor of the pixel before the first whole one.
+      high_weight: the factor of the pixel after the last whole one.
+      scale: the factor of the sum of all of them.
+    """
+
+    first: Array
+    end: Array
+    low_weight: Array
+    high_weight: Array
+    scale: Array
+
+
+class Box(NamedTuple):
+    """The parameters of one box, as a kernel reads them."""
+
+    along_x: Axis
+    along_y: Axis
 
 
 class Tables(NamedTuple):
     """The parameters of all boxes as flat arrays, box after box; in a kernel, references to them.
 
     Attributes:
-      offsets: int32, of the bounds low x, high x, low y and high y.
-      numbers: float32, the fractions of those bounds and the scale.
+      offsets: int32, `first` and `end` along x, then along y.
+      numbers: float32, the weights and the scale along x, then along y.
     """
 
     offsets: Array
     numbers: Array
 
 
-class Bound(NamedTuple):
-    """One bound of a box along one axis: at output `j` it lies in pixel `j + offset`.
-
-    Attributes:
-      offset: a scalar.
-      fraction: a scalar, how much of that pixel lies below the bound.
-    """
-
-    offset: Array
-    fraction: Array
-
-
-class Box(NamedTuple):
-    """The parameters of one box, as a kernel reads them."""
-
-    low_x: Bound
-    high_x: Bound
-    low_y: Bound
-    high_y: Bound
-    scale: Array
-
-
-def make(along_y: Extent, along_x: Extent, scales: Array) -> Tables:
-    """Makes tables of boxes from their extents and their scales, `(C, F)`."""
-    both = (*along_x[:2], *along_y[:2])
-    fractions = [
-        jnp.zeros_like(scales) if bound.fraction is None else bound.fraction for bound in both
-    ]
-    offsets = jnp.stack([bound.offset for bound in both], axis=-1)
-    numbers = jnp.stack([*fractions, scales], axis=-1)
-    return Tables(offsets.reshape(-1), numbers.astype(jnp.float32).reshape(-1))
-
-
-def of_boxes(theta: Array, scales: Array, shape: tuple[int, ...], whole_pixels: bool) -> Tables:
-    """Makes tables for the box filter.
+def of_boxes(
+    theta: Array, shape: tuple[int, ...], *, normalize: bool, whole_pixels: bool = False
+) -> Box:
+    """Finds the parameters of the box filter, arrays `(C, F)`.
 
     Args:
       theta: the boxes, `(C, F, 4)`.
-      scales: the factors of their integrals, `(C, F)`.
       shape: `(..., H, W)`.
+      normalize: whether outputs are means.
       whole_pixels: whether all bounds are known to lie on pixel edges.
     """
-    return make(*bounds.extents(theta, *shape[-2:], whole_pixels=whole_pixels), scales)
+    height, width = shape[-2:]
+    along_y, along_x = bounds.extents(theta, height, width, whole_pixels=whole_pixels)
+    scale_x, scale_y = area.scales(theta, normalize=normalize)
+    return Box(
+        _axis(theta[..., :2], along_x, scale_x, width),
+        _axis(theta[..., 2:], along_y, scale_y, height),
+    )
 
 
-def of_adjoint(theta: Array, scales: Array, shape: tuple[int, ...], whole_pixels: bool) -> Tables:
-    """Makes tables for the adjoint filter: of boxes that are mirrored along y, and not along x.
+def of_adjoint(theta: Array, shape: tuple[int, ...], *, normalize: bool, whole_pixels: bool) -> Box:
+    """Finds the parameters of the adjoint filter: of boxes mirrored along y, and not along x.
 
     The arguments are those of `of_boxes`.
     """
-    _, along_x = bounds.extents(theta, *shape[-2:], whole_pixels=whole_pixels)
-    mirrored = bounds.mirrored(theta)
-    mirrored_y, _ = bounds.extents(mirrored, *shape[-2:], whole_pixels=whole_pixels)
-    return make(mirrored_y, along_x, scales)
+    boxes = of_boxes(theta, shape, normalize=normalize, whole_pixels=whole_pixels)
+    mirrored = of_boxes(
+        bounds.mirrored(theta), shape, normalize=normalize, whole_pixels=whole_pixels
+    )
+    return Box(boxes.along_x, mirrored.along_y)
+
+
+def is_swapped(extent: Extent) -> Array:
+    """Whether the high bound lies in a pixel before that of the low bound."""
+    return extent.high.offset < extent.low.offset
+
+
+def _axis(limits: Array, extent: Extent, scale: Array, size: int) -> Axis:
+    """Finds the parameters along an axis.
+
+    Args:
+      limits: the low and the high bound, `(C, F, 2)`.
+      extent: the offsets of the bounds.
+      scale: the factor of the integral from the low to the high bound, `(C, F)`.
+      size: the number of pixels along the axis.
+    """
+    swapped = is_swapped(extent)
+    scale = jnp.where(swapped, -scale, scale)
+    first, last = extent.low.offset, extent.high.offset
+    first, last = jnp.where(swapped, last, first), jnp.where(swapped, first, last)
+    if extent.excess is None:
+        return Axis(first, last, jnp.zeros_like(scale), jnp.zeros_like(scale), scale)
+    # These are rounded once, while 1 less a fraction would lose the digits of a short length.
+    low, high = jnp.moveaxis(jnp.clip(limits, -size, size), -1, 0)
+    low, high = jnp.where(swapped, high, low), jnp.where(swapped, low, high)
+    in_one_pixel, has_whole_pixels = last == first, last > first + 1
+    low_edge, high_edge = first.astype(low.dtype) + 0.5, last.astype(low.dtype) - 0.5
+    low_length = jnp.where(in_one_pixel, 0, low_edge - low)
+    high_length = jnp.where(in_one_pixel, high - low, high - high_edge)
+    # The scale of a box without whole pixels may be huge, but not times its lengths.
+    of_lengths = jnp.where(has_whole_pixels, 1, scale)
+    return Axis(
+        jnp.where(in_one_pixel, first, first + 1),
+        last,
+        low_length * of_lengths,
+        high_length * of_lengths,
+        jnp.where(has_whole_pixels, scale, 1),
+    )
+
+
+def tables(box: Box) -> Tables:
+    """Arranges parameters as tables."""
+    offsets = [offset for axis in box for offset in axis[:_OFFSETS]]
+    numbers = [number for axis in box for number in axis[_OFFSETS:]]
+    return Tables(
+        jnp.stack(offsets, axis=-1).reshape(-1),
+        jnp.stack(numbers, axis=-1).astype(jnp.float32).reshape(-1),
+    )
 
 
 def read(boxes: Tables, plane: Array, box: Array | int, shape: tuple[int, ...]) -> Box:
@@ -90,8 +145,11 @@ def read(boxes: Tables, plane: Array, box: Array | int, shape: tuple[int, ...]) 
     """
     _, channels, number, *_ = shape
     index = lax.rem(plane, jnp.int32(channels)) * number + box
-    low_x, high_x, low_y, high_y = (
-        Bound(boxes.offsets[index * _OFFSETS + bound], boxes.numbers[index * _NUMBERS + bound])
-        for bound in range(_OFFSETS)
-    )
-    return Box(low_x, high_x, low_y, high_y, scale=boxes.numbers[index * _NUMBERS + _OFFSETS])
+
+    def axis(position: int) -> Axis:
+        row = index * len(Box._fields) + position
+        offsets = [boxes.offsets[row * _OFFSETS + field] for field in range(_OFFSETS)]
+        numbers = [boxes.numbers[row * _NUMBERS + field] for field in range(_NUMBERS)]
+        return Axis(*offsets, *numbers)
+
+    return Box(axis(0), axis(1))

@@ -13,6 +13,7 @@ from jaxbox_kernels.mosaic_gpu import grid, lanes, row_cache, sliding_window
 from jaxbox_kernels.mosaic_gpu.box_params import Tables
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
+from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 
 # The number of output rows whose reads are all under way before the first of them is written.
 _ROWS = 4
@@ -62,9 +63,10 @@ def _filter(
     whole: bool,
 ) -> None:
     height = shape[-2]
-    box, _, strip, target = program = grid.program(boxes, shape)
+    box, plane, strip, target = program = grid.program(boxes, shape)
     columns = sliding_window.columns_reader(source, program, shape, whole=whole)
     rows = lanes.largest_divisor(height, _ROWS)
+    unit = source.units[plane]
 
     def read(row: Array) -> Array:
         return columns(row).integral
@@ -75,22 +77,27 @@ def _filter(
             sliding_window.only_inside(leave, height),
         )
 
-        def advance_rows(group: Array, total: Array) -> Array:
+        def advance_rows(group: Array, window: Window[Array]) -> Window[Array]:
             integrals = []
             for row in range(rows):
-                seen, total = sliding_window.advance(
-                    enter, leave, total, box, group * rows + row, whole=whole
+                seen, window = sliding_window.advance(
+                    enter, leave, window, box.along_y, group * rows + row
                 )
                 integrals.append(seen.integral)
             for row, integral in enumerate(integrals):
-                values = (integral * box.scale).astype(out.dtype)
-                out[target, group * rows + row, pl.ds(strip * LANES, LANES)] = values
-            return total
+                # Factor by factor, since their product may lie outside the range of float32.
+                values = integral * box.along_x.scale * box.along_y.scale * unit
+                place = (target, group * rows + row, pl.ds(strip * LANES, LANES))
+                out[place] = values.astype(out.dtype)
+            return window
 
-        total = sliding_window.init(enter, lanes.zeros(), box, jnp.int32(0), height)
-        lax.fori_loop(0, height // rows, advance_rows, total)
+        window = sliding_window.init(enter, lanes.zeros(), box.along_y, jnp.int32(0), height)
+        lax.fori_loop(0, height // rows, advance_rows, window)
 
-    fits = row_cache.fits(cache, box, height)
+    if row_cache.fits_any(cache, height):
+        slide(*row_cache.readers(read, cache, height))
+        return
+    fits = row_cache.fits(cache, box.along_y)
 
     @pl.when(fits)
     def _read_once() -> None:

@@ -1,5 +1,8 @@
 """The lanes of a warpgroup, which hold neighbouring pixels of a row, and sums over them."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.pallas import MemoryRef
@@ -37,51 +40,65 @@ def zeros(dtype: DTypeLike = jnp.float32) -> Array:
     return values
 
 
-def scan_scratch(rows: int, dtype: DTypeLike) -> MemoryRef:
+def to_float32(strip: Array) -> Array:
+    """Converts a strip that was read, and fixes its layout."""
+    values: Array = plgpu.layout_cast(strip, _LAYOUT).astype(jnp.float32)
+    return values
+
+
+def scan_scratch(strips: int, dtype: DTypeLike) -> MemoryRef:
     """The shared memory that `scan` needs: two buffers of strips with zeros on either side."""
-    return plgpu.SMEM((2, rows, 3 * LANES), dtype)
+    return plgpu.SMEM((2, strips, 3 * LANES), dtype)
 
 
 def clear_scan_scratch(scratch: Array) -> None:
     """Writes the zeros that `scan` reads on either side of strips."""
     for buffer in range(2):
-        for row in range(scratch.shape[1]):
+        for strip in range(scratch.shape[1]):
             for side in (0, 2):
-                scratch[buffer, row, side * LANES : (side + 1) * LANES] = zeros(scratch.dtype)
+                scratch[buffer, strip, side * LANES : (side + 1) * LANES] = zeros(scratch.dtype)
 
 
-def scan(
-    strips: list[Array], scratch: Array, *, reverse: bool = False
-) -> tuple[list[Array], list[Array]]:
-    """Computes prefix sums over the lanes of strips.
+def scan[T](
+    rows: list[T], scratch: Array, add: Callable[[T, T], T], *, reverse: bool = False
+) -> tuple[list[T], list[T]]:
+    """Computes prefix sums over the lanes of rows.
 
     Lanes see each other's values in shared memory only. Each step doubles the number of lanes that
     a sum covers. The two buffers take turns, so that one barrier a step is enough.
 
     Args:
-      strips: values, one a lane.
-      scratch: shared memory made by `scan_scratch` and cleared by `clear_scan_scratch`.
+      rows: trees of strips, which hold one value a lane.
+      scratch: shared memory for all strips, made by `scan_scratch` and cleared by
+        `clear_scan_scratch`.
+      add: adds up two trees, of which one may be of zeros.
       reverse: whether to sum up each lane and all after it, instead of all before it.
 
     Returns:
-      The prefix sums of each strip, and the sum of all its lanes.
+      The prefix sums of each row, and the sum of all its lanes.
     """
     plgpu.commit_smem()  # All lanes have read what the last scan left in the buffers.
     step, distance = 0, 1
     while distance < LANES:
-        _write(strips, scratch, step)
+        _write(rows, scratch, step)
         start = LANES + distance if reverse else LANES - distance
-        strips = [
-            strip + scratch[step % 2, row, start : start + LANES]
-            for row, strip in enumerate(strips)
-        ]
+        moved = _read(rows, scratch, step, slice(start, start + LANES))
+        rows = [add(row, other) for row, other in zip(rows, moved, strict=True)]
         step, distance = step + 1, 2 * distance
-    _write(strips, scratch, step)
-    last = LANES if reverse else 2 * LANES - 1
-    return strips, [scratch[step % 2, row, last] for row in range(len(strips))]
+    _write(rows, scratch, step)
+    return rows, _read(rows, scratch, step, LANES if reverse else 2 * LANES - 1)
 
 
-def _write(strips: list[Array], scratch: Array, step: int) -> None:
-    for row, strip in enumerate(strips):
-        scratch[step % 2, row, LANES : 2 * LANES] = strip
+def _write(rows: object, scratch: Array, step: int) -> None:
+    for index, strip in enumerate(jax.tree.leaves(rows)):
+        scratch[step % 2, index, LANES : 2 * LANES] = strip
     plgpu.commit_smem()
+
+
+def _read[T](rows: list[T], scratch: Array, step: int, where: slice | int) -> list[T]:
+    """Reads a tree like that of `rows`."""
+    strips, structure = jax.tree.flatten(rows)
+    values: list[T] = jax.tree.unflatten(
+        structure, [scratch[step % 2, index, where] for index in range(len(strips))]
+    )
+    return values

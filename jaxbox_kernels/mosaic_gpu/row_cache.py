@@ -9,7 +9,7 @@ from jax import Array
 from jax.experimental.pallas import MemoryRef
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxbox_kernels.mosaic_gpu.box_params import Box
+from jaxbox_kernels.mosaic_gpu.box_params import Axis
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 from jaxbox_kernels.mosaic_gpu.sliding_window import Reader
 
@@ -25,10 +25,14 @@ def scratch(height: int) -> MemoryRef:
     return plgpu.SMEM((min(height, _ROWS), LANES), jnp.float32)
 
 
-def fits(cache: Array, box: Box, height: int) -> Array:
-    """Whether the cache can hold all rows of a box in the image, and rows enter before leaving."""
-    rows = box.high_y.offset - box.low_y.offset
-    return rows >= 0 if height <= cache.shape[0] else (rows >= 0) & (rows < cache.shape[0])
+def fits_any(cache: Array, height: int) -> bool:
+    """Whether the cache can hold all rows of images of a height, and so those of any box."""
+    return height <= cache.shape[0]
+
+
+def fits(cache: Array, axis: Axis) -> Array:
+    """Whether the cache can hold all rows of a box, given along y."""
+    return axis.end - axis.first < cache.shape[0]
 
 
 def readers(read: Reader[Array], cache: Array, height: int) -> tuple[Reader[Array], Reader[Array]]:
@@ -44,7 +48,7 @@ def readers(read: Reader[Array], cache: Array, height: int) -> tuple[Reader[Arra
     """
 
     def place(row: Array) -> Array:
-        return row if height <= cache.shape[0] else row & (cache.shape[0] - 1)
+        return row if fits_any(cache, height) else row & (cache.shape[0] - 1)
 
     def enter(row: Array) -> Array:
         values = read(row)

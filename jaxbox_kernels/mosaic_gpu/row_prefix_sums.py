@@ -1,12 +1,14 @@
 """Prefix sums over the columns of rows, which shifted reads turn into integrals along x.
 
-The sums are in fixed point, where differences are exact. Each row has a step of its own, and its
-mean is subtracted. No integral over the rest is larger than half the sum of the magnitudes, so the
-step can be `2**-32` of that sum, which is finer than float32 pixels are.
+The sums are in fixed point, where differences are exact. A sum has two int32 words: one of pixels
+rounded to a coarse step, and one of the rest of each pixel, in fine steps. Differences are taken
+word by word, so that no word carries into the other. Each row has steps of its own, small enough
+that the sum of a row as bright everywhere as in its brightest pixel fits into a word: of a row of
+1024 pixels, the fine step is `2**-40` of its largest magnitude, or less.
 
-Only differences within a row matter. So the sums go on from row to row within a group of rows. A
-strip between two rows, filled with the last sum of the first row, is the right margin of the one
-and the left margin of the other.
+Only differences within a row matter. So the sums go on from row to row within a group of rows, and
+may wrap around. A strip between two rows, filled with the last sum of the first row, is the right
+margin of the one and the left margin of the other.
 """
 
 import functools
@@ -18,29 +20,56 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.typing import DTypeLike
 
-from jaxbox_kernels.mosaic_gpu import lanes
+from jaxbox_kernels.mosaic_gpu import lanes, powers_of_two
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 
 # The number of rows of a group, which one program sums up side by side. With one row the barriers
-# of a scan would have nothing else to wait for. 8 rows take 24 KiB of shared memory, and 9 such
+# of a scan would have nothing else to wait for. 4 rows take 24 KiB of shared memory, and 9 such
 # programs fit on a multiprocessor.
-_ROWS = 8
+_ROWS = 4
 
 
 class RowSums(NamedTuple):
     """Prefix sums over the columns of rows; in a kernel, references to them.
 
     Attributes:
-      sums: int32, flat; a row begins at `first`.
-      steps: `(rows,)`, what the sums are multiples of.
-      means: `(rows,)`, the means that were subtracted from the rows.
+      coarse: int32, flat, the coarse words of the sums; a row begins at `first`.
+      fine: int32, the fine words, arranged alike. They count in `fine_step` of the coarse step.
+      steps: `(rows,)`, the coarse steps in units of the plane.
+      units: `(planes,)`, powers of two. Magnitudes in a plane are below 2 units.
     """
 
-    sums: Array
+    coarse: Array
+    fine: Array
     steps: Array
-    means: Array
+    units: Array
+
+
+class _Words(NamedTuple):
+    """Numbers in fixed point, as a coarse and a fine word."""
+
+    coarse: Array
+    fine: Array
+
+
+def _add(first: _Words, second: _Words) -> _Words:
+    return _Words(first.coarse + second.coarse, first.fine + second.fine)
+
+
+def _coarse_bits(width: int) -> int:
+    """The number of coarse steps in a row's unit, as a power of two."""
+    return 29 - (width - 1).bit_length()
+
+
+def _fine_bits(width: int) -> int:
+    """The number of fine steps in a coarse one, as a power of two."""
+    return _coarse_bits(width) + 2  # What is left of a pixel is up to half a coarse step.
+
+
+def fine_step(width: int) -> float:
+    """The fine step of rows of a width, in coarse steps."""
+    return float(2.0 ** -_fine_bits(width))
 
 
 def first(row: Array, rows: int, width: int) -> Array:
@@ -62,41 +91,33 @@ def _rows_of_group(rows: int) -> int:
     return lanes.largest_divisor(rows, _ROWS)
 
 
-def sum_rows(x: Array, width: int) -> RowSums:
+def sum_rows(x: Array, height: int, width: int) -> tuple[RowSums, Array]:
     """Computes prefix sums over the columns of rows.
 
     Args:
-      x: the rows, `(rows, padded(width))`, zero beyond `width`.
-      width: the width of the image.
+      x: the rows of all planes, `(planes * height, padded(width))`.
+      height: the height of the image.
+      width: the width of the image. What lies beyond it in rows must be 0.
+
+    Returns:
+      The sums, and the exponents `(planes,)` of the planes' units; see `powers_of_two`.
     """
     number = x.shape[0]
     rows = _rows_of_group(number)
-    of_rows = jax.ShapeDtypeStruct((number,), jnp.float32)
+    words = jax.ShapeDtypeStruct((size(number, width),), jnp.int32)
     kernel = plgpu.kernel(
         functools.partial(_sum_rows, width=width, rows=rows),
-        out_type=(
-            jax.ShapeDtypeStruct((size(number, width),), jnp.int32),
-            of_rows,
-            of_rows,
-        ),
-        scratch_types=[lanes.scan_scratch(rows, jnp.int32)],
+        out_type=(words, words, jax.ShapeDtypeStruct((number,), jnp.int32)),
+        scratch_types=[lanes.scan_scratch(len(_Words._fields) * rows, jnp.int32)],
         grid=(number // rows,),
         grid_names=("group",),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    return RowSums(*kernel(x))
-
-
-class _Quantization(NamedTuple):
-    """How a row is rounded to fixed point.
-
-    Attributes:
-      mean: the row's mean, in two parts; the second is what rounding takes from the first.
-      step: the step.
-    """
-
-    mean: tuple[Array, Array]
-    step: Array
+    coarse, fine, of_rows = kernel(x)
+    of_rows = of_rows.reshape(-1, height)
+    of_planes = jnp.max(of_rows, axis=1)
+    steps = powers_of_two.ratio(of_rows, of_planes[:, None], _coarse_bits(width)).reshape(-1)
+    return RowSums(coarse, fine, steps, powers_of_two.power(of_planes)), of_planes
 
 
 @dataclass(frozen=True)
@@ -116,54 +137,44 @@ class _Rows:
         """The number of strips of a row."""
         return self.x.shape[1] // LANES
 
-    def pixels(self, row: Array, strip: Array, *means: Array) -> Array:
-        """Reads a strip of a row, less the means; 0 beyond the image."""
-        column = strip * LANES
-        values = self.x[row, pl.ds(column, LANES)].astype(jnp.float32)
-        for mean in means:
-            values = values - mean
-        return jnp.where(column + lanes.index() < self.width, values, 0)
+    def pixels(self, row: Array, strip: Array) -> Array:
+        """Reads a strip of a row."""
+        return lanes.to_float32(self.x[row, pl.ds(strip * LANES, LANES)])
 
-    def add_up(self, row: Array, *means: Array) -> tuple[Array, Array]:
-        """Adds up the pixels of a row, less the means, and their magnitudes."""
+    def exponent(self, row: Array) -> Array:
+        """The exponent of a row's unit, the largest power of two up to its largest magnitude."""
 
-        def add(strip: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
-            values = self.pixels(row, strip, *means)
-            return totals[0] + values, totals[1] + jnp.abs(values)
+        def compare(strip: Array, largest: Array) -> Array:
+            return jnp.maximum(largest, jnp.abs(self.pixels(row, strip)))
 
-        zeros = lanes.zeros()
-        total, magnitudes = lax.fori_loop(0, self.strips, add, (zeros, zeros))
-        return jnp.sum(total), jnp.sum(magnitudes)
+        largest = lax.fori_loop(0, self.strips, compare, lanes.zeros())
+        # Mosaic reinterprets bits lane by lane, but not those of a scalar.
+        return jnp.max(powers_of_two.exponent(largest))
 
-    def quantization(self, row: Array) -> _Quantization:
-        """Finds a row's mean and step."""
-        mean = self.add_up(row)[0] / self.width
-        # The mean is rounded. Over a whole row the rounding errors would add up to a visible
-        # error.
-        rest, magnitudes = self.add_up(row, mean)
-        means = (mean, rest / self.width)
-        largest = (magnitudes + jnp.abs(rest)) * 1.001
-        return _Quantization(means, jnp.maximum(largest, 2.0**-90) * 2.0**-32)
-
-    def quantized(self, row: Array, strip: Array, how: _Quantization) -> Array:
+    def quantized(self, row: Array, strip: Array, exponent: Array) -> _Words:
         """Reads a strip of a row in fixed point."""
-        values = self.pixels(row, strip, *how.mean)
-        return jnp.round(values * (1 / how.step)).astype(jnp.int32)
+        of_lanes = jnp.broadcast_to(exponent, LANES)
+        first, second = powers_of_two.quotient(_coarse_bits(self.width), of_lanes)
+        values = (self.pixels(row, strip) * first) * second
+        coarse = jnp.round(values)
+        fine = jnp.round((values - coarse) * 2.0 ** _fine_bits(self.width))
+        return _Words(coarse.astype(jnp.int32), fine.astype(jnp.int32))
 
-    def total(self, row: Array, how: _Quantization) -> Array:
+    def total(self, row: Array, exponent: Array) -> _Words:
         """Adds up the pixels of a row in fixed point."""
 
-        def add(strip: Array, total: Array) -> Array:
-            return total + self.quantized(row, strip, how)
+        def add(strip: Array, total: _Words) -> _Words:
+            return _add(total, self.quantized(row, strip, exponent))
 
-        return jnp.sum(lax.fori_loop(0, self.strips, add, lanes.zeros(jnp.int32)))
+        zero = lanes.zeros(jnp.int32)
+        return _Words(*map(jnp.sum, lax.fori_loop(0, self.strips, add, _Words(zero, zero))))
 
 
 def _sum_rows(
     x: Array,
-    sums: Array,
-    steps_out: Array,
-    means_out: Array,
+    coarse: Array,
+    fine: Array,
+    exponents_out: Array,
     scratch: Array,
     *,
     width: int,
@@ -174,77 +185,27 @@ def _sum_rows(
     numbers = [lax.axis_index("group") * rows + row for row in range(rows)]
     begins = [first(row, x.shape[0], width) for row in numbers]
     lanes.clear_scan_scratch(scratch)
-    each = [source.quantization(row) for row in numbers]
-    margins = [jnp.int32(0)]
-    for row, how in zip(numbers, each, strict=True):
-        margins.append(margins[-1] + source.total(row, how))
+    exponents = [source.exponent(row) for row in numbers]
+    margins = [_Words(jnp.int32(0), jnp.int32(0))]
+    for row, exponent in zip(numbers, exponents, strict=True):
+        exponents_out[row] = exponent
+        margins.append(_add(margins[-1], source.total(row, exponent)))
 
-    def sum_strip(strip: Array, before: list[Array]) -> list[Array]:
-        values = [source.quantized(row, strip, how) for row, how in zip(numbers, each, strict=True)]
-        within, totals = lanes.scan(values, scratch)
-        for begin, total, sum_before in zip(begins, within, before, strict=True):
-            sums[pl.ds(begin + strip * LANES, LANES)] = total + sum_before
-        return [total + sum_before for total, sum_before in zip(totals, before, strict=True)]
+    def write(place: Array, words: _Words) -> None:
+        coarse[pl.ds(place, LANES)] = words.coarse
+        fine[pl.ds(place, LANES)] = words.fine
+
+    def sum_strip(strip: Array, before: list[_Words]) -> list[_Words]:
+        values = [
+            source.quantized(row, strip, exponent)
+            for row, exponent in zip(numbers, exponents, strict=True)
+        ]
+        within, totals = lanes.scan(values, scratch, _add)
+        for begin, sums, sum_before in zip(begins, within, before, strict=True):
+            write(begin + strip * LANES, _add(sums, sum_before))
+        return [_add(total, sum_before) for total, sum_before in zip(totals, before, strict=True)]
 
     lax.fori_loop(0, strips, sum_strip, margins[:-1])
     places = [begins[0] - LANES, *(begin + strips * LANES for begin in begins)]
     for place, margin in zip(places, margins, strict=True):
-        sums[pl.ds(place, LANES)] = jnp.broadcast_to(margin, LANES)
-    for row, how in zip(numbers, each, strict=True):
-        mean, rest = how.mean
-        means_out[row] = mean + rest
-        steps_out[row] = how.step
-
-
-def sum_rows_back(differences: Array, width: int, dtype: DTypeLike) -> Array:
-    """Sums up each pixel and all pixels to its right.
-
-    Args:
-      differences: `(groups, rows, 2 * width)`: what enters the sum at each pixel, then, in any
-        order, what enters it beyond the right border. The groups are added up.
-      width: the width in whole strips.
-      dtype: the dtype of the result.
-
-    Returns:
-      `(rows, width)`.
-    """
-    number = differences.shape[1]
-    rows = lanes.largest_divisor(number, _ROWS)
-    kernel = plgpu.kernel(
-        functools.partial(_sum_rows_back, rows=rows),
-        out_type=jax.ShapeDtypeStruct((number, width), dtype),
-        scratch_types=[lanes.scan_scratch(rows, jnp.float32)],
-        grid=(number // rows,),
-        grid_names=("group",),
-        compiler_params=lanes.COMPILER_PARAMS,
-    )
-    output: Array = kernel(differences)
-    return output
-
-
-def _sum_rows_back(differences: Array, out: Array, scratch: Array, *, rows: int) -> None:
-    group = lax.axis_index("group")
-    strips = out.shape[1] // LANES
-    numbers = [group * rows + row for row in range(rows)]
-    lanes.clear_scan_scratch(scratch)
-
-    def read(row: Array, strip: Array) -> Array:
-        total = lanes.zeros()
-        for boxes in range(differences.shape[0]):
-            total = total + differences[boxes, row, pl.ds(strip * LANES, LANES)]
-        return total
-
-    def beyond(row: Array) -> Array:
-        def add(strip: Array, total: Array) -> Array:
-            return total + read(row, strip)
-
-        return jnp.sum(lax.fori_loop(strips, 2 * strips, add, lanes.zeros()))
-
-    def sum_strip(step: Array, after: list[Array]) -> list[Array]:
-        strip = strips - 1 - step
-        within, totals = lanes.scan([read(row, strip) for row in numbers], scratch, reverse=True)
-        for row, total, sum_after in zip(numbers, within, after, strict=True):
-            out[row, pl.ds(strip * LANES, LANES)] = (total + sum_after).astype(out.dtype)
-        return [total + sum_after for total, sum_after in zip(totals, after, strict=True)]
-
-    lax.fori_loop(0, strips, sum_strip, [beyond(row) for row in numbers])
+        write(place, _Words(*(jnp.broadcast_to(word, LANES) for word in margin)))

@@ -1,19 +1,20 @@
 """A sliding window down the rows of a plane: what enters is added, what leaves is subtracted.
 
-The sum of the window is the box's own. So it is rounded relative to the magnitude of a box, not to
-that of an image.
+The sum of the window is compensated. So a bright row that has left leaves nothing behind that
+counts beside dark rows.
 """
 
+import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 
-from jaxbox_kernels.mosaic_gpu import lanes, row_prefix_sums
-from jaxbox_kernels.mosaic_gpu.box_params import Bound, Box
+from jaxbox_kernels.mosaic_gpu import compensated, lanes, row_prefix_sums
+from jaxbox_kernels.mosaic_gpu.box_params import Axis
 from jaxbox_kernels.mosaic_gpu.grid import Program
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
@@ -28,12 +29,24 @@ class Rows[Row](NamedTuple):
     Attributes:
       low: the row in which the low bound along y lies.
       high: the row in which the high bound along y lies.
-      integral: the integral over the box's rows.
+      integral: the integral over the box's rows, without the box's scale along y.
     """
 
     low: Row
     high: Row
     integral: Row
+
+
+class Window[Row](NamedTuple):
+    """The state of a window before an output row.
+
+    Attributes:
+      total: the sum of its whole rows: a tree like a row's, with compensated sums.
+      low: the row before the first whole one.
+    """
+
+    total: Any
+    low: Row
 
 
 def only_inside[Row](read: Reader[Row], height: int) -> Reader[Row]:
@@ -43,70 +56,74 @@ def only_inside[Row](read: Reader[Row], height: int) -> Reader[Row]:
         inside = (row >= 0) & (row < height)
         values = read(jnp.clip(row, 0, height - 1))
         masked: Row = jax.tree.map(
-            lambda value: _select(inside, value, jnp.zeros_like(value)), values
+            # Mosaic does not broadcast a condition by itself.
+            lambda value: jnp.where(
+                jnp.broadcast_to(inside, value.shape), value, jnp.zeros_like(value)
+            ),
+            values,
         )
         return masked
 
     return read_inside
 
 
-def init[Row](read: Reader[Row], zero: Row, box: Box, row: Array, height: int) -> Row:
+def init[Row](read: Reader[Row], zero: Row, axis: Axis, row: Array, height: int) -> Window[Row]:
     """Adds up the whole rows of the window at an output row.
 
     Args:
-      read: reads rows of the image.
-      zero: what to start from.
-      box: the box; if its bounds are in the wrong order, rows between them count negatively.
+      read: reads rows, zeros outside the image.
+      zero: the row that contributes nothing.
+      axis: the box along y.
       row: the number of the output row.
       height: the height of the image.
     """
-    low, high = (jnp.clip(row + bound.offset, 0, height) for bound in (box.low_y, box.high_y))
+    low = read(row + axis.first - 1)
 
-    def add(row: Array, total: Row) -> Row:
-        added: Row = jax.tree.map(jnp.add, total, read(row))
-        return added
+    def add(row: Array, total: Any) -> Any:
+        return _map(compensated.add, total, read(row))
 
-    total = lax.fori_loop(jnp.minimum(low, high), jnp.maximum(low, high), add, zero)
-    signed: Row = jax.tree.map(lambda value: _select(low <= high, value, -value), total)
-    return signed
-
-
-def _select(condition: Array, if_true: Array, if_false: Array) -> Array:
-    # Mosaic does not broadcast a condition by itself.
-    return jnp.where(jnp.broadcast_to(condition, if_true.shape), if_true, if_false)
+    start, end = (jnp.clip(row + offset, 0, height) for offset in (axis.first, axis.end))
+    empty = jax.tree.map(lambda _: compensated.zeros(), zero)
+    return Window(lax.fori_loop(start, end, add, empty), low)
 
 
 def advance[Row](
-    enter: Reader[Row], leave: Reader[Row], total: Row, box: Box, row: Array, *, whole: bool
-) -> tuple[Rows[Row], Row]:
+    enter: Reader[Row], leave: Reader[Row], window: Window[Row], axis: Axis, row: Array
+) -> tuple[Rows[Row], Window[Row]]:
     """Moves the window from one output row to the next.
 
     Args:
-      enter: reads rows that enter.
+      enter: reads rows that enter, zeros outside the image.
       leave: reads rows that leave: from the row cache, or the same as `enter` without one.
-      total: the sum of the whole rows of the window at this output row.
-      box: the box.
+      window: the window at this output row.
+      axis: the box along y.
       row: the number of this output row.
-      whole: whether all bounds are known to lie on pixel edges.
 
     Returns:
-      What the window holds at this output row, and the sum of its whole rows at the next one.
+      What the window holds at this output row, and the window at the next one.
     """
-    high, low = enter(row + box.high_y.offset), leave(row + box.low_y.offset)
+    high, leaving = enter(row + axis.end), leave(row + axis.first)
 
-    def add_fractions(total: Array, low: Array, high: Array) -> Array:
-        return total + (box.high_y.fraction * high - box.low_y.fraction * low)
+    def integrate(total: compensated.Sum, low: Array, high: Array) -> Array:
+        return total.value + (axis.low_weight * low + axis.high_weight * high)
 
-    integral = total if whole else jax.tree.map(add_fractions, total, low, high)
-    following = jax.tree.map(lambda t, a, b: t + (b - a), total, low, high)
-    return Rows(low, high, integral), following
+    integral = _map(integrate, window.total, window.low, high)
+    total = _map(compensated.add_difference, window.total, high, leaving)
+    return Rows(window.low, high, integral), Window(total, leaving)
+
+
+def _map(function: Callable[..., Any], total: Any, *rows: Any) -> Any:
+    """Applies a function to each compensated sum of a window and the arrays of rows for it."""
+    return jax.tree.map(
+        function, total, *rows, is_leaf=lambda node: isinstance(node, compensated.Sum)
+    )
 
 
 class Columns(NamedTuple):
     """What a row contributes at each output column of a strip.
 
     Attributes:
-      integral: the integral over the box's columns.
+      integral: the integral over the box's columns, without the box's scale along x.
       low: the pixel in which the low bound along x lies.
       high: the pixel in which the high bound along x lies.
     """
@@ -128,62 +145,36 @@ def columns_reader(
       whole: whether all bounds are known to lie on pixel edges; then the low and high
         pixels of `Columns` have no meaning.
     """
-    box, height, width = program.box, *shape[-2:]
-    places, covered, reached = _places_of_columns(program, width, whole=whole)
-
-    def read(row: Array) -> Columns:
-        number = program.plane * height + row
-        first = row_prefix_sums.first(number, source.means.shape[0], width)
-        step, mean = source.steps[number], source.means[number]
-        before = [source.sums[pl.ds(first + begin, LANES)] for begin, _ in places]
-        integral = (before[1] - before[0]).astype(jnp.float32)
-        if whole:
-            integral = integral * step + mean * covered
-            return Columns(integral, integral, integral)
-        through = [source.sums[pl.ds(first + end, LANES)] for _, end in places]
-        # A pixel is the sum through it less the sum before it.
-        low, high = (
-            (sum_through - sum_before).astype(jnp.float32)
-            for sum_through, sum_before in zip(through, before, strict=True)
-        )
-        integral += box.high_x.fraction * high - box.low_x.fraction * low
-        # All is in steps until here, since each product with the step is one more instruction.
-        return Columns(
-            integral * step + mean * covered,
-            low * step + mean * reached[0],
-            high * step + mean * reached[1],
-        )
-
-    return read
-
-
-def _places_of_columns(
-    program: Program, width: int, *, whole: bool
-) -> tuple[list[tuple[Array, Array]], Array, list[Array]]:
-    """Finds where the pixels along a box's bounds along x are, which is the same in all rows.
-
-    Returns:
-      For the low and the high bound, where in a row's prefix sums the sums before and through the
-      pixels of a strip begin; the length of the box inside the image at each column; and for both
-      bounds whether those pixels lie in the image, as numbers.
-    """
-    box = program.box
-    column = program.strip * LANES
-    position = column + lanes.index()
+    height, width = shape[-2:]
+    axis, column = program.box.along_x, program.strip * LANES
 
     def start(offset: Array) -> Array:
         # The sum before pixel `k` is that through `k - 1`. Farther outside all sums are the same.
         return jnp.clip(column + offset - 1, -LANES, lanes.padded(width) - 1)
 
-    def inside(bound: Bound) -> Array:
-        pixel = position + bound.offset
-        return ((pixel >= 0) & (pixel < width)).astype(jnp.float32)
-
-    both = (box.low_x, box.high_x)
-    places = [(start(bound.offset), start(bound.offset + 1)) for bound in both]
-    between = [jnp.clip(position + bound.offset, 0, width) for bound in both]
-    covered = (between[1] - between[0]).astype(jnp.float32)
-    reached = [inside(bound) for bound in both]
+    starts = [start(axis.first), start(axis.end)]
     if not whole:
-        covered += box.high_x.fraction * reached[1] - box.low_x.fraction * reached[0]
-    return places, covered, reached
+        starts = [start(axis.first - 1), *starts, start(axis.end + 1)]
+
+    def read(row: Array) -> Columns:
+        number = program.plane * height + row
+        begin = row_prefix_sums.first(number, source.steps.shape[0], width)
+        step = source.steps[number]
+        sums = [
+            (source.coarse[pl.ds(begin + start, LANES)], source.fine[pl.ds(begin + start, LANES)])
+            for start in starts
+        ]
+        # Between one place and the next; differences are exact in fixed point.
+        parts = [
+            (after[0] - before[0]).astype(jnp.float32)
+            + (after[1] - before[1]).astype(jnp.float32) * row_prefix_sums.fine_step(width)
+            for before, after in itertools.pairwise(sums)
+        ]
+        if whole:
+            integral = parts[0] * step
+            return Columns(integral, integral, integral)
+        low, between, high = parts
+        integral = between + (axis.low_weight * low + axis.high_weight * high)
+        return Columns(integral * step, low * step, high * step)
+
+    return read

@@ -9,6 +9,8 @@ from jaxbox_kernels.mosaic_gpu.lanes import LANES
 _SHARED_MEMORY = 100 * 1024
 LARGEST_SHARED_MEMORY = 227 * 1024
 """The shared memory that one program can have on Hopper and Blackwell, in bytes."""
+STATE = 3
+"""The number of strips that the state of a sliding window takes: a compensated sum and a row."""
 # The largest tile: boxes of a plane that one program adds up, and rows between barriers.
 _BOXES, _ROWS = 4, 4
 # The number of programs that keep every multiprocessor of an H100 (132) or a B200 (148) busy with
@@ -27,7 +29,7 @@ class Tile(NamedTuple):
 def shared_memory(width: int, boxes: int = 1, rows: int = 1) -> int:
     """The bytes of shared memory that a program needs for a tile; by default for the smallest."""
     padded = lanes.padded(width)
-    return 4 * boxes * (padded + rows * (padded + 2 * LANES))
+    return 4 * boxes * (STATE * padded + rows * (padded + 2 * LANES))
 
 
 def largest_tile(boxes: int, height: int, width: int) -> Tile:

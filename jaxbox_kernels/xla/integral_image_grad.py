@@ -155,18 +155,10 @@ def _places_of_differences(back: Array, boxes: _Boxes) -> tuple[list[Array], lis
     ends = [
         (column + offset[..., None] >= width).astype(weights[0].dtype) for offset in extent.offsets
     ]
-    beyond = boxes.scale_x[..., None] * _interpolate(extent, ends)
+    before, after = ends[:2], ends[2:]
+    pixels = [beyond - to for beyond, to in zip(after, before, strict=False)]
+    beyond = boxes.scale_x[..., None] * extent.integral(before, after, pixels)
     return xla_hints.compute_once((starts, weights, beyond[:, :, None]))
-
-
-def _interpolate(extent: Extent, ends: list[Array]) -> Array:
-    """The sum of `ends`, `(P, F, W)` for each of the extents' offsets, times the weights."""
-    low, high, *after = ends
-    if extent.low.fraction is None or extent.excess is None:
-        return high - low
-    low_pixel, high_pixel = after[0] - low, after[1] - high
-    excess, fraction = extent.excess[..., None], extent.low.fraction[..., None]
-    return (high - low) + excess * high_pixel + fraction * (high_pixel - low_pixel)
 
 
 def _add_boxes(terms: Callable[[Array, int], list[Array]], back: Array) -> Array:

@@ -39,17 +39,31 @@ def _overlaps(low: Array, high: Array, size: int) -> _Overlaps:
     # Differences of integers are exact, so that nothing is lost far from the origin.
     offset = (position[None, :] - position[:, None])[None, None]
     low, high = low[..., None, None], high[..., None, None]
-    # An integral from a high to a low bound is negative.
-    length = _limit(high, offset) - _limit(low, offset)
+    return _Overlaps(_length(low, high, offset), *_length_slopes(low, high, offset))
+
+
+@jax.custom_jvp
+def _length(low: Array, high: Array, pixel: Array) -> Array:
+    """The overlap of a box with a pixel; an integral from a high to a low bound is negative."""
+    high_limit, low_limit = (jnp.clip(bound, pixel - 0.5, pixel + 0.5) for bound in (high, low))
+    return high_limit - low_limit
+
+
+@_length.defjvp
+def _length_jvp(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    """Differentiates as the gradients do: JAX's derivative of `clip` at a limit is another."""
+    d_low, d_high = _length_slopes(*primals)
+    return _length(*primals), d_low * tangents[0] + d_high * tangents[1]
+
+
+def _length_slopes(low: Array, high: Array, pixel: Array) -> tuple[Array, Array]:
+    """The derivatives of the overlap with respect to the bounds."""
     # A bound on a pixel edge belongs to the pixel into which the box grows.
-    d_low = -((offset - 0.5 < low) & (low <= offset + 0.5)).astype(low.dtype)
-    d_high = ((offset - 0.5 <= high) & (high < offset + 0.5)).astype(high.dtype)
-    return _Overlaps(length, d_low, d_high)
-
-
-def _limit(bound: Array, pixel: Array) -> Array:
-    """The place in the pixel that is nearest to the bound."""
-    return jnp.clip(bound, pixel - 0.5, pixel + 0.5)
+    d_low = -((pixel - 0.5 < low) & (low <= pixel + 0.5)).astype(low.dtype)
+    d_high = ((pixel - 0.5 <= high) & (high < pixel + 0.5)).astype(high.dtype)
+    return d_low, d_high
 
 
 def _matrices(theta: Array, size: tuple[int, ...], options: Options) -> tuple[_Overlaps, _Overlaps]:

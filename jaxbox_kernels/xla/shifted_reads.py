@@ -43,7 +43,7 @@ def integrate_rows(sums: Array, along_y: Extent) -> Array:
     ]
     before, after = reads[:2], reads[2:]
     pixels = [through - to for through, to in zip(after, before, strict=False)]
-    return along_y.difference(before, pixels)
+    return along_y.integral(before, after, pixels)
 
 
 def integrate_columns(rows: Array, along_x: Extent) -> Array:
@@ -72,25 +72,30 @@ def integrate_slices(table: Array, starts: Array, extent: Extent, width: int) ->
     Returns:
       The integrals in fixed point, `(P, F, H, W)`.
     """
-    low, high, *_ = extent.offsets
-    starts = jnp.broadcast_to(starts, (*low.shape, starts.shape[-1]))
+    offsets = extent.offsets
+    starts = jnp.broadcast_to(starts, (*offsets[0].shape, starts.shape[-1]))
     last = slices(table, starts + (width - 1), 1)
-    crosses = bounds.beyond(high, width, table.dtype) - bounds.beyond(low, width, table.dtype)
+    inner = offsets[0]
+    if extent.parts is not None:
+        inner = jnp.where(extent.within_pixel, inner, offsets[2])
+    crosses = bounds.beyond(offsets[1], width, table.dtype) - bounds.beyond(
+        inner, width, table.dtype
+    )
     # The table has the sums through each pixel: that before a pixel is one place before it.
-    places = [starts + _limit(o - 1, width)[..., None] for o in extent.offsets]
-    inside = [bounds.inside(_limit(o - 1, width), width) for o in (low, high)]
-    in_image = [bounds.inside(o, width) for o in (low, high)]
+    places = [starts + _limit(o - 1, width)[..., None] for o in offsets]
+    inside = [bounds.inside(_limit(o - 1, width), width) for o in offsets[:3]]
+    in_image = [bounds.inside(o, width) for o in offsets[:2]]
     last, crosses = xla_hints.compute_once((last, crosses))
     table, places, inside, in_image = xla_hints.read_again((table, places, inside, in_image))
     reads = [slices(table, place, width) for place in places]
-    sums = [
-        jnp.where(mask[:, :, None], read, 0) for mask, read in zip(inside, reads[:2], strict=True)
-    ]
+    sums = [jnp.where(mask[:, :, None], read, 0) for mask, read in zip(inside, reads, strict=False)]
+    before, after = sums[:2], sums[2:]
     pixels = [
-        jnp.where(mask[:, :, None], through - before, 0)
-        for mask, through, before in zip(in_image, reads[2:], sums, strict=False)
+        jnp.where(mask[:, :, None], through - to, 0)
+        for mask, through, to in zip(in_image, reads[2:], before, strict=False)
     ]
-    return extent.difference(sums, pixels) + crosses[:, :, None] * last
+    before[1] = before[1] + crosses[:, :, None] * last
+    return extent.integral(before, after, pixels)
 
 
 def _limit(column: Array, width: int) -> Array:

@@ -103,6 +103,6 @@ def test_nothing_spills(gpu):
     spills = re.findall(
         r"(\d+) bytes spill stores, (\d+) bytes spill loads", run.stdout + run.stderr
     )
-    # Prefix sums of rows, the filter, differences and their sums, and inner products.
+    # Prefix sums of rows, the filter, differences and suffix sums, and inner products.
     assert len(spills) >= 5 * len(_SHAPES)
     assert set(spills) == {("0", "0")}

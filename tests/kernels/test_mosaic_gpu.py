@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +13,7 @@ import pytest
 import jaxbox
 from jaxbox import boxes
 from jaxbox_kernels.backend import Options
-from jaxbox_kernels.mosaic_gpu import row_cache, tiles
-from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES
+from jaxbox_kernels.mosaic_gpu import box_params, powers_of_two, row_cache, tiles
 from tests.cases.backends import BACKENDS, EXACT, run
 from tests.cases.box_conv import BOUNDS, arguments, assert_close, relative_error
 from tests.oracles import box_conv as oracle
@@ -67,17 +65,51 @@ def test_gradient_on_whole_pixels_needs_no_image(backend, rng):
     assert_close(dx, oracle.backward(x, theta, g)[0], "dx")
 
 
-def test_inside_out_boxes_give_what_they_give_elsewhere(backend, rng):
-    x, theta, g = arguments(rng, (5, 7))
-    # No user should have such boxes, and the oracle takes them for empty.
-    theta = theta[..., [1, 0, 3, 2]]
+def test_swapped_bounds_change_the_sign(backend, rng):
+    x, theta, g = arguments(rng, (5, 7), channels=1)
+    theta = theta[..., [1, 0, 2, 3]]  # Along x alone: a second sign would hide the first.
     options = Options(normalize=False)
-    output = _output(x, theta, backend=backend, options=options)
-    expected = _output(x, theta, backend=INTEGRAL_IMAGES, options=options)
-    chex.assert_trees_all_close(output, expected, atol=1e-4)
-    dx = _dx(theta, g, backend=backend, options=options)
-    expected_dx = _dx(theta, g, backend=INTEGRAL_IMAGES, options=options)
-    chex.assert_trees_all_close(dx, expected_dx, atol=1e-4)
+    results = run(x, theta, g, backend=backend, options=options)
+    expected = (
+        oracle.forward(x, theta, normalize=False),
+        *oracle.backward(x, theta, g, normalize=False),
+    )
+    for result, kind, exact in zip(results, BOUNDS, expected, strict=True):
+        assert_close(result, exact, kind)
+
+
+def test_bright_rows_leave_nothing_behind_beside_dark_ones(backend, monkeypatch, rng):
+    """Of two boxes, one is too tall for the row cache; the other is a sliver across an edge."""
+    monkeypatch.setattr(row_cache, "_ROWS", 4)
+    x = rng.uniform(1, 2, (1, 1, 24, 9)).astype(np.float32)
+    x[..., :9, :] *= 1e4
+    x[..., 4] *= 1e4
+    theta = np.array([[[-2.5, 1.5, -3.3, 2.2], [0.49999, 0.50001, -0.2, 0.9]]], np.float32)
+    forward = jax.jit(functools.partial(backend.forward, options=EXACT))
+    magnitudes = oracle.forward(x, theta)  # All pixels are positive.
+    assert (np.abs(forward(x, theta) - magnitudes) <= 1e-6 * magnitudes).all()
+
+
+def test_lengths_of_slivers_keep_their_digits():
+    """A box across a pixel edge has two lengths, which 1 less a fraction would round away."""
+    low, high = np.float32(0.49999), np.float32(0.50001)
+    tiny = jnp.array([[[low, high, 0, 1e-30]]], jnp.float32)
+    along_x, along_y = box_params.of_boxes(tiny, (5, 7), normalize=True)
+    lengths = np.array([0.5 - float(low), float(high) - 0.5])
+    weights = np.ravel([along_x.low_weight, along_x.high_weight])
+    np.testing.assert_allclose(weights, lengths / lengths.sum(), rtol=1e-6)
+    assert (along_y.low_weight, along_y.high_weight, along_y.scale) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("magnitude", [1.2e-38, 1e-35, 1.0, 2.0, 1e35, 3.4e38])
+def test_units_are_powers_of_two_below_magnitudes(magnitude):
+    exponent = powers_of_two.exponent(jnp.float32(magnitude))
+    unit = float(powers_of_two.power(exponent))
+    assert np.frexp(unit)[0] == 0.5
+    assert unit <= float(np.float32(magnitude)) < 2 * unit
+    first, second = map(float, powers_of_two.quotient(19, exponent))
+    assert first * second * unit == 2**19
+    assert float(powers_of_two.inverse(exponent)) * unit in (1, 2)
 
 
 def test_bfloat16(backend, rng):
@@ -129,7 +161,7 @@ def _gradients(x, theta):
 def test_lowers_for_cuda(dtype):
     x = jax.ShapeDtypeStruct(_X.shape, dtype)
     lowered = jax.jit(_gradients).trace(x, _THETA).lower(lowering_platforms=("cuda",))
-    # Prefix sums of rows twice, the filter, differences and their sums, inner products.
+    # Prefix sums of rows twice, the filter, differences and suffix sums, inner products.
     assert lowered.as_text().count("stablehlo.custom_call @mosaic_gpu") == 6
 
 
@@ -194,7 +226,7 @@ def test_picks_by_platform_with_a_gpu(monkeypatch):
         assert lowered.count("stablehlo.custom_call @mosaic_gpu") == kernels
 
 
-@pytest.mark.parametrize("capability", ["8.0", "12.0"])
+@pytest.mark.parametrize("capability", ["8.0", "12.0", "gfx90a"])
 def test_other_gpus(monkeypatch, capability):
     class Device:
         compute_capability = capability

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 import jaxbox
-from tests.cases.box_conv import IMAGE_SIZES, boxes_off_edges, images, relative_error
+from tests.cases.box_conv import (
+    IMAGE_SIZES,
+    boxes_off_edges,
+    boxes_on_edges,
+    images,
+    relative_error,
+)
 from tests.oracles import box_conv as oracle
 
 both_forms = pytest.mark.parametrize("form", IMAGE_SIZES)
@@ -168,6 +174,29 @@ def test_gradients_of_gradients(form, normalize, rng):
     np.testing.assert_allclose(
         terms.sum(), difference(direction, 0), rtol=0, atol=1e-6 * np.abs(terms).sum()
     )
+
+
+@both_forms
+def test_mixed_second_derivatives_agree_at_pixel_edges(form, rng):
+    """Of dx with respect to the boxes, and of dtheta with respect to the image."""
+    size = IMAGE_SIZES[form]
+    x = jnp.asarray(images(rng, (*size, C)))
+    theta = jnp.asarray(boxes_on_edges(rng, (C, F), size))
+    u, v = (jnp.asarray(rng.normal(size=a.shape), jnp.float32) for a in (x, theta))
+
+    @jax.jit
+    def both_ways(x, theta):
+        def dx_along_u(theta):
+            return jnp.vdot(u, _gradients(x, theta)[0])
+
+        def dtheta_along_v(x):
+            return jnp.vdot(v, _gradients(x, theta)[1])
+
+        return v * jax.grad(dx_along_u)(theta), u * jax.grad(dtheta_along_v)(x)
+
+    by_theta, by_x = (np.asarray(terms, np.float64) for terms in both_ways(x, theta))
+    scale = np.abs(by_theta).sum() + np.abs(by_x).sum()
+    np.testing.assert_allclose(by_theta.sum(), by_x.sum(), rtol=0, atol=1e-5 * scale)
 
 
 @both_forms

@@ -27,19 +27,25 @@ Prints a table for each shape and dtype, and writes JSON.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import jax
-import tyro
 
 from experiments.benchmarks.box_conv import contestants
 from experiments.benchmarks.box_conv.contestants import Platform
 from experiments.benchmarks.box_conv.measurements import measure, summarize
 from experiments.benchmarks.box_conv.methods import Method, method_of
-from experiments.benchmarks.box_conv.plots import plot
+from experiments.benchmarks.box_conv.plots import check_plots, plot
 from experiments.benchmarks.box_conv.shapes import FULL, Direction, Shape
 from experiments.benchmarks.box_conv.tables import summary_text, table
 from experiments.common import report
+from experiments.common.command_line import (
+    MOST_ROUNDS,
+    check_list,
+    check_whole,
+    read_settings,
+)
+from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 
 _DTYPES = ("float32", "bfloat16")
@@ -93,9 +99,7 @@ class _Plan:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    settings = tyro.cli(
-        Annotated[Settings, tyro.conf.arg(name="")], args=arguments, description=__doc__
-    )
+    settings = read_settings(Settings, arguments, description=__doc__)
     plan = _plan(settings)
     with method_of(plan.platform) as method:
         _run(settings, plan, method)
@@ -108,15 +112,17 @@ def _plan(settings: Settings) -> _Plan:
     shapes = _DEFAULT_SHAPES[platform] if settings.shapes is None else settings.shapes
     dtypes = _DEFAULT_DTYPES[platform] if settings.dtypes is None else settings.dtypes
     for name, values in (("shapes", shapes), ("dtypes", dtypes)):
-        if not values:
-            raise UserError(f"--{name} must be one or more; got none")
+        check_list(f"--{name}", values)
     plan = _Plan(platform, [Shape.parse(text) for text in shapes], dtypes)
     for dtype in dtypes:
         if dtype not in _DTYPES:
             raise UserError(f"--dtypes must be of {', '.join(_DTYPES)}; got {dtype!r}")
-    if settings.rounds < 1:
-        raise UserError(f"--rounds must be 1 or more; got {settings.rounds}")
+    check_whole("--rounds", settings.rounds, 1, MOST_ROUNDS)
+    for shape in plan.shapes:
+        check_fits(shape.moved_bytes("float32", "forward+backward"), f"--shapes {shape}")
     report.make_writable(settings.out)
+    if settings.plots:
+        check_plots(plan.shapes[0], settings.out)
     return plan
 
 

@@ -22,9 +22,15 @@ from experiments.benchmarks.box_conv.measurements import floor
 from experiments.benchmarks.box_conv.methods import Method
 from experiments.benchmarks.box_conv.shapes import FULL, Direction, Shape
 from experiments.benchmarks.box_conv.timed_calls import Timed, time_calls
+from experiments.common.memory import check_fits
+from experiments.common.outputs import OutputFile, picture
+from experiments.common.pictures import save_figure
+from experiments.common.program import UserError
 
 # Factors on height and width, in the plot against the size of the image.
 _IMAGE_SCALES = (0.25, 0.5, 1, 2, 4, 8)
+_LEAST_SIDE = 8  # of the image, so that there are several sizes of boxes and of smaller images
+_PLOTS = ("by_box_size", "by_image_size")
 _IMAGE_CHANNELS = 8  # With more the largest image would take gigabytes.
 
 
@@ -82,14 +88,36 @@ def plot(shape: Shape, dtype: str, rounds: int, method: Method, out: Path) -> di
         ),
     }
     for name, figure in figures.items():
-        file = out.with_name(f"{out.stem}_{name}.png")
-        figure.savefig(file, dpi=150)
-        print(f"plot {name.replace('_', ' ')} is in {file}")
+        file = _plot_file(out, name)
+        save_figure(figure, file, dpi=150)
+        print(f"plot {name.replace('_', ' ')} is in {file.path}")
     print(_box_size_text(by_box))
     return {
         "by_box_size": [point._asdict() for point in by_box],
         "by_image_size": [point._asdict() for point in by_image],
     }
+
+
+def check_plots(shape: Shape, out: Path) -> None:
+    """Checks that both plots of a shape can be drawn and written; for the arguments see `plot`.
+
+    Raises:
+      UserError: the images are too small, do not fit into memory when they are enlarged, or the
+        files of the plots cannot be written.
+    """
+    if min(shape.H, shape.W) < _LEAST_SIDE:
+        raise UserError(
+            f"--plots needs images of at least {_LEAST_SIDE} x {_LEAST_SIDE} pixels; "
+            f"got --shapes {shape}"
+        )
+    sizes = [s.moved_bytes("float32", "forward+backward") for s in _shapes_by_image_size(shape)]
+    check_fits(sum(sizes), f"--plots of --shapes {shape}, whose images are enlarged,")
+    for name in _PLOTS:
+        _plot_file(out, name).check()
+
+
+def _plot_file(out: Path, name: str) -> OutputFile:
+    return picture(out.with_name(f"{out.stem}_{name}.png"))
 
 
 def cases_by_box_size(shape: Shape) -> list[Case]:
@@ -100,12 +128,17 @@ def cases_by_box_size(shape: Shape) -> list[Case]:
 
 def _cases_by_image_size(shape: Shape) -> list[Case]:
     """Images from a quarter to 8 times as high and wide, with boxes as layers initialise them."""
-    cases = []
-    for scale in _IMAGE_SCALES:
-        height, width = math.ceil(scale * shape.H), math.ceil(scale * shape.W)
-        sized = shape._replace(C=_IMAGE_CHANNELS, H=height, W=width)
-        cases.append(Case(sized.H * sized.W, sized, sample_boxes(sized)))
-    return cases
+    return [
+        Case(sized.H * sized.W, sized, sample_boxes(sized))
+        for sized in _shapes_by_image_size(shape)
+    ]
+
+
+def _shapes_by_image_size(shape: Shape) -> list[Shape]:
+    return [
+        shape._replace(C=_IMAGE_CHANNELS, H=math.ceil(s * shape.H), W=math.ceil(s * shape.W))
+        for s in _IMAGE_SCALES
+    ]
 
 
 def _time_cases(cases: Sequence[Case], dtype: str, rounds: int, method: Method) -> list[Point]:

@@ -12,6 +12,9 @@ FULL: tuple[Direction, ...] = ("forward", "forward+backward")
 FULL_AND_PARTS: tuple[Direction, ...] = (*FULL, "forward+dx", "forward+dtheta")
 
 
+_MOST_DIGITS = 9
+
+
 class Shape(NamedTuple):
     """The shape of a box convolution.
 
@@ -37,7 +40,7 @@ class Shape(NamedTuple):
           UserError: the text is not five positive integers.
         """
         sizes = text.split(",")
-        if len(sizes) != 5 or not all(s.isascii() and s.isdigit() and int(s) for s in sizes):
+        if len(sizes) != 5 or not all(map(_is_positive, sizes)):
             raise UserError(
                 "--shapes must be B,C,H,W,F, five positive whole numbers such as 1,32,64,128,4; "
                 f"got {text!r}"
@@ -66,3 +69,8 @@ class Shape(NamedTuple):
                 "forward+dtheta": self.F * image,
             }[direction]
         )
+
+
+def _is_positive(text: str) -> bool:
+    digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return digits and int(text) > 0

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from experiments.segmentation.data.classes import VOID, ClassSet
-from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.paired_images import PairedImages
+from experiments.segmentation.data.picture_files import LABEL_SUFFIXES, files_by_name
 from experiments.segmentation.data.source import FilesDataSet, Size, Split, check_split
-
-_IMAGE_FILES = "*.[jp][pn]g"
 
 CAMVID = ClassSet(
     names=(
@@ -43,7 +42,7 @@ CAMVID = ClassSet(
 class CamVid(PairedImages):
     """CamVid as SegNet lays it out: `train/`, `trainannot/`, `val/`, `valannot/`.
 
-    A label file `trainannot/NAME.png` belongs to `train/NAME.jpg` (or `.png`); its values 0 to 10
+    A label file `trainannot/NAME.png` belongs to `train/NAME.png` (or `.jpg`); its values 0 to 10
     are the classes, 11 is void.
 
     Args:
@@ -61,11 +60,11 @@ class CamVid(PairedImages):
     def __init__(self, root: str | Path, split: Split, size: Size = (360, 480)):
         check_split(split)
         super().__init__(
-            files_by_name(Path(root, split), _IMAGE_FILES),
-            files_by_name(Path(root, f"{split}annot"), "*.png"),
+            files_by_name(Path(root, split)),
+            files_by_name(Path(root, f"{split}annot"), LABEL_SUFFIXES),
             CAMVID,
             size,
         )
 
 
-DATA_SET = FilesDataSet(CamVid, usual_size=(360, 480), usual_recipe="plain")
+DATA_SET = FilesDataSet(CamVid, usual_size=(360, 480), usual_recipe="plain", classes=CAMVID)

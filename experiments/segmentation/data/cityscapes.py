@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from experiments.segmentation.data.classes import VOID, ClassSet
-from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.paired_images import PairedImages
+from experiments.segmentation.data.picture_files import LABEL_SUFFIXES, files_by_name
 from experiments.segmentation.data.source import FilesDataSet, Size, Split, check_split
 
 _IMAGE, _LABEL = "_leftImg8bit", "_gtFine_labelIds"
@@ -96,8 +97,10 @@ class Cityscapes(PairedImages):
     def __init__(self, root: str | Path, split: Split, size: Size = (512, 1024)):
         check_split(split)
         super().__init__(
-            files_by_name(Path(root, "leftImg8bit", split), f"*/*{_IMAGE}.png", _IMAGE),
-            files_by_name(Path(root, "gtFine", split), f"*/*{_LABEL}.png", _LABEL),
+            files_by_name(Path(root, "leftImg8bit", split), ending=_IMAGE, subfolders=True),
+            files_by_name(
+                Path(root, "gtFine", split), LABEL_SUFFIXES, ending=_LABEL, subfolders=True
+            ),
             CITYSCAPES,
             size,
         )
@@ -108,4 +111,5 @@ DATA_SET = FilesDataSet(
     usual_size=(512, 1024),
     usual_recipe="paper-enet",
     note="DIR holds leftImg8bit/ and gtFine/",
+    classes=CITYSCAPES,
 )

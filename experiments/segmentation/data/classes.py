@@ -65,6 +65,32 @@ class ClassSet:
             raise ValueError(f"label value {wrong.min()} is outside the palette {palette}")
         return labels
 
+    def encode(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Turns classes into the values that they have in label files.
+
+        Args:
+          labels: the class of each pixel, of any shape; none is void.
+
+        Returns:
+          The values, in the same shape: the lowest where several stand for a class.
+
+        Raises:
+          ValueError: the label files of this data set are pictures in colours, or have no value for
+            one of the classes.
+
+        Example:
+          >>> classes = ClassSet(("road",), ((128, 64, 128),), codes=(VOID, 0))
+          >>> classes.encode(np.array([0])).tolist()
+          [1]
+        """
+        if not self.codes:
+            raise ValueError("label files are pictures in the colours of the classes")
+        missing = [name for c, name in enumerate(self.names) if c not in self.codes]
+        if missing:
+            raise ValueError(f"label files have no values for the classes {', '.join(missing)}")
+        values = np.array([self.codes.index(c) for c in range(len(self))], np.uint8)
+        return values[labels]
+
     def decode_colors(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Turns a label file that is a picture in the class colours into classes.
 

@@ -11,7 +11,13 @@ from typing import Final
 
 from experiments.segmentation.data import camvid, cityscapes, image_folder, sunrgbd, synthetic
 from experiments.segmentation.data.errors import DataError
-from experiments.segmentation.data.source import FilesDataSet, GeneratedDataSet, Size, Source
+from experiments.segmentation.data.source import (
+    FilesDataSet,
+    GeneratedDataSet,
+    Size,
+    Source,
+    Split,
+)
 
 DATA_SETS: Final[Mapping[str, FilesDataSet | GeneratedDataSet]] = MappingProxyType(
     {
@@ -78,19 +84,30 @@ def open_dataset(text: str, size: Size | None, seed: int) -> DataSet:
       >>> open_dataset("synthetic", (48, 96), seed=0).train[0]["image"].shape
       (48, 96, 3)
     """
+    has_files = isinstance(_entry(text), FilesDataSet)
+    train, val = (open_split(text, split, size, seed) for split in ("train", "val"))
+    return DataSet(train, val, val.size, has_files)
+
+
+def open_split(text: str, split: Split, size: Size | None, seed: int) -> Source:
+    """Opens one split of a data set; for the other arguments and the errors see `open_dataset`."""
+    entry = _entry(text)
+    size = size or entry.usual_size
+    if size is None:
+        raise DataError(f"{text} has no usual size; give one such as 480x640")
+    if isinstance(entry, GeneratedDataSet):
+        return entry.generate(split, size, seed)
+    return entry.load(text.partition(":")[2], split, size)
+
+
+def _entry(text: str) -> FilesDataSet | GeneratedDataSet:
+    """The entry of the table for a data set as the command line gives it."""
     name, _, directory = text.partition(":")
     entry = DATA_SETS.get(name)
     if entry is None or bool(directory) != isinstance(entry, FilesDataSet):
         forms = _listed([_form(known) for known in DATA_SETS], " or ")
         raise DataError(f"unknown data {text!r}; choose {forms}")
-    size = size or entry.usual_size
-    if size is None:
-        raise DataError(f"{text} has no usual size; give one such as 480x640")
-    if isinstance(entry, GeneratedDataSet):
-        train, val = (entry.generate(split, size, seed) for split in ("train", "val"))
-    else:
-        train, val = (entry.load(directory, split, size) for split in ("train", "val"))
-    return DataSet(train, val, size, has_files=isinstance(entry, FilesDataSet))
+    return entry
 
 
 def _form(name: str) -> str:

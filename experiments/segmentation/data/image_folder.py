@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.paired_images import PairedImages
 from experiments.segmentation.data.palette import read_palette
+from experiments.segmentation.data.picture_files import LABEL_SUFFIXES, files_by_name
 from experiments.segmentation.data.source import FilesDataSet, Size, Split, check_split
 
 
 class ImageFolder(PairedImages):
     """A folder with `palette.json`, `train/images/`, `train/labels/` and the same for `val`.
 
-    The label file `train/labels/NAME.png` belongs to `train/images/NAME.jpg` (or `.png`); the
-    meaning of its pixels is in `palette.json`, see `read_palette`.
+    The label file `train/labels/NAME.png` belongs to `train/images/NAME.jpg` (or `.png` and the
+    other suffixes of pictures); NAME may begin with folders. The meaning of its pixels is in
+    `palette.json`, see `read_palette`.
 
     Args:
       root: the folder.
@@ -26,8 +28,8 @@ class ImageFolder(PairedImages):
     def __init__(self, root: str | Path, split: Split, size: Size):
         check_split(split)
         super().__init__(
-            files_by_name(Path(root, split, "images"), "*.[jp][pn]g"),
-            files_by_name(Path(root, split, "labels"), "*.png"),
+            files_by_name(Path(root, split, "images"), subfolders=True),
+            files_by_name(Path(root, split, "labels"), LABEL_SUFFIXES, subfolders=True),
             read_palette(Path(root, "palette.json")),
             size,
         )

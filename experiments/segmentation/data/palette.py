@@ -1,9 +1,9 @@
 """Reading `palette.json`, in which a folder of pictures names its classes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from experiments.common.json_files import JsonError, read_json
 from experiments.segmentation.data.classes import VOID, ClassSet, Color
 from experiments.segmentation.data.errors import DataError
 
@@ -34,10 +34,10 @@ def read_palette(path: Path) -> ClassSet:
       DataError: the file cannot be read or does not look like this.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); see the README") from error
-    except ValueError as error:
+    except JsonError as error:
         raise DataError(f"{path}: is not JSON ({error}); mend it") from error
     try:
         return _classes(content)
@@ -77,6 +77,8 @@ def _entries(content: Any) -> tuple[list[dict[str, Any]], list[Any]]:
         _fields(entry, "a class", {"name", "color"}, {"value"})
         if not isinstance(entry["name"], str) or not entry["name"]:
             raise _PaletteError(f"name must be a text, got {entry['name']!r}")
+        if not entry["name"].isprintable():
+            raise _PaletteError(f"name must have printable letters only, got {entry['name']!r}")
     return classes, void
 
 

@@ -60,12 +60,14 @@ class FilesDataSet:
         given.
       usual_recipe: the name of the recipe, a key of `RECIPES`, if `--recipe` is not given.
       note: what `--help` says about it in brackets; may be empty.
+      classes: the classes, if they are the same in all directories.
     """
 
     load: Callable[[str | Path, Split, Size], Source]
     usual_size: Size | None
     usual_recipe: str
     note: str = ""
+    classes: ClassSet | None = None
 
 
 @dataclass(frozen=True)

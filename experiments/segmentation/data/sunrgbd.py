@@ -2,11 +2,13 @@
 
 import colorsys
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.segmentation.data.classes import VOID, ClassSet, Color
 from experiments.segmentation.data.errors import DataError
-from experiments.segmentation.data.paired_images import PairedImages, files_by_name
+from experiments.segmentation.data.paired_images import PairedImages
+from experiments.segmentation.data.picture_files import LABEL_SUFFIXES, files_by_name
 from experiments.segmentation.data.source import FilesDataSet, Size, Split, check_split
 
 _IMAGE_FOLDERS: dict[Split, str] = {
@@ -96,8 +98,8 @@ class SunRgbd(PairedImages):
 
     def __init__(self, root: str | Path, split: Split, size: Size = (480, 640)):
         check_split(split)
-        images = _by_number(Path(root, _IMAGE_FOLDERS[split]), "*.jpg")
-        labels = _by_number(Path(root, _LABEL_FOLDER), "*.png")
+        images = _by_number(files_by_name(Path(root, _IMAGE_FOLDERS[split])))
+        labels = _by_number(files_by_name(Path(root, _LABEL_FOLDER), LABEL_SUFFIXES))
         if split == "train":
             images = {number + _TEST_PICTURES: path for number, path in images.items()}
         super().__init__(
@@ -112,9 +114,8 @@ class SunRgbd(PairedImages):
         )
 
 
-def _by_number(directory: Path, pattern: str) -> dict[int, Path]:
-    """Finds files by the number in their name."""
-    found = files_by_name(directory, pattern)
+def _by_number(found: Mapping[str, Path]) -> dict[int, Path]:
+    """Files by the number in their name."""
     wrong = [
         f"{path}: not named img- and six digits; remove it"
         for name, path in found.items()
@@ -125,4 +126,4 @@ def _by_number(directory: Path, pattern: str) -> dict[int, Path]:
     return {int(name[-6:]): path for name, path in found.items()}
 
 
-DATA_SET = FilesDataSet(SunRgbd, usual_size=(480, 640), usual_recipe="paper-enet")
+DATA_SET = FilesDataSet(SunRgbd, usual_size=(480, 640), usual_recipe="paper-enet", classes=SUN_RGBD)

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from experiments.segmentation.data.classes import VOID
 from experiments.segmentation.data.source import Sample, Source
 from experiments.segmentation.input.augmentation import Augmentation, RandomAugmentation
+from experiments.segmentation.input.normalization import IMAGENET
 from experiments.segmentation.input.worker import prepare_worker
 
-# Mean and standard deviation of natural images (ImageNet), for RGB in [0, 1].
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
 # The normalised value of each of 256 levels in each channel; a look-up is faster than computing.
-_NORMALIZED = ((np.arange(256, dtype=np.float32) / 255)[:, None, None] - _MEAN) / _STD
+_NORMALIZED = IMAGENET.levels()
 _SEEDS = 2**32  # the number of seeds that grain's shuffle distinguishes
 
 
@@ -175,7 +173,8 @@ def class_frequencies(source: Source, most: int | None = None) -> NDArray[np.flo
 
     Args:
       source: the samples.
-      most: the largest number of labels to read, evenly spread over the source; all by default.
+      most: the largest number of labels to read, evenly spread over the source; all by default, and
+        all if those are void.
 
     Returns:
       The frequencies, `(classes,)`, whose sum is 1.
@@ -185,13 +184,19 @@ def class_frequencies(source: Source, most: int | None = None) -> NDArray[np.flo
     """
     if most is not None and most < 1:
         raise ValueError(f"most must be at least 1, got {most}")
+    for step in (-(-len(source) // most) if most else 1, 1):
+        counts = _class_counts(source, range(0, len(source), step))
+        if counts.any():
+            return counts / counts.sum()
+    raise ValueError("source has no pixel that is not void")
+
+
+def _class_counts(source: Source, indices: range) -> NDArray[np.int64]:
+    """The number of pixels of each class in some of a source's labels."""
     counts = np.zeros(VOID + 1, np.int64)
-    for index in range(0, len(source), -(-len(source) // most) if most else 1):
+    for index in indices:
         counts += np.bincount(source.label(index).ravel(), minlength=VOID + 1)
-    counts = counts[: len(source.classes)]
-    if not counts.any():
-        raise ValueError("source has no pixel that is not void")
-    return counts / counts.sum()
+    return counts[: len(source.classes)]
 
 
 class _Padded:

@@ -52,6 +52,23 @@ def scores_of(counts: NDArray[np.int64]) -> Scores:
     )
 
 
+def format_score(score: float | None, form: str = ".3f") -> str:
+    """A score as text.
+
+    Args:
+      score: the score; NaN, or None as in JSON, if it does not exist.
+      form: the format of a score that exists, as in f-strings.
+
+    Returns:
+      The text; it is `none` for a score that does not exist.
+
+    Example:
+      >>> format_score(0.5), format_score(float("nan"))
+      ('0.500', 'none')
+    """
+    return "none" if score is None or np.isnan(score) else format(score, form)
+
+
 def merge_classes(counts: NDArray[np.int64], groups: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     """The confusion matrix of groups of classes, `(groups, groups)`.
 

@@ -6,7 +6,12 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-_ADDRESS = re.compile(r"(?P<coordinator>[^,]+:\d+),(?P<index>\d+)/(?P<count>\d+)")
+from experiments.common.program import first_line
+
+_ADDRESS = re.compile(
+    r"(?P<coordinator>[^,:]+:(?P<port>[0-9]{1,5})),(?P<index>[0-9]{1,9})/(?P<count>[0-9]{1,9})"
+)
+_MOST_PORT = 65535
 
 
 def join_processes(text: str) -> None:
@@ -21,13 +26,20 @@ def join_processes(text: str) -> None:
       ValueError: `text` is neither of the two.
     """
     if text == "auto":
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"auto finds no cluster ({first_line(error)}); give HOST:PORT,INDEX/COUNT"
+            ) from error
         return
     match = _ADDRESS.fullmatch(text)
-    if match is None or not int(match["index"]) < int(match["count"]):
+    if match is None or not (
+        int(match["index"]) < int(match["count"]) and 0 < int(match["port"]) <= _MOST_PORT
+    ):
         raise ValueError(
             "must be auto or HOST:PORT,INDEX/COUNT such as node0:1234,0/2, with INDEX from 0 to "
-            f"COUNT - 1; got {text!r}"
+            f"COUNT - 1 and PORT up to {_MOST_PORT}; got {text!r}"
         )
     jax.distributed.initialize(match["coordinator"], int(match["count"]), int(match["index"]))
 

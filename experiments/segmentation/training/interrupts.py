@@ -39,7 +39,5 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         if self._pending:
-            raise KeyboardInterrupt(
-                "stopped before the current step was done; add --resume to go on"
-            )
+            raise KeyboardInterrupt("stopped before the current step was done")
         self._pending = True

@@ -15,7 +15,12 @@ from experiments.segmentation.input.pipeline import (
     training_batches,
 )
 from experiments.segmentation.training.checkpoints import Checkpoints
-from experiments.segmentation.training.confusion_matrix import Scores
+from experiments.segmentation.training.confusion_matrix import Scores, format_score
+from experiments.segmentation.training.data_record import (
+    data_record,
+    read_data_record,
+    write_data_record,
+)
 from experiments.segmentation.training.devices import is_first_process
 from experiments.segmentation.training.interrupts import Interrupts
 from experiments.segmentation.training.metrics_log import MetricsLog
@@ -38,10 +43,10 @@ def train(run: PreparedRun) -> TrainState:
       The state at the end, or where training was stopped.
 
     Raises:
-      UserError: the run's directory is not as expected, or the loss is not finite.
+      UserError: the run's directory or the data set is not as expected, or the loss is not finite.
     """
     settings = run.settings
-    begin_run(settings)
+    _begin(run)
     with ExitStack() as stack:
         keep_every = -(-run.epochs // _CHECKPOINTS_KEPT) * run.steps_per_epoch
         checkpoints = stack.enter_context(Checkpoints(settings.out, keep_every))
@@ -50,6 +55,25 @@ def train(run: PreparedRun) -> TrainState:
         if is_first_process():
             log = stack.enter_context(MetricsLog(settings.out, int(state.step)))
         return _train(run, state, checkpoints, log)
+
+
+def _begin(run: PreparedRun) -> None:
+    """Records the run's settings and data set, or checks that they are those of the run to resume.
+
+    Raises:
+      UserError: they are not.
+    """
+    out, dataset = run.settings.out, run.dataset
+    data = data_record(dataset.val.classes, len(dataset.train), len(dataset.val))
+    recorded = read_data_record(out) if run.settings.resume else None
+    difference = recorded.difference(data) if recorded else None
+    if difference is not None:
+        raise UserError(
+            f"{run.settings.data} is not the data set of the run in {out}: it had {difference}"
+        )
+    begin_run(run.settings)
+    if recorded is None and is_first_process():
+        write_data_record(out, data)
 
 
 def _train(
@@ -118,7 +142,7 @@ def _postfix(loss: float, scores: Scores | None) -> dict[str, str]:
     """The values at the end of the progress bar."""
     shown = {"loss": f"{loss:.3f}"}
     if scores is not None:
-        shown["mIoU"] = f"{scores.mean_iou:.3f}"
+        shown["mIoU"] = format_score(scores.mean_iou)
     return shown
 
 

@@ -1,16 +1,25 @@
 """The metrics of a run: `metrics.jsonl` for programs, TensorBoard's event files for people."""
 
 import json
-import math
+import reprlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
+
+from experiments.common.json_files import JsonError, finite_or_null, parse_json
+from experiments.common.outputs import replace
+from experiments.common.program import UserError
 
 _METRICS = "metrics.jsonl"
 _TENSORBOARD = "tensorboard"
+NUMBERS: Final = ("epoch", "loss", "mean_iou", "class_accuracy", "pixel_accuracy")
+"""The metrics of a record that are numbers, or None where there is no such number."""
 
 
 class MetricsLog:
@@ -20,12 +29,16 @@ class MetricsLog:
       directory: the run's directory.
       step: the step from which the run continues. Records of later steps, written between the last
         checkpoint and a sudden end, are dropped, since those steps are run again.
+
+    Raises:
+      UserError: the records that are there are damaged.
     """
 
     def __init__(self, directory: Path, step: int):
         self._file = directory / _METRICS
-        self._write([record for record in read_metrics(directory) if record["step"] <= step])
-        self._board = SummaryWriter(str(directory / _TENSORBOARD), purge_step=step + 1)
+        kept = [line for line, record in _read(self._file) if record["step"] <= step]
+        replace(self._file, b"".join(line + b"\n" for line in kept))
+        self._board = _Board(directory / _TENSORBOARD, step)
 
     def __enter__(self) -> Self:
         return self
@@ -43,38 +56,92 @@ class MetricsLog:
 
         Args:
           record: the metrics by name, among them `step`. Numbers that are not finite become null.
+
+        Raises:
+          OSError: there is no space for it.
         """
-        cleaned = _without_nan(dict(record))
+        cleaned = finite_or_null(dict(record))
         with self._file.open("a") as file:
             file.write(json.dumps(cleaned) + "\n")
-        for name, value in cleaned.items():
-            if isinstance(value, float):
-                self._board.add_scalar(name, value, record["step"])
-        self._board.flush()
+        numbers = {name: value for name, value in cleaned.items() if isinstance(value, float)}
+        self._board.add(record["step"], numbers)
 
-    def _write(self, records: list[dict[str, Any]]) -> None:
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-        temporary.replace(self._file)
+
+class _Board:
+    """TensorBoard's event file.
+
+    It is written at once and in this thread, unlike by tensorboardX's `SummaryWriter`, whose thread
+    ends with a traceback when the disk is full, after which the program waits for it for ever.
+
+    Args:
+      directory: the directory of event files.
+      step: the step from which the run continues; TensorBoard hides what was recorded after it.
+    """
+
+    def __init__(self, directory: Path, step: int):
+        directory.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(event_pb2.Event(session_log=start), step + 1)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._write(event_pb2.Event(summary=scalar(name, value)), step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, event: Any, step: int) -> None:
+        event.wall_time, event.step = time.time(), step
+        self._writer.write_event(event)
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The records of a run so far, without a last line that a sudden end cut short."""
-    file = directory / _METRICS
-    if not file.exists():
+    """The records of a run so far, without a last line that a sudden end cut short.
+
+    Returns:
+      The records in the order of their `step`; numbers that a record lacks are None.
+
+    Raises:
+      UserError: a record is damaged; the message names its line.
+    """
+    return [dict.fromkeys(NUMBERS) | record for _, record in _read(directory / _METRICS)]
+
+
+def _read(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The lines of a file of metrics, each with its record."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
         return []
-    records = []
-    for line in file.read_text().splitlines():
+    *lines, rest = data.split(b"\n")  # what is written whole ends with a newline
+    read: list[tuple[bytes, dict[str, Any]]] = []
+    for number, line in enumerate([*lines, rest] if rest else lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+            record = _record(line)
+            if read and record["step"] <= read[-1][1]["step"]:
+                raise JsonError(f"step {record['step']} is not after {read[-1][1]['step']}")
+        except JsonError as error:
+            if number > len(lines):
+                break
+            raise UserError(
+                f"{file}: line {number} is damaged ({error}); mend it, or start again with "
+                "another --out"
+            ) from error
+        read.append((line, record))
+    return read
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _record(line: bytes) -> dict[str, Any]:
+    """The record of a line; raises `JsonError` if it is none."""
+    record = parse_json(line)
+    if not isinstance(record, dict):
+        raise JsonError("it is not an object")
+    step = record.get("step")
+    if type(step) is not int or step < 1:
+        raise JsonError(f"it has no step, but {reprlib.repr(step)}")
+    for name in NUMBERS:
+        if type(record.get(name)) not in (int, float, type(None)):
+            raise JsonError(f"{name} {reprlib.repr(record[name])} is not a number")
+    return record

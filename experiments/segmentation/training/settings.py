@@ -2,13 +2,24 @@
 
 import argparse
 import dataclasses
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, NoReturn, get_args
 
 import tyro
 
+from experiments.common.command_line import (
+    MOST_STEPS,
+    check_printable,
+    check_seed,
+    check_whole,
+    read_settings,
+)
+from experiments.common.image_size import parse_size
+from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 from experiments.segmentation.data import datasets
 from experiments.segmentation.data.source import Size
@@ -18,6 +29,8 @@ from jaxbox.models import NETWORKS
 
 Context = Literal["dilated", surgery.Variant]
 CONTEXTS: Final[tuple[Context, ...]] = get_args(Context)
+_MOST_WORKERS = 256
+_BYTES_OF_PIXEL = 3 * 4 + 4  # RGB and label, 32 bits each
 
 
 @dataclass(frozen=True)
@@ -66,30 +79,42 @@ def parse(defaults: Settings, description: str, arguments: Sequence[str] | None)
       arguments: the arguments of the command line, by default this process's.
 
     Raises:
-      UserError: an argument has a value that is not allowed. An argument that does not exist ends
-        the program, as in all command lines.
+      UserError: an argument does not exist, or has a value that is not allowed.
     """
-    recipe = _recipe_name(defaults, arguments)
-    try:
-        settings = tyro.cli(
-            Annotated[Settings, tyro.conf.arg(name="")],
-            default=dataclasses.replace(defaults, recipe=recipe, training=RECIPES[recipe]),
-            args=arguments,
-            description=description,
-        )
-    except ValueError as error:
-        raise UserError(f"--{error}") from error
-    _check(settings)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    check_printable(given)
+    recipe = _recipe_name(defaults, given)
+    settings = read_settings(
+        Settings,
+        given,
+        default=dataclasses.replace(defaults, recipe=recipe, training=RECIPES[recipe]),
+        description=description,
+    )
+    check(settings)
     return settings
 
 
-def _recipe_name(defaults: Settings, arguments: Sequence[str] | None) -> str:
+class _FirstParser(argparse.ArgumentParser):
+    """A parser whose errors are left to the one that knows all arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UnreadableError(message)
+
+
+class _UnreadableError(Exception):
+    """The first parser cannot read the command line."""
+
+
+def _recipe_name(defaults: Settings, arguments: Sequence[str]) -> str:
     """The name of the recipe, which decides the defaults of other arguments."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = _FirstParser(add_help=False, allow_abbrev=False)
     first.add_argument("--data", default=defaults.data)
     for name in ("--recipe", "--epochs", "--steps"):
         first.add_argument(name)
-    known, _ = first.parse_known_args(arguments)
+    try:
+        known, _ = first.parse_known_args(arguments)
+    except _UnreadableError:
+        return defaults.recipe
     if known.epochs is not None and known.steps is not None:
         raise UserError("give --epochs or --steps, not both")
     recipe = known.recipe or datasets.usual_recipe(known.data)
@@ -106,21 +131,17 @@ def image_size(settings: Settings) -> Size | None:
     """
     if settings.size is None:
         return None
-    parts = settings.size.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise UserError(f"--size must be HEIGHTxWIDTH such as 176x240; got {settings.size!r}")
-    height, width = map(int, parts)
-    for name, value in (("height", height), ("width", width)):
-        if value < 8 or value % 8:
-            raise UserError(f"--size: the {name} must be a positive multiple of 8; got {value}")
-    return height, width
+    return parse_size("--size", settings.size, multiple=8)
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """Raises `UserError` if a setting is out of its range; the message names its option."""
     training = settings.training
-    image_size(settings)
+    size = image_size(settings)
     if settings.model not in NETWORKS:
         raise UserError(f"--model must be one of {', '.join(NETWORKS)}; got {settings.model!r}")
+    if settings.recipe not in RECIPES:
+        raise UserError(f"--recipe must be one of {', '.join(RECIPES)}; got {settings.recipe!r}")
     for name, value in (
         ("epochs", training.epochs),
         ("steps", settings.steps),
@@ -129,16 +150,43 @@ def _check(settings: Settings) -> None:
         ("decay-factor", training.decay_factor),
         ("box-step-scale", training.box_step_scale),
     ):
-        if value is not None and not 0 < value < float("inf"):
+        if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name} must be greater than 0; got {value}")
-    for name, value in (("weight-decay", training.weight_decay), ("box-l2", training.box_l2)):
-        if not 0 <= value < float("inf"):
-            raise UserError(f"--{name} must be 0 or greater; got {value}")
+    for name, penalty in (("weight-decay", training.weight_decay), ("box-l2", training.box_l2)):
+        if not 0 <= penalty < math.inf:
+            raise UserError(f"--{name} must be 0 or greater; got {penalty}")
     if not 0 <= training.dropout <= 1:
         raise UserError(f"--dropout must be from 0 to 1; got {training.dropout}")
-    if any(epoch < 1 for epoch in training.decay_epochs):
-        raise UserError(f"--decay-epochs must be 1 or greater; got {training.decay_epochs}")
-    if settings.workers < 0:
-        raise UserError(f"--workers must be 0 or greater; got {settings.workers}")
-    if not 0 <= settings.seed < 2**32:
-        raise UserError(f"--seed must be from 0 to 2**32 - 1; got {settings.seed}")
+    if not 0 <= settings.workers <= _MOST_WORKERS:
+        allowed = "0 or greater" if settings.workers < 0 else f"from 0 to {_MOST_WORKERS}"
+        raise UserError(f"--workers must be {allowed}; got {settings.workers}")
+    check_seed("--seed", settings.seed)
+    _check_lengths(training, settings.steps)
+    if size is not None:
+        check_batch_fits(training.batch_size, size)
+
+
+def check_batch_fits(batch_size: int, size: Size) -> None:
+    """Raises `UserError` if a batch of images of this size does not fit into memory."""
+    height, width = size
+    check_fits(
+        batch_size * height * width * _BYTES_OF_PIXEL,
+        f"a batch of --batch-size {batch_size} images of {height}x{width} pixels",
+    )
+
+
+def _check_lengths(training: Recipe, steps: int | None) -> None:
+    """Checks the settings that count steps and epochs."""
+    for name, value in (
+        ("--epochs", training.epochs),
+        ("--steps", steps),
+        ("--batch-size", training.batch_size),
+    ):
+        check_whole(name, value, 1, MOST_STEPS)
+    epochs = training.decay_epochs
+    if any(epoch < 1 for epoch in epochs):
+        raise UserError(f"--decay-epochs must be 1 or greater; got {epochs}")
+    for epoch in epochs:
+        check_whole("--decay-epochs", epoch, 1, MOST_STEPS)
+    if len(set(epochs)) < len(epochs):
+        raise UserError(f"--decay-epochs must be different from each other; got {epochs}")

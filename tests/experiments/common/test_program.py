@@ -1,6 +1,9 @@
 """Running a program: what it prints and which exit code it has, however it ends."""
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,84 @@ def test_ctrl_c_is_exit_code_130(capsys, message, printed):
 
     assert exit_code(main) == 130
     assert capsys.readouterr().err == printed
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (FileNotFoundError(2, "No such file", "a.json"), 2, "error: a.json: No such file\n"),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
+        (MemoryError("of 3 TiB"), 2, "error: there is not enough memory (of 3 TiB); choose "),
+        (RuntimeError("RESOURCE_EXHAUSTED: of XLA\nmore"), 2, "error: there is not enough memory"),
+        (RuntimeError("Unable to initialize backend 'x'"), 2, "error: JAX_PLATFORMS is "),
+        (BrokenPipeError(), 141, ""),
+    ],
+)
+def test_errors_of_files_memory_and_devices_are_one_line(capsys, error, code, printed):
+    def main(_):
+        raise error
+
+    assert exit_code(main) == code
+    shown = capsys.readouterr().err
+    assert shown.startswith(printed)
+    assert shown.count("\n") == (1 if printed else 0)
+
+
+def test_ctrl_c_that_an_import_turns_into_another_error_is_still_ctrl_c(capsys):
+    def main(_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("initialization failed") from interrupt
+
+    assert exit_code(main) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("library", "code", "printed"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", 130, "stopped\n"),
+        ("raise ValueError('what')", 2, "error: the libraries cannot be imported (what); check "),
+        ("import nothing_of_this_name", 2, "error: No module named 'nothing_of_this_name'; "),
+        (
+            "import os; assert os.environ['MPLBACKEND'] == 'agg'; raise OSError(5, 'no')",
+            2,
+            "error: no",
+        ),
+    ],
+)
+def test_what_ends_the_imports_is_one_line(tmp_path, library, code, printed):
+    """In a process of its own; a module stands in the place of a library."""
+    (tmp_path / "jax.py").write_text(library)
+    done = subprocess.run(
+        [sys.executable, str(Path(experiments.__file__).parent / "paper_table3.py")],
+        env={"PYTHONPATH": str(tmp_path), "JAX_ENABLE_X64": "what", "MPLBACKEND": "what"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(printed)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("stream", ["/dev/full", "closed pipe"])
+def test_output_that_nobody_takes_is_no_traceback(tmp_path, stream):
+    (tmp_path / "jax.py").write_text("for _ in range(9000): print('a line')\nraise SystemExit(0)")
+    read, write = os.pipe()
+    os.close(read)
+    target = os.open(stream, os.O_WRONLY) if stream == "/dev/full" else write
+    done = subprocess.run(
+        [sys.executable, str(Path(experiments.__file__).parent / "paper_table3.py")],
+        env={"PYTHONPATH": str(tmp_path)},
+        stdout=target,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    expected = (2, "error: No space left on device\n") if stream == "/dev/full" else (141, "")
+    assert (done.returncode, done.stderr) == expected
 
 
 def test_other_errors_are_not_hidden():

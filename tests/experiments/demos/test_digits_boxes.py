@@ -42,4 +42,4 @@ def test_the_program_classifies_nine_of_ten_digits_right(
 
 def test_bad_arguments_say_what_is_allowed(capsys: pytest.CaptureFixture[str]):
     assert exit_code(digits_boxes.main, ["--steps", "0"]) == 2
-    assert capsys.readouterr().err.startswith("error: --boxes and --steps must be at least 1")
+    assert capsys.readouterr().err == "error: --steps must be 1 or more; got 0\n"

@@ -55,7 +55,7 @@ def test_trains_and_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureF
 
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     again = [*_SMALL, "--out", str(out), "--steps"]
-    assert "go on with --resume" in _error_of(*again, "13", capsys=capsys)
+    assert "holds a finished run; choose another" in _error_of(*again, "13", capsys=capsys)
     assert "steps 13 (now 14)" in _error_of(*again, "14", "--resume", capsys=capsys)
     assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
 

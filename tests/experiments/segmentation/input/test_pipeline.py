@@ -280,6 +280,15 @@ def test_class_frequencies_leave_void_out():
     np.testing.assert_allclose(frequencies, [0.25] * 4 + [0] * 7)
 
 
+def test_class_frequencies_are_of_all_labels_if_those_read_first_are_void():
+    class HalfVoid(Numbered):
+        def label(self, index):
+            return super().label(index) if index % 2 else np.full((2, 4), VOID, np.uint8)
+
+    frequencies = class_frequencies(HalfVoid(8), most=4)  # which reads those of even numbers
+    np.testing.assert_allclose(frequencies, [0, 0.25] * 4 + [0] * 3)
+
+
 def test_class_frequencies_need_a_class():
     with pytest.raises(ValueError, match="not void"):
         class_frequencies(Numbered(0))

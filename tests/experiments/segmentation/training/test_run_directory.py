@@ -8,11 +8,12 @@ import pytest
 from experiments.common.program import UserError
 from experiments.segmentation.training.run_directory import (
     begin_run,
+    claimed,
     is_finished,
     read_settings,
     record_finished,
 )
-from experiments.segmentation.training.settings import Settings
+from experiments.segmentation.training.settings import Settings, parse
 from experiments.segmentation.training.settings_record import to_record
 
 
@@ -88,3 +89,50 @@ def test_a_damaged_record_is_named(directory):
     (directory / "settings.json").write_text(record[:-9])
     with pytest.raises(UserError, match=r"settings\.json is damaged"):
         read_settings(directory)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"null", b"[]", b'"text"', b'{"seed": 1, "seed": 1}', b"[" * 100_000]
+)
+def test_whatever_the_record_holds_its_file_is_named(settings, directory, content):
+    (directory / "settings.json").write_bytes(content)
+    resumed = dataclasses.replace(settings, resume=True)
+    for use in (lambda: read_settings(directory), lambda: begin_run(resumed)):
+        with pytest.raises(UserError, match=r"settings\.json is damaged \(.+\); mend it, or start"):
+            use()
+    with pytest.raises(UserError, match=r"damaged"), claimed(resumed):
+        pass
+    assert (directory / "settings.json").read_bytes() == content
+
+
+def test_a_run_from_before_its_recipe_had_a_setting_is_resumed_with_the_default(tmp_path, capsys):
+    settings = parse(Settings(out=tmp_path / "run"), "", ["--recipe", "paper-enet"])
+    begin_run(settings)
+    record = to_record(settings)
+    del record["training"]["box_step_scale"]
+    (settings.out / "settings.json").write_text(json.dumps(record))
+    before = {file: file.read_bytes() for file in settings.out.iterdir()}
+    with claimed(dataclasses.replace(settings, resume=True)) as resumed:
+        assert resumed.training.box_step_scale == 1
+        begin_run(resumed)
+    assert "was begun by an older program and goes on with box_step_scale 1.0" in (
+        capsys.readouterr().err
+    )
+    assert before == {file: file.read_bytes() for file in settings.out.iterdir()}
+
+
+def test_where_the_data_set_is_now_is_recorded(tmp_path):
+    settings = Settings(data="camvid:before", out=tmp_path / "run", resume=True)
+    begin_run(dataclasses.replace(settings, resume=False))
+    begin_run(dataclasses.replace(settings, data="camvid:now"))
+    assert read_settings(settings.out).data == "camvid:now"
+    with pytest.raises(UserError, match=r"another setting: data 'camvid' \(now 'sunrgbd'\)"):
+        begin_run(dataclasses.replace(settings, data="sunrgbd:now"))
+
+
+def test_a_finished_run_is_not_said_to_go_on_with_resume(settings, directory):
+    with pytest.raises(UserError, match="holds a run; go on with --resume"):
+        begin_run(settings)
+    record_finished(directory, 7)
+    with pytest.raises(UserError, match="holds a finished run; choose another --out"):
+        begin_run(settings)

@@ -9,7 +9,14 @@ from experiments.common.program import UserError
 from experiments.segmentation.input.augmentation import Augmentation
 from experiments.segmentation.training.recipe import Recipe
 from experiments.segmentation.training.settings import Settings, parse
-from experiments.segmentation.training.settings_record import VERSION, from_record, to_record
+from experiments.segmentation.training.settings_record import (
+    VERSION,
+    RecordError,
+    differences,
+    from_record,
+    to_record,
+    with_recorded_defaults,
+)
 
 OUT = Path("there")
 # As the program wrote it before settings had a version and before there was `context`.
@@ -89,3 +96,69 @@ def test_a_newer_version_is_refused_even_with_known_settings():
     record = to_record(Settings()) | {"version": VERSION + 1}
     with pytest.raises(UserError, match=r"^there holds a run of a newer version of this program$"):
         from_record(record, OUT)
+
+
+def changed(path, value):
+    """A record in which the setting at a path has another value."""
+    record = to_record(parse(Settings(), "", ["--size", "16x32", "--steps", "3"]))
+    target = record
+    for name in path[:-1]:
+        target = target[name]
+    target[path[-1]] = value
+    return record
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (None, "the record is not an object"),
+        ([], "the record is not an object"),
+        (changed(["training"], None), "training is not an object"),
+        (changed(["training", "augmentation"], [1]), "augmentation is not an object"),
+        (changed(["version"], "1"), "version has the value '1'"),
+        (changed(["version"], None), "version has the value None"),
+        (changed(["model"], 5), "model has the value 5"),
+        (changed(["model"], "lenet"), "--model must be one of"),
+        (changed(["context"], "none"), "context has the value 'none'"),
+        (changed(["recipe"], "mine"), "--recipe must be one of"),
+        (changed(["size"], [16, 32]), r"size has the value \[16, 32\]"),
+        (changed(["size"], "16"), "--size must be HEIGHTxWIDTH"),
+        (changed(["steps"], 3.0), "steps has the value 3.0"),
+        (changed(["steps"], True), "steps has the value True"),
+        (changed(["steps"], -3), "--steps must be greater than 0"),
+        (changed(["steps"], 10**200), "--steps must be from 1 to "),
+        (changed(["training", "learning_rate"], "1"), "learning_rate has the value '1'"),
+        (changed(["training", "learning_rate"], 0), "--learning-rate must be greater than 0"),
+        (changed(["training", "decay_epochs"], 3), "decay_epochs has the value 3"),
+        (changed(["training", "decay_epochs"], [3, None]), "decay_epochs has the value None"),
+        (changed(["training", "augmentation", "flip"], 2), "flip must be from 0 to 1"),
+        (changed(["seed"], 2**40), "--seed must be from 0"),
+        (changed(["data"], {}), "data has the value {}"),
+    ],
+)
+def test_values_that_no_program_wrote_are_named(record, message):
+    with pytest.raises(RecordError, match=message):
+        from_record(record, OUT)
+
+
+def test_an_older_run_goes_on_with_the_defaults_of_settings_that_its_recipe_got_later():
+    wanted = parse(Settings(), "", ["--recipe", "paper-erfnet"])
+    record = to_record(wanted)
+    del record["training"]["box_step_scale"], record["training"]["augmentation"]["rotation"]
+    saved = from_record(record, OUT)
+    assert set(differences(saved, wanted)) == {"training"}
+    settings, changes = with_recorded_defaults(wanted, record)
+    assert changes == {"box_step_scale": 1.0, "rotation": 0.0}
+    assert differences(saved, settings) == {}
+    # What the command line gives itself is not changed, so the run is refused.
+    given = parse(Settings(), "", ["--recipe", "paper-erfnet", "--box-step-scale", "2"])
+    settings, changes = with_recorded_defaults(given, record)
+    assert (settings.training.box_step_scale, changes) == (2.0, {"rotation": 0.0})
+    assert set(differences(saved, settings)) == {"training"}
+
+
+def test_a_data_set_that_was_moved_is_no_difference():
+    here, there, other = (Settings(data=data) for data in ("camvid:a", "camvid:b", "sunrgbd:a"))
+    assert differences(here, there) == {}
+    assert differences(here, other) == {"data": ("camvid", "sunrgbd")}
+    assert differences(here, Settings(data="camvid:a", size="16x32", steps=3)) == {}

@@ -1,0 +1,13 @@
+"""Times each workaround for XLA on and off; see `experiments/benchmarks/xla_workarounds.py`."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
+
+from experiments.common.program import program, run
+
+main = program("experiments.benchmarks.xla_workarounds")
+
+if __name__ == "__main__":
+    run(main)
