@@ -30,7 +30,6 @@ from jaxbox_kernels.mosaic_gpu import (
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
 from jaxbox_kernels.mosaic_gpu.cuda_only import cuda_only
 from jaxbox_kernels.mosaic_gpu.partitioning import planewise
-from jaxbox_kernels.xla import backend as xla
 from jaxbox_kernels.xla import second_order
 
 _COMPUTE_CAPABILITIES = (9, 10)
@@ -81,7 +80,7 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
 
 
 @second_order.differentiable
-@functools.partial(non_finite.guard_backward, forward=xla.forward)
+@non_finite.guard_backward
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
     theta = theta.astype(jnp.float32)
