@@ -16,6 +16,7 @@ from jaxbox_kernels.backend import Backward, Forward, Gradients, Options
 from jaxbox_kernels.common import bounds
 from jaxbox_kernels.common.area import scales
 from jaxbox_kernels.common.contraction import contract
+from jaxbox_kernels.xla.reductions import add_neighbouring_rows
 
 
 def guard_forward(forward: Forward) -> Forward:
@@ -72,8 +73,9 @@ def _finite(planes: Array) -> Array:
 # branches for each of them.
 @jax.custom_batching.custom_vmap
 def _any_non_finite(planes: Array) -> Array:
-    # `jnp.max` would drop NaN on CPU.
-    return ~jnp.all(jnp.isfinite(planes))
+    # Products with 0 are 0, or NaN of what is not finite. XLA on CPU vectorizes their sum, but not
+    # `jnp.all`, and its maximum drops NaN.
+    return jnp.isnan(jnp.sum(add_neighbouring_rows(planes * 0, axis=planes.ndim - 2)))
 
 
 @_any_non_finite.def_vmap
