@@ -1,16 +1,18 @@
 """NaN and infinite pixels, which must reach exactly the sums that contain them.
 
-Backends share sums between outputs, so that one NaN would spread over its whole plane. Here they
-get planes without such numbers, and what these add to the results is added afterwards. That is
-computed only if there are any: the check is one pass over the planes.
+Backends share sums between outputs, so that one NaN would spread over its whole plane. So they take
+such numbers for 0, and what these add to the results is added afterwards. That is computed only if
+there are any: the check is one pass over the planes.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from jaxbox_kernels.backend import Backward, Forward, Gradients, Options
 from jaxbox_kernels.common import bounds
@@ -19,15 +21,23 @@ from jaxbox_kernels.common.contraction import contract
 from jaxbox_kernels.xla.reductions import add_neighbouring_rows
 
 
+def finite(planes: Array) -> Array:
+    """Replaces what is not finite by 0."""
+    return jnp.where(jnp.isfinite(planes), planes, 0)
+
+
 def guard_forward(forward: Forward) -> Forward:
-    """Extends a backend's `forward` for finite inputs to all inputs."""
+    """Extends a backend's `forward`, which takes what is not finite for 0, to all inputs."""
 
     @functools.wraps(forward)
     def guarded(x: Array, theta: Array, options: Options) -> Array:
-        output = forward(_finite(x), theta, options)
+        output = forward(x, theta, options)
 
         def add(output: Array, x: Array, theta: Array) -> Array:
-            return output + _contributions(x, theta, options).astype(output.dtype)
+            def add_to_plane(plane: Array, n: Array, c: Array, f: Array) -> Array:
+                return plane.at[n, c, f].add(_contribution(x[n, c], theta[c, f], options, x.dtype))
+
+            return _for_each_plane(add_to_plane, output, output.shape[:3])
 
         whole: Array = lax.cond(_any_non_finite(x), add, _keep, output, x, theta)
         return whole
@@ -36,18 +46,17 @@ def guard_forward(forward: Forward) -> Forward:
 
 
 def guard_backward(backward: Backward) -> Backward:
-    """Extends a backend's `backward` for finite inputs to all inputs."""
+    """Extends a backend's `backward`, which takes what is not finite for 0, to all inputs."""
 
     @functools.wraps(backward)
     def guarded(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
-        finite_x = None if x is None else _finite(x)
-        gradients = backward(finite_x, theta, _finite(g), options)
+        gradients = backward(x, theta, g, options)
         some = _any_non_finite(g) if x is None else _any_non_finite(x) | _any_non_finite(g)
 
         def add(gradients: Gradients, x: Array | None, theta: Array, g: Array) -> Gradients:
             dx, dtheta = gradients
             if dx is not None:
-                dx += _contributions_to_dx(theta, g, options).astype(dx.dtype)
+                dx = _add_to_dx(dx, theta, g, options)
             if dtheta is not None and x is not None:
                 dtheta = jnp.where(_spoils_dtheta(x, theta, g, options), jnp.nan, dtheta)
             return dx, dtheta
@@ -63,10 +72,6 @@ def guard_backward(backward: Backward) -> Backward:
 
 def _keep[Result](result: Result, *_: Array | None) -> Result:
     return result
-
-
-def _finite(planes: Array) -> Array:
-    return jnp.where(jnp.isfinite(planes), planes, 0)
 
 
 # Under `jax.vmap`, the answer for all examples together keeps `lax.cond` from computing both
@@ -86,46 +91,61 @@ def _any_non_finite_in_batch(
     return _any_non_finite(planes), False
 
 
-def _contributions(x: Array, theta: Array, options: Options) -> Array:
-    """What NaN and infinite pixels add to the output: `(N, C, F, H, W)`, 0, NaN or infinite.
+def _for_each_plane(
+    update: Callable[[Array, Array, Array, Array], Array], values: Array, shape: tuple[int, ...]
+) -> Array:
+    """Updates values for one plane after the other, which takes the memory of one plane.
 
     Args:
-      x: the input, `(N, C, H, W)`.
-      theta: the boxes, `(C, F, 4)`.
-      options: what to compute.
+      update: takes the values, the image, the channel and the box, and returns the values.
+      values: what is updated.
+      shape: `(N, C, F)`.
     """
-    x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
-    scale_x, scale_y = scales(theta, normalize=options.normalize)
+    batch, channels, boxes = shape
+
+    def body(number: Array, values: Array) -> Array:
+        plane, box = number // boxes, number % boxes
+        return update(values, plane // channels, plane % channels, box)
+
+    updated: Array = lax.fori_loop(0, batch * channels * boxes, body, values)
+    return updated
+
+
+def _contribution(plane: Array, box: Array, options: Options, dtype: DTypeLike) -> Array:
+    """What NaN and infinite pixels of a plane `(H, W)` add to the output of a box: `(H, W)`."""
+    x_min, x_max, y_min, y_max = box
+    scale_x, scale_y = scales(box, normalize=options.normalize)
     # Of a box with swapped bounds, the integral is negative.
-    factors = jnp.sign(x_max - x_min) * scale_x * jnp.sign(y_max - y_min) * scale_y
-    kinds = jnp.concatenate([x == jnp.inf, x == -jnp.inf, jnp.isnan(x)])
-    positive, negative, nan = jnp.split(_touched_by(kinds, theta), 3)
+    factor = jnp.sign(x_max - x_min) * scale_x * jnp.sign(y_max - y_min) * scale_y
+    kinds = jnp.stack([plane == jnp.inf, plane == -jnp.inf, jnp.isnan(plane)])
+    positive, negative, nan = _touched(kinds, jnp.stack([box] * 3))
     values = jnp.where(positive, jnp.inf, 0) - jnp.where(negative, jnp.inf, 0)
     values = jnp.where(nan, jnp.nan, values)
-    return jnp.where(values == 0, 0, values * factors[None, ..., None, None])
+    return jnp.where(values == 0, 0, values * factor).astype(dtype)
 
 
-def _touched_by(pixels: Array, theta: Array) -> Array:
-    """Whether boxes touch marked pixels: `(N, C, H, W)` to `(N, C, F, H, W)`, boolean."""
+def _touched(pixels: Array, theta: Array) -> Array:
+    """Whether boxes `(K, 4)` touch marked pixels of planes `(K, H, W)`: `(K, H, W)`, boolean."""
     height, width = pixels.shape[-2:]
     # Prefix sums as products of matrices compile in a tenth of the time of `jnp.cumsum`.
     before = [jnp.asarray(np.tri(size + 1, size, -1), jnp.float32) for size in (height, width)]
-    rows = contract("nchw,ih->nciw", pixels.astype(jnp.float32), before[0])
-    sums = contract("nciw,jw->ncij", rows, before[1])[:, :, None]
-    along_y, along_x = bounds.touched(theta, height, width)
-    low, high = (bounds.count(offset, height)[None, ..., None] for offset in along_y)
+    rows = contract("khw,ih->kwi", pixels.astype(jnp.float32), before[0])
+    sums = contract("kwi,jw->kij", rows, before[1])
+    along_y, along_x = bounds.touched(theta[:, None], height, width)
+    low, high = (bounds.count(offset, height)[:, 0, :, None] for offset in along_y)
     rows = jnp.take_along_axis(sums, high, -2) - jnp.take_along_axis(sums, low, -2)
-    low, high = (bounds.count(offset, width)[None, ..., None, :] for offset in along_x)
+    low, high = (bounds.count(offset, width) for offset in along_x)
     return jnp.take_along_axis(rows, high, -1) > jnp.take_along_axis(rows, low, -1)
 
 
-def _contributions_to_dx(theta: Array, g: Array, options: Options) -> Array:
-    """What NaN and infinite values of `g` add to `dx`: `(N, C, H, W)`."""
-    batch, channels, boxes, height, width = g.shape
-    # Each box's plane of `g` is filtered by the box mirrored through the origin.
-    planes = g.reshape(batch, channels * boxes, height, width)
-    mirrored = bounds.mirrored(theta).reshape(channels * boxes, 1, 4)
-    return jnp.sum(_contributions(planes, mirrored, options).reshape(g.shape), 2)
+def _add_to_dx(dx: Array, theta: Array, g: Array, options: Options) -> Array:
+    """Adds what NaN and infinite values of `g`, `(N, C, F, H, W)`, contribute to `dx`."""
+    mirrored = bounds.mirrored(theta)
+
+    def add(dx: Array, n: Array, c: Array, f: Array) -> Array:
+        return dx.at[n, c].add(_contribution(g[n, c, f], mirrored[c, f], options, dx.dtype))
+
+    return _for_each_plane(add, dx, g.shape[:3])
 
 
 def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
@@ -135,13 +155,17 @@ def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
     derivative with respect to a bound along x is itself the integral over a box, as wide as the
     pixel that holds the bound; likewise along y.
     """
-    boxes = [theta, *_boxes_of_derivatives(theta, g.shape[-2:])]
-    touched = _touched_by(~jnp.isfinite(x), jnp.concatenate(boxes, 1))
-    area, *derivatives = jnp.split(jnp.any(touched, (0, -1, -2)), 5, 1)
-    spoilt = jnp.stack(derivatives, -1)
-    if options.normalize:
-        spoilt |= area[..., None]
-    return spoilt | jnp.any(~jnp.isfinite(g), (0, -1, -2))[..., None]
+    boxes = jnp.stack([theta, *_boxes_of_derivatives(theta, g.shape[-2:])], 2)
+
+    def mark(spoilt: Array, n: Array, c: Array, f: Array) -> Array:
+        pixels = jnp.stack([~jnp.isfinite(x[n, c])] * 5)
+        of_x = jnp.any(_touched(pixels, boxes[c, f]), (-1, -2))
+        return spoilt.at[c, f].max(of_x | jnp.any(~jnp.isfinite(g[n, c, f])))
+
+    nothing = jnp.zeros((*theta.shape[:2], 5), bool)
+    spoilt = _for_each_plane(mark, nothing, g.shape[:3])
+    area, derivatives = spoilt[..., :1], spoilt[..., 1:]
+    return derivatives | area if options.normalize else derivatives
 
 
 def _boxes_of_derivatives(theta: Array, size: tuple[int, ...]) -> list[Array]:
