@@ -18,7 +18,7 @@ from jaxbox_kernels.backend import Backward, Forward, Gradients, Options
 from jaxbox_kernels.common import bounds
 from jaxbox_kernels.common.area import scales
 from jaxbox_kernels.common.contraction import contract
-from jaxbox_kernels.xla.reductions import add_neighbouring_rows
+from jaxbox_kernels.common.reductions import add_neighbouring_rows
 
 
 def finite(planes: Array) -> Array:

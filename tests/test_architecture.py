@@ -13,6 +13,7 @@ PACKAGES = ("jaxbox", "jaxbox_kernels", "experiments")
 LAYERS = (
     ("jaxbox_kernels.common",),
     ("jaxbox_kernels.backend",),
+    ("jaxbox_kernels.non_finite",),
     ("jaxbox_kernels.xla",),
     ("jaxbox_kernels.mosaic_gpu",),
     ("jaxbox_kernels",),

@@ -19,7 +19,7 @@ class Workaround(enum.StrEnum):
     SEPARATE_TRANSPOSITIONS = "separate_transpositions"  # common/layout.py
     BLOCKED_PREFIX_SUMS = "blocked_prefix_sums"  # xla/prefix_sums.py
     CHUNKS = "chunks"  # xla/chunks.py
-    NEIGHBOURING_ROWS = "neighbouring_rows"  # xla/reductions.py
+    NEIGHBOURING_ROWS = "neighbouring_rows"  # common/reductions.py
     LARGE_KERNEL_BLOCKS = "large_kernel_blocks"  # common/conv_large_kernel.py
     DILATION_BY_ZEROS = "dilation_by_zeros"  # common/conv_large_dilation.py
     MATRIX_PRODUCTS = "matrix_products"  # common/conv_patches.py

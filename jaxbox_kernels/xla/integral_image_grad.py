@@ -23,11 +23,11 @@ from jaxbox_kernels.backend import Gradients, Options
 from jaxbox_kernels.common import bounds, xla_hints
 from jaxbox_kernels.common.area import grad_through_area, scales
 from jaxbox_kernels.common.bounds import Extent
+from jaxbox_kernels.common.reductions import add_neighbouring_rows
 from jaxbox_kernels.non_finite import finite
 from jaxbox_kernels.xla import chunks, fixed_point, prefix_sums, shifted_reads
 from jaxbox_kernels.xla.fixed_point import FixedPoint
 from jaxbox_kernels.xla.integral_image import merge_batch
-from jaxbox_kernels.xla.reductions import add_neighbouring_rows
 
 # The number of boxes of a channel whose terms are added in one loop. With more, XLA takes longer to
 # compile than the loop saves.
