@@ -44,13 +44,13 @@ def quantize(x: Array, terms: int) -> FixedPoint:
     """
     largest = jnp.max(jnp.max(jnp.abs(x), -2), tuple(range(1, x.ndim - 1)))
     largest = jnp.where(largest > 0, largest.astype(jnp.float64), 1)
-    largest = xla_hints.compute_once(largest.reshape(-1, *[1] * (x.ndim - 1)))
+    largest = largest.reshape(-1, *[1] * (x.ndim - 1))
     steps = 2.0 ** (_BITS - math.ceil(math.log2(terms)))
-    numbers = jnp.round(x.astype(jnp.float64) * (steps / largest))
     unit = jnp.clip(largest, _SMALLEST_UNIT, _LARGEST_UNIT)
-    return FixedPoint(numbers, largest / steps, unit)
+    inverse, step, unit = xla_hints.compute_once((steps / largest, largest / steps, unit))
+    return FixedPoint(jnp.round(x.astype(jnp.float64) * inverse), step, unit)
 
 
 def in_units(x: Array, unit: Array) -> Array:
     """Divides planes by a unit of `FixedPoint`, in their own dtype."""
-    return x * (1 / unit).astype(x.dtype)
+    return x * xla_hints.compute_once((1 / unit).astype(x.dtype))
