@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxbox import boxes
 from jaxbox_kernels import registry
 from jaxbox_kernels.backend import Backend, Gradients, Options
-from jaxbox_kernels.common import layout, xla_hints
+from jaxbox_kernels.common import layout, sizes, xla_hints
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 from jaxbox_kernels.registry import Implementation
 
@@ -220,6 +220,7 @@ def _map_images[Result](
     number = images[0].shape[0]
     at_once = (
         static.channel_axis == -3
+        or not sizes.are_known(outputs)
         or outputs <= _MOST_TRANSPOSED_OUTPUTS
         or not static.backend.maps_images
         or not enabled(Workaround.CHUNKS)
