@@ -16,6 +16,8 @@ from jaxbox import boxes
 from jaxbox_kernels import registry
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import layout, sizes, xla_hints
+from jaxbox_kernels.common.manual_axes import vary_alike
+from jaxbox_kernels.common.reverse_mode import reverse_mode_only
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 from jaxbox_kernels.registry import Implementation
 
@@ -97,6 +99,8 @@ def box_conv(
     if whole_pixels:
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
     static = _Static(backend, Options(normalize, whole_pixels), channel_axis)
+
+    x, theta = (reverse_mode_only(array, "box_conv") for array in vary_alike(x, theta))
 
     def convolve(x: Array, theta: Array) -> Array:
         output = _box_conv(x.reshape(images, *x.shape[-3:]), theta, static)
