@@ -13,6 +13,7 @@ from jax.custom_derivatives import CustomVJPPrimal
 from jax.typing import ArrayLike
 
 from jaxbox import boxes
+from jaxbox.arguments import check_flag
 from jaxbox_kernels import registry
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import layout, sizes, xla_hints
@@ -89,6 +90,8 @@ def box_conv(
       >>> [f"{mean:.2f}" for mean in jaxbox.box_conv(x, theta)[0, :, 0].tolist()]
       ['0.33', '1.00', '2.00', '3.00', '2.33']
     """
+    check_flag("normalize", normalize)
+    check_flag("whole_pixels", whole_pixels)
     x, theta = jnp.asarray(x), jnp.asarray(theta)
     _check(x, theta, channel_axis)
     batch = x.shape[:-3]
@@ -103,7 +106,7 @@ def box_conv(
     x, theta = (reverse_mode_only(array, "box_conv") for array in vary_alike(x, theta))
 
     def convolve(x: Array, theta: Array) -> Array:
-        output = _box_conv(x.reshape(images, *x.shape[-3:]), theta, static)
+        output = _compiled(x.reshape(images, *x.shape[-3:]), theta, static)
         return output.reshape(*batch, *output.shape[-3:])
 
     sharding = jax.typeof(x).sharding
@@ -208,6 +211,9 @@ def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients
 
 
 _box_conv.defvjp(_box_conv_fwd, _box_conv_bwd, symbolic_zeros=True)
+
+# Under `jax.shard_map` outside `jax.jit`, JAX cannot call a `jax.custom_vjp` with symbolic zeros.
+_compiled = jax.jit(_box_conv, static_argnums=2, inline=True)
 
 
 def _map_images[Result](
