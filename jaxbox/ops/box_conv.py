@@ -157,16 +157,19 @@ class _Static(NamedTuple):
 class _Residuals(NamedTuple):
     """What the gradients need.
 
+    The shapes of the arrays say which gradients are needed. The number of arrays must not, nor
+    which of them are arguments: where a traced function is differentiated in several ways, JAX
+    takes these from the way that it traced last.
+
     Attributes:
-      x: the input; `None` if the gradient with respect to `theta` is not needed.
+      x: the input, `(1, N, ...)`; `(0,)` if the gradient with respect to `theta` is not needed.
       theta: the boxes.
-      skips_dx: a flag, `()` if the gradient with respect to `x` is not needed, else `None`. JAX
-        would turn a boolean into an array, whose value is unknown when JAX traces.
+      needs_dx: `(1, 0)`; `(0,)` if the gradient with respect to `x` is not needed.
     """
 
-    x: Array | None
+    x: Array
     theta: Array
-    skips_dx: tuple[()] | None
+    needs_dx: Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -182,14 +185,19 @@ def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
 def _box_conv_fwd(
     x: CustomVJPPrimal, theta: CustomVJPPrimal, static: _Static
 ) -> tuple[Array, _Residuals]:
-    image = x.value if theta.perturbed else None
-    residuals = _Residuals(image, theta.value, None if x.perturbed else ())
+    nothing = jnp.zeros(0, x.value.dtype)
+    residuals = _Residuals(
+        x.value[None] if theta.perturbed else nothing,
+        theta.value,
+        nothing[None] if x.perturbed else nothing,
+    )
     return _box_conv(x.value, theta.value, static), residuals
 
 
 def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients:
-    x, theta, skips_dx = residuals
-    options = replace(static.options, needs_dx=skips_dx is None)
+    theta, needs_dx = residuals.theta, residuals.needs_dx.ndim > 1
+    x = jnp.squeeze(residuals.x, 0) if residuals.x.ndim > 1 else None
+    options = replace(static.options, needs_dx=needs_dx)
 
     def backward(g: Array, x: Array | None = None) -> Gradients:
         planes = layout.move(g, static.channel_axis, -3)

@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxbox_kernels import non_finite
 from jaxbox_kernels.backend import Backend, Gradients, Options
+from jaxbox_kernels.common import sizes
 from jaxbox_kernels.mosaic_gpu import (
     box_params,
     grad_theta,
@@ -58,6 +59,8 @@ def _unsuitable_device() -> str | None:
 
 
 def _unsuitable_input(x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
+    if not sizes.are_known(*x.shape, boxes):
+        return f"all sizes must be known; got the symbolic shape {x.shape}"
     if x.dtype.name not in _DTYPES:
         return f"x must be of {' or '.join(_DTYPES)}; got {x.dtype.name}"
     if x.shape[0] == 0:
