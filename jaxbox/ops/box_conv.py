@@ -77,7 +77,8 @@ def box_conv(
       is sharded as `x` is.
 
     Raises:
-      TypeError: `x` or `theta` is not of a real floating dtype.
+      TypeError: `x` or `theta` is not of a real floating dtype, or the derivative is asked for in
+        forward mode.
       ValueError: a shape does not fit, `channel_axis` or `implementation` is unknown, or the named
         backend cannot serve the dtype, the shape or the device; or, when the operation is compiled,
         the platform.

@@ -61,14 +61,14 @@ def _keep(x: jax.core.ShapedArray, *, function: str) -> jax.core.ShapedArray:
     return x
 
 
-_primal.def_impl(lambda x, *, function: x)
+_primal.def_impl(lambda x, **_: x)
 _primal.def_abstract_eval(_keep)
 ad.primitive_jvps[_primal] = _differentiate
 batching.defvectorized(_primal)
-mlir.register_lowering(_primal, lambda context, x, *, function: [x])
+mlir.register_lowering(_primal, lambda _context, x, **_: [x])
 
 _tangent.def_impl(_refuse)
 _tangent.def_abstract_eval(_keep)
-ad.deflinear2(_tangent, lambda cotangent, x, *, function: [cotangent])
+ad.deflinear2(_tangent, lambda cotangent, _x, **_: [cotangent])
 batching.defvectorized(_tangent)
 mlir.register_lowering(_tangent, _refuse)

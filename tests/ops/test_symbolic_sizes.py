@@ -127,7 +127,8 @@ def test_convolutions(rng):
     _assert_same(jax.grad(loss), "b, h, w, 2", x)
 
 
-def test_a_folded_network(relaxed_promotion):
+@pytest.mark.usefixtures("relaxed_promotion")
+def test_a_folded_network():
     model = for_inference(models.create("boxenet", 3, (96, 192), rngs=nnx.Rngs(0)))
     for spec in ("b, 96, 192, 3", "8*h, 8*w, 3"):
         (logits,) = _export(model, spec).out_avals
