@@ -107,7 +107,7 @@ def box_conv(
     x, theta = (reverse_mode_only(array, "box_conv") for array in vary_alike(x, theta))
 
     def convolve(x: Array, theta: Array) -> Array:
-        output = _compiled(x.reshape(images, *x.shape[-3:]), theta, static)
+        output: Array = _compiled(x.reshape(images, *x.shape[-3:]), theta, static)
         return output.reshape(*batch, *output.shape[-3:])
 
     sharding = jax.typeof(x).sharding
