@@ -54,7 +54,7 @@ def box_conv(
         floating dtype. Sums are computed in float32 or wider.
       theta: the boxes, `(C, F, 4)`, in pixels: `(x_min, x_max, y_min, y_max)` with `x` along the
         width and `y` along the height. The bounds are real numbers. `x_min < x_max` and
-        `y_min < y_max` is required but not checked, because `theta` may be traced;
+        `y_min < y_max` is not checked, because `theta` may be traced;
         :func:`jaxbox.boxes.project` makes boxes valid. Keep `theta` float32 in bfloat16 models: a
         bfloat16 coordinate is off by up to a quarter of a pixel at 64 pixels.
       normalize: whether to divide by each box's full area, including what lies outside the image.
@@ -75,6 +75,13 @@ def box_conv(
       in reverse mode, any number of times. If a bound lies exactly on a pixel edge, the derivative
       is the one in the direction in which the box grows. On a mesh with explicit axes the result
       is sharded as `x` is.
+
+      Errors are at most 2e-6 of the largest `|x|` of the plane and 1e-5 of the mean magnitude
+      inside the box, for images of any structure and any magnitude from 1e-35 to 1e35. A box over
+      zeros gives 0. A NaN or an infinity reaches exactly the outputs whose boxes contain it. A box
+      with swapped bounds averages as the ordered box does and has the integral of the opposite
+      sign; the mean over a box without extent is NaN, that over an infinite box 0, and a NaN bound
+      gives NaN. `docs/design.md` states this in full.
 
     Raises:
       TypeError: `x` or `theta` is not of a real floating dtype, or the derivative is asked for in

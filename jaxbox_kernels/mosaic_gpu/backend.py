@@ -31,7 +31,6 @@ from jaxbox_kernels.mosaic_gpu import (
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
 from jaxbox_kernels.mosaic_gpu.cuda_only import cuda_only
 from jaxbox_kernels.mosaic_gpu.partitioning import planewise
-from jaxbox_kernels.xla import backend as xla
 from jaxbox_kernels.xla import second_order
 
 _COMPUTE_CAPABILITIES = (9, 10)
@@ -80,14 +79,14 @@ def _unsuitable_input(x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
 def forward(x: Array, theta: Array, options: Options) -> Array:
     """Computes the output; see `jaxbox_kernels.backend.Forward`."""
     filter_planes = functools.partial(_filter, options=options)
-    return planewise(cuda_only(filter_planes), theta.astype(jnp.float32), x)
+    return planewise(cuda_only(filter_planes), theta.astype(jnp.float32), non_finite.finite(x))
 
 
 @second_order.differentiable
-@functools.partial(non_finite.guard_backward, forward=xla.forward)
+@non_finite.guard_backward
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
-    theta = theta.astype(jnp.float32)
+    theta, g = theta.astype(jnp.float32), non_finite.finite(g)
     exponents = powers_of_two.exponent_of_planes(g)
     dx = dtheta = None
     if options.needs_dx:
@@ -96,7 +95,9 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
     if x is not None:
         # The axis of images is kept, so that XLA can add up across devices.
         of_images = functools.partial(_grad_theta, options=options)
-        dtheta = jnp.sum(planewise(cuda_only(of_images), theta, x, g, exponents), 0)
+        dtheta = jnp.sum(
+            planewise(cuda_only(of_images), theta, non_finite.finite(x), g, exponents), 0
+        )
     return dx, dtheta
 
 

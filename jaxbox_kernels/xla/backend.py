@@ -21,11 +21,10 @@ from jaxbox_kernels.xla import integral_image, integral_image_grad, overlap_matr
 
 
 def _form(name: str, forward: Forward, backward: Backward) -> Backend:
-    guarded = non_finite.guard_forward(forward)
     return Backend(
         name,
-        guarded,
-        second_order.differentiable(non_finite.guard_backward(backward, guarded)),
+        non_finite.guard_forward(forward),
+        second_order.differentiable(non_finite.guard_backward(backward)),
         always_suitable,
         maps_images=True,
     )

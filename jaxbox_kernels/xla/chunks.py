@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from jax import Array, lax
 
-from jaxbox_kernels.common import sizes
+from jaxbox_kernels.common import sizes, xla_hints
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 # Chunk size in outputs; inputs are chunked only above twice this.
@@ -33,6 +33,7 @@ def map_planes[Result](function: Callable[..., Result], theta: Array, *planes: A
         return function(theta, *planes)
     size = max(size for size in range(1, fitting + 1) if number % size == 0)
     chunks = [array.reshape(-1, size, *array.shape[1:]) for array in (theta, *planes)]
-    results = lax.map(lambda arrays: function(*arrays), chunks)
+    # Fused with the write into the joined results, the last loop would run in one thread.
+    results = lax.map(lambda arrays: xla_hints.do_not_fuse(function(*arrays)), chunks)
     merged: Result = jax.tree.map(lambda array: lax.collapse(array, 0, 2), results)
     return merged

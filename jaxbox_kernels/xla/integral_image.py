@@ -21,12 +21,13 @@ from jaxbox_kernels.backend import Options
 from jaxbox_kernels.common import bounds, xla_hints
 from jaxbox_kernels.common.area import scales
 from jaxbox_kernels.common.bounds import Extent
+from jaxbox_kernels.non_finite import finite
 from jaxbox_kernels.xla import chunks, fixed_point, prefix_sums, shifted_reads
 from jaxbox_kernels.xla.fixed_point import FixedPoint
 
 
 def forward(x: Array, theta: Array, options: Options) -> Array:
-    """Computes the output for finite `x`; see `jaxbox_kernels.backend.Forward`."""
+    """Computes the output; see `jaxbox_kernels.backend.Forward` and `non_finite`."""
     filter_planes = functools.partial(_filter, options=options)
     output = chunks.map_planes(filter_planes, *merge_batch(theta, x))
     return output.reshape(*x.shape[:2], *output.shape[1:])
@@ -41,6 +42,7 @@ def merge_batch(theta: Array, x: Array) -> tuple[Array, Array]:
 
 def _filter(theta: Array, x: Array, *, options: Options) -> Array:
     """Computes the output `(P, F, H, W)` for boxes `(P, F, 4)` and planes `(P, H, W)`."""
+    x = finite(x)
     with jax.enable_x64(True):
         wide = theta.astype(jnp.float64)
         along_y, along_x = bounds.extents(wide, *x.shape[-2:], whole_pixels=options.whole_pixels)

@@ -23,6 +23,7 @@ from jaxbox_kernels.backend import Gradients, Options
 from jaxbox_kernels.common import bounds, xla_hints
 from jaxbox_kernels.common.area import grad_through_area, scales
 from jaxbox_kernels.common.bounds import Extent
+from jaxbox_kernels.non_finite import finite
 from jaxbox_kernels.xla import chunks, fixed_point, prefix_sums, shifted_reads
 from jaxbox_kernels.xla.fixed_point import FixedPoint
 from jaxbox_kernels.xla.integral_image import merge_batch
@@ -52,7 +53,7 @@ class _Boxes(NamedTuple):
 
 
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
-    """Computes the gradients for finite `x` and `g`; see `jaxbox_kernels.backend.Backward`."""
+    """Computes the gradients; see `jaxbox_kernels.backend.Backward` and `non_finite`."""
     batch, channels, boxes, height, width = g.shape
 
     def of_planes(theta: Array, g: Array, x: Array | None = None) -> Gradients:
@@ -70,6 +71,7 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
 
 def _gradients(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes `dx`, `(P, H, W)`, and `dtheta`, `(P, F, 4)`, from `g`, `(P, F, H, W)`."""
+    x, g = None if x is None else finite(x), finite(g)
     with jax.enable_x64(True):
         wide = theta.astype(jnp.float64)
         extents = bounds.extents(wide, *g.shape[-2:], whole_pixels=options.whole_pixels)

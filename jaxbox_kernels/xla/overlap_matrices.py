@@ -15,6 +15,7 @@ from jax import Array
 from jaxbox_kernels.backend import Gradients, Options
 from jaxbox_kernels.common.area import grad_through_area, scales
 from jaxbox_kernels.common.contraction import contract
+from jaxbox_kernels.non_finite import finite
 
 
 class _Overlaps(NamedTuple):
@@ -77,15 +78,17 @@ def _matrices(theta: Array, size: tuple[int, ...], options: Options) -> tuple[_O
 
 
 def forward(x: Array, theta: Array, options: Options) -> Array:
-    """Computes the output for finite `x`; see `jaxbox_kernels.backend.Forward`."""
+    """Computes the output; see `jaxbox_kernels.backend.Forward` and `non_finite`."""
     with jax.enable_x64(True):
-        return _filter(_wide(x), _wide(theta), options).astype(x.dtype)
+        return _filter(_wide(finite(x)), _wide(theta), options).astype(x.dtype)
 
 
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
-    """Computes the gradients for finite `x` and `g`; see `jaxbox_kernels.backend.Backward`."""
+    """Computes the gradients; see `jaxbox_kernels.backend.Backward` and `non_finite`."""
     with jax.enable_x64(True):
-        dx, dtheta = gradients(None if x is None else _wide(x), _wide(theta), _wide(g), options)
+        dx, dtheta = gradients(
+            None if x is None else _wide(finite(x)), _wide(theta), _wide(finite(g)), options
+        )
         return (
             None if dx is None else dx.astype(g.dtype),
             None if dtheta is None else dtheta.astype(theta.dtype),
