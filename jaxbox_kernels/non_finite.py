@@ -15,9 +15,10 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxbox_kernels.backend import Backward, Forward, Gradients, Options
-from jaxbox_kernels.common import bounds
+from jaxbox_kernels.common import bounds, sizes
 from jaxbox_kernels.common.area import scales
 from jaxbox_kernels.common.contraction import contract
+from jaxbox_kernels.common.manual_axes import vary_alike
 from jaxbox_kernels.xla.reductions import add_neighbouring_rows
 
 
@@ -128,7 +129,8 @@ def _touched(pixels: Array, theta: Array) -> Array:
     """Whether boxes `(K, 4)` touch marked pixels of planes `(K, H, W)`: `(K, H, W)`, boolean."""
     height, width = pixels.shape[-2:]
     # Prefix sums as products of matrices compile in a tenth of the time of `jnp.cumsum`.
-    before = [jnp.asarray(np.tri(size + 1, size, -1), jnp.float32) for size in (height, width)]
+    tri = np.tri if sizes.are_known(height, width) else jnp.tri
+    before = [jnp.asarray(tri(size + 1, size, -1), jnp.float32) for size in (height, width)]
     rows = contract("khw,ih->kwi", pixels.astype(jnp.float32), before[0])
     sums = contract("kwi,jw->kij", rows, before[1])
     along_y, along_x = bounds.touched(theta[:, None], height, width)
@@ -162,7 +164,7 @@ def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
         of_x = jnp.any(_touched(pixels, boxes[c, f]), (-1, -2))
         return spoilt.at[c, f].max(of_x | jnp.any(~jnp.isfinite(g[n, c, f])))
 
-    nothing = jnp.zeros((*theta.shape[:2], 5), bool)
+    nothing, _ = vary_alike(jnp.zeros((*theta.shape[:2], 5), bool), g)
     spoilt = _for_each_plane(mark, nothing, g.shape[:3])
     area, derivatives = spoilt[..., :1], spoilt[..., 1:]
     return derivatives | area if options.normalize else derivatives
