@@ -15,9 +15,10 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxbox_kernels.backend import Backward, Forward, Gradients, Options
-from jaxbox_kernels.common import bounds
+from jaxbox_kernels.common import bounds, sizes
 from jaxbox_kernels.common.area import scales
 from jaxbox_kernels.common.contraction import contract
+from jaxbox_kernels.common.manual_axes import vary_alike
 from jaxbox_kernels.common.reductions import add_neighbouring_rows
 
 
@@ -58,13 +59,14 @@ def guard_backward(backward: Backward) -> Backward:
             if dx is not None:
                 dx = _add_to_dx(dx, theta, g, options)
             if dtheta is not None and x is not None:
-                dtheta = jnp.where(_spoils_dtheta(x, theta, g, options), jnp.nan, dtheta)
+                spoilt = jnp.broadcast_to(_spoils_dtheta(x, theta, g, options), dtheta.shape)
+                dtheta = jnp.where(spoilt, jnp.nan, dtheta)
             return dx, dtheta
 
         dx, dtheta = lax.cond(some, add, _keep, gradients, x, theta, g)
         if dtheta is not None:
             no_box = jnp.any(jnp.isnan(theta), -1, keepdims=True)
-            dtheta = jnp.where(no_box, jnp.nan, dtheta)
+            dtheta = jnp.where(jnp.broadcast_to(no_box, dtheta.shape), jnp.nan, dtheta)
         return dx, dtheta
 
     return guarded
@@ -128,7 +130,8 @@ def _touched(pixels: Array, theta: Array) -> Array:
     """Whether boxes `(K, 4)` touch marked pixels of planes `(K, H, W)`: `(K, H, W)`, boolean."""
     height, width = pixels.shape[-2:]
     # Prefix sums as products of matrices compile in a tenth of the time of `jnp.cumsum`.
-    before = [jnp.asarray(np.tri(size + 1, size, -1), jnp.float32) for size in (height, width)]
+    tri = np.tri if sizes.are_known(height, width) else jnp.tri
+    before = [jnp.asarray(tri(size + 1, size, -1), jnp.float32) for size in (height, width)]
     rows = contract("khw,ih->kwi", pixels.astype(jnp.float32), before[0])
     sums = contract("kwi,jw->kij", rows, before[1])
     along_y, along_x = bounds.touched(theta[:, None], height, width)
@@ -162,7 +165,7 @@ def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
         of_x = jnp.any(_touched(pixels, boxes[c, f]), (-1, -2))
         return spoilt.at[c, f].max(of_x | jnp.any(~jnp.isfinite(g[n, c, f])))
 
-    nothing = jnp.zeros((*theta.shape[:2], 5), bool)
+    nothing, _ = vary_alike(jnp.zeros((*theta.shape[:2], 5), bool), g)
     spoilt = _for_each_plane(mark, nothing, g.shape[:3])
     area, derivatives = spoilt[..., :1], spoilt[..., 1:]
     return derivatives | area if options.normalize else derivatives

@@ -12,7 +12,7 @@ from jaxbox.arguments import check_count, check_dtype, check_rngs
 from jaxbox.models.architecture import Architecture
 from jaxbox.models.blocks import BoxBlock, ChannelsFirstBranch, Downsampling, FeatureMap, Upsampling
 from jaxbox.models.layouts import derive_layouts
-from jaxbox_kernels.common import layout
+from jaxbox_kernels.common import layout, sizes
 
 __all__ = ["SegmentationNetwork"]
 
@@ -167,5 +167,5 @@ def _check_images(images: jax.Array) -> None:
 
 def _check_sides(name: str, sides: tuple[int, ...]) -> None:
     for axis, size in zip(("H", "W"), sides, strict=True):
-        if size < _STRIDE or size % _STRIDE:
+        if (sizes.are_known(size) and size < _STRIDE) or size % _STRIDE != 0:
             raise ValueError(f"{axis} of {name} must be a multiple of {_STRIDE}, got {size}.")

@@ -16,7 +16,9 @@ from jaxbox import boxes
 from jaxbox.arguments import check_flag
 from jaxbox_kernels import registry
 from jaxbox_kernels.backend import Backend, Gradients, Options
-from jaxbox_kernels.common import layout, xla_hints
+from jaxbox_kernels.common import layout, sizes, xla_hints
+from jaxbox_kernels.common.manual_axes import vary_alike
+from jaxbox_kernels.common.reverse_mode import reverse_mode_only
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 from jaxbox_kernels.registry import Implementation
 
@@ -82,7 +84,8 @@ def box_conv(
       gives NaN. `docs/design.md` states this in full.
 
     Raises:
-      TypeError: `x` or `theta` is not of a real floating dtype.
+      TypeError: `x` or `theta` is not of a real floating dtype, or the derivative is asked for in
+        forward mode.
       ValueError: a shape does not fit, `channel_axis` or `implementation` is unknown, or the named
         backend cannot serve the dtype, the shape or the device; or, when the operation is compiled,
         the platform.
@@ -108,8 +111,10 @@ def box_conv(
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
     static = _Static(backend, Options(normalize, whole_pixels), channel_axis)
 
+    x, theta = (reverse_mode_only(array, "box_conv") for array in vary_alike(x, theta))
+
     def convolve(x: Array, theta: Array) -> Array:
-        output = _box_conv(x.reshape(images, *x.shape[-3:]), theta, static)
+        output: Array = _compiled(x.reshape(images, *x.shape[-3:]), theta, static)
         return output.reshape(*batch, *output.shape[-3:])
 
     sharding = jax.typeof(x).sharding
@@ -160,16 +165,19 @@ class _Static(NamedTuple):
 class _Residuals(NamedTuple):
     """What the gradients need.
 
+    The shapes of the arrays say which gradients are needed. The number of arrays must not, nor
+    which of them are arguments: where a traced function is differentiated in several ways, JAX
+    takes these from the way that it traced last.
+
     Attributes:
-      x: the input; `None` if the gradient with respect to `theta` is not needed.
+      x: the input, `(1, N, ...)`; `(0,)` if the gradient with respect to `theta` is not needed.
       theta: the boxes.
-      skips_dx: a flag, `()` if the gradient with respect to `x` is not needed, else `None`. JAX
-        would turn a boolean into an array, whose value is unknown when JAX traces.
+      needs_dx: `(1, 0)`; `(0,)` if the gradient with respect to `x` is not needed.
     """
 
-    x: Array | None
+    x: Array
     theta: Array
-    skips_dx: tuple[()] | None
+    needs_dx: Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -185,14 +193,19 @@ def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
 def _box_conv_fwd(
     x: CustomVJPPrimal, theta: CustomVJPPrimal, static: _Static
 ) -> tuple[Array, _Residuals]:
-    image = x.value if theta.perturbed else None
-    residuals = _Residuals(image, theta.value, None if x.perturbed else ())
+    nothing = jnp.zeros(0, x.value.dtype)
+    residuals = _Residuals(
+        x.value[None] if theta.perturbed else nothing,
+        theta.value,
+        nothing[None] if x.perturbed else nothing,
+    )
     return _box_conv(x.value, theta.value, static), residuals
 
 
 def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients:
-    x, theta, skips_dx = residuals
-    options = replace(static.options, needs_dx=skips_dx is None)
+    theta, needs_dx = residuals.theta, residuals.needs_dx.ndim > 1
+    x = jnp.squeeze(residuals.x, 0) if residuals.x.ndim > 1 else None
+    options = replace(static.options, needs_dx=needs_dx)
 
     def backward(g: Array, x: Array | None = None) -> Gradients:
         planes = layout.move(g, static.channel_axis, -3)
@@ -215,6 +228,9 @@ def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients
 
 _box_conv.defvjp(_box_conv_fwd, _box_conv_bwd, symbolic_zeros=True)
 
+# Under `jax.shard_map` outside `jax.jit`, JAX cannot call a `jax.custom_vjp` with symbolic zeros.
+_compiled = jax.jit(_box_conv, static_argnums=2, inline=True)
+
 
 def _map_images[Result](
     function: Callable[..., Result], outputs: int, static: _Static, *images: Array
@@ -230,6 +246,7 @@ def _map_images[Result](
     number = images[0].shape[0]
     at_once = (
         static.channel_axis == -3
+        or not sizes.are_known(outputs)
         or outputs <= _MOST_TRANSPOSED_OUTPUTS
         or not static.backend.maps_images
         or not enabled(Workaround.CHUNKS)

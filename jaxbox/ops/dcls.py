@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
 
 __all__ = ["Version", "dcls_kernel", "repulsion"]
@@ -91,8 +92,9 @@ def dcls_kernel(
     # Channels that share positions form a group: taps (groups, channels, K), the others
     # (groups, d, K).
     spread_by = [array.astype(dtype) for array in (positions, sigma) if array is not None]
-    groups = inputs * max(array.shape[-1] for array in spread_by)
-    shape = (len(kernel_size), count, inputs, groups // inputs)
+    shared = all(array.shape[-1] == 1 for array in spread_by)
+    groups = inputs if shared else inputs * outputs
+    shape = (len(kernel_size), count, inputs, 1 if shared else outputs)
     spread_by = [
         jnp.broadcast_to(array, shape).reshape(*shape[:2], groups).transpose(2, 0, 1)
         for array in spread_by
@@ -104,8 +106,11 @@ def dcls_kernel(
     def group_kernel(arrays: Sequence[Array]) -> Array:
         return _group_kernel(*arrays, kernel_size=kernel_size, version=version)
 
-    chunk = _CHUNK_SIZE // (count * max(kernel_size) * taps.shape[1])
-    kernel = lax.map(group_kernel, [taps, *spread_by], batch_size=min(max(chunk, 1), groups))
+    batch_size = None
+    if sizes.are_known(*weight.shape):
+        chunk = _CHUNK_SIZE // (count * max(kernel_size) * taps.shape[1])
+        batch_size = min(max(chunk, 1), groups)
+    kernel = lax.map(group_kernel, [taps, *spread_by], batch_size=batch_size)
     kernel = kernel.reshape(inputs, outputs, *kernel_size)
     return jnp.moveaxis(kernel, (0, 1), (-2, -1)).astype(weight.dtype)
 
@@ -170,7 +175,7 @@ def _check(
             raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
     if not 1 <= len(kernel_size) <= 3 or min(kernel_size) < 1:
         raise ValueError(f"kernel_size must be 1 to 3 positive sizes, got {tuple(kernel_size)}.")
-    if weight.ndim != 3 or min(weight.shape) < 1:
+    if weight.ndim != 3 or 0 in weight.shape:
         raise ValueError(f"weight must be (K, I, O), each at least 1, got shape {weight.shape}.")
     shape = (len(kernel_size), *weight.shape)
     for name, array in (("positions", positions), ("sigma", sigma)):

@@ -19,6 +19,7 @@ from jaxbox.ops.octave_features import (
     to_pair,
     upsample_nearest,
 )
+from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.conv import ConvOptions, ConvTransposeOptions, conv, conv_transpose
 
 __all__ = ["OctaveBias", "OctaveKernels", "octave_conv", "octave_conv_transpose"]
@@ -259,6 +260,10 @@ def _sum(shares: Sequence[Array], bias: Array | None) -> Array | None:
 def _cut_or_extend(x: Array, size: Sequence[int]) -> Array:
     """Cuts off the last pixels along each axis, or repeats the last one."""
     start = x.ndim - 1 - len(size)
+    if not sizes.are_known(*x.shape[start:-1], *size):
+        for axis, m in enumerate(size, start=start):
+            x = jnp.take(x, jnp.minimum(jnp.arange(m), x.shape[axis] - 1), axis, mode="clip")
+        return x
     for axis, m in enumerate(size, start=start):
         x = x[(slice(None),) * axis + (slice(m),)]
         padding = [(0, 0)] * x.ndim

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
 
 __all__ = [
@@ -247,6 +248,9 @@ def pooled_size(size: Sequence[int], factor: int, pooling: Pooling) -> tuple[int
       >>> pooled_size((4, 7), 2, "floor"), pooled_size((4, 7), 2, "ceil")
       ((2, 3), (2, 4))
     """
+    if factor % 2 == 0 and factor > 2:
+        # JAX knows of a symbolic size only that this is equal, not that it equals `n // factor`.
+        return pooled_size(pooled_size(size, 2, pooling), factor // 2, pooling)
     return tuple(n // factor if pooling == "floor" else -(-n // factor) for n in size)
 
 
@@ -283,17 +287,23 @@ def average_pool(x: Array, rank: int, factor: int, pooling: Pooling) -> Array:
             "'ceil' takes any size."
         )
     batch, channels = x.shape[: -rank - 1], x.shape[-1]
-    missing = [(0, max(m * factor - n, 0)) for n, m in zip(size, cells, strict=True)]
-    kept = x[(..., *(slice(m * factor) for m in cells), slice(None))]
-    kept = jnp.pad(kept.astype(sum_dtype(x)), [(0, 0)] * len(batch) + [*missing, (0, 0)])
+    kept = x.astype(sum_dtype(x))
+    if pooling == "floor":
+        kept = kept[(..., *(slice(m * factor) for m in cells), slice(None))]
+    else:
+        missing = [(0, m * factor - n) for n, m in zip(size, cells, strict=True)]
+        kept = jnp.pad(kept, [(0, 0)] * len(batch) + [*missing, (0, 0)])
     split = [length for m in cells for length in (m, factor)]
     axes = tuple(len(batch) + 2 * i + 1 for i in range(rank))
     sums = kept.reshape(*batch, *split, channels).sum(axes)
     # The pixels of each cell along an axis; the last cell may have fewer than `factor`.
+    numpy = np if sizes.are_known(*size) else jnp
     lengths = [
-        np.minimum(factor, n - factor * np.arange(m)) for n, m in zip(size, cells, strict=True)
+        numpy.minimum(factor, n - factor * numpy.arange(m))
+        for n, m in zip(size, cells, strict=True)
     ]
-    pixels = functools.reduce(np.multiply.outer, lengths).reshape((1,) * len(batch) + (*cells, 1))
+    pixels = functools.reduce(numpy.multiply.outer, lengths)
+    pixels = pixels.reshape((1,) * len(batch) + (*cells, 1))
     return (sums / jnp.asarray(pixels, sums.dtype)).astype(x.dtype)
 
 

@@ -109,7 +109,7 @@ def extents(
 
     def extent(low: Array, high: Array, size: int) -> Extent:
         # Beyond these limits a bound lies outside the image at every output.
-        low, high = jnp.clip(low, -size, size), jnp.clip(high, -size, size)
+        low, high = clip(low, -size, size), clip(high, -size, size)
         if whole_pixels:
             return Extent(_bound_on_edge(low), _bound_on_edge(high), None)
         bounds = _bound(low, is_high=False), _bound(high, is_high=True)
@@ -160,7 +160,7 @@ def touched(theta: Array, height: int, width: int) -> tuple[tuple[Array, Array],
     """
 
     def along(a: Array, b: Array, size: int) -> tuple[Array, Array]:
-        low, high = (jnp.clip(f(a, b), -size, size) for f in (jnp.minimum, jnp.maximum))
+        low, high = (clip(f(a, b), -size, size) for f in (jnp.minimum, jnp.maximum))
         pixel_low, pixel_high = jnp.round(low), jnp.round(high)
         first = jnp.where(low - pixel_low >= 0.5, pixel_low + 1, pixel_low)
         end = jnp.where(high - pixel_high > -0.5, pixel_high + 1, pixel_high)
@@ -168,6 +168,15 @@ def touched(theta: Array, height: int, width: int) -> tuple[tuple[Array, Array],
 
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
     return along(y_min, y_max, height), along(x_min, x_max, width)
+
+
+def clip(values: Array, low: int, high: int) -> Array:
+    """Limits values as `jnp.clip` does, also to limits that are symbolic sizes.
+
+    `jnp.clip` stays a function of its own in a program, to which JAX passes a symbolic limit in the
+    wrong dtype if another part of the program enables 64-bit dtypes.
+    """
+    return jnp.minimum(jnp.maximum(values, low), high)
 
 
 def mirrored(theta: Array) -> Array:
@@ -189,7 +198,7 @@ def count(offset: Array, size: int, *, before: int = 0, after: int = 0) -> Array
       `(P, F, before + size + after)`.
     """
     position = jnp.arange(-before, size + after, dtype=jnp.int32)[None, None]
-    return jnp.clip(position + offset[..., None], 0, size)
+    return clip(position + offset[..., None], 0, size)
 
 
 def inside(offset: Array, size: int) -> Array:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jaxbox_kernels.common import sizes
+
 __all__ = [
     "ConvGeneralDilated",
     "ConvOptions",
@@ -203,8 +205,25 @@ def _pad(
     if pads not in ("CIRCULAR", "REFLECT"):
         return x, pads
     borders = [((extent - 1) // 2, extent // 2) for extent in extents]
+    if not sizes.are_known(*x.shape[1:-1]):
+        source = _wrapped_pixels if pads == "CIRCULAR" else _reflected_pixels
+        for axis, border in enumerate(borders, start=1):
+            x = jnp.take(x, source(x.shape[axis], *border), axis, mode="clip")
+        return x, "VALID"
     mode = "wrap" if pads == "CIRCULAR" else "reflect"
     return jnp.pad(x, [(0, 0), *borders, (0, 0)], mode=mode), "VALID"
+
+
+def _wrapped_pixels(size: int, before: int, after: int) -> Array:
+    """The pixels of an axis of any size that periodic padding repeats: `(before+size+after,)`."""
+    return (jnp.arange(before + size + after) - before) % size
+
+
+def _reflected_pixels(size: int, before: int, after: int) -> Array:
+    """The pixels of an axis of any size that padding by reflection repeats."""
+    period = jnp.maximum(2 * (size - 1), 1)
+    place = (jnp.arange(before + size + after) - before) % period
+    return jnp.minimum(place, period - place)
 
 
 def _wrap(y: Array, periods: Sequence[int]) -> Array:
@@ -212,6 +231,12 @@ def _wrap(y: Array, periods: Sequence[int]) -> Array:
     missing = [
         -(n - period) % (2 * period) for n, period in zip(y.shape[1:-1], periods, strict=True)
     ]
+    if not sizes.are_known(*y.shape[1:-1]):
+        for axis, (period, more) in enumerate(zip(periods, missing, strict=True), start=1):
+            places = (jnp.arange(y.shape[axis]) + (more + 1) // 2) % period
+            start = jnp.zeros((*y.shape[:axis], period, *y.shape[axis + 1 :]), y.dtype)
+            y = start.at[(slice(None),) * axis + (places,)].add(y)
+        return y
     y = jnp.pad(y, [(0, 0), *[((n + 1) // 2, n // 2) for n in missing], (0, 0)])
     for axis, period in enumerate(periods, start=1):
         y = y.reshape(*y.shape[:axis], -1, period, *y.shape[axis + 1 :]).sum(axis)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 
@@ -57,7 +58,7 @@ def conv_large_kernel(
     pads = padding
     if isinstance(pads, str):
         pads = lax.padtype_to_pads(image, size, window_strides, pads)
-    is_large = math.prod(size) > math.prod(image)
+    is_large = sizes.are_known(*image) and math.prod(size) > math.prod(image)
     cut = is_large and enabled(Workaround.LARGE_KERNEL_BLOCKS)
     blocks = _blocks(image, size, window_strides, pads) if cut else []
 

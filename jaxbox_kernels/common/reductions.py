@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxbox_kernels.common import xla_hints
+from jaxbox_kernels.common import sizes, xla_hints
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 # The largest number of neighbouring rows that are added up.
@@ -23,7 +23,7 @@ def add_neighbouring_rows(values: Array, axis: int) -> Array:
       axis: the axis of the rows.
     """
     height = values.shape[axis]
-    if not enabled(Workaround.NEIGHBOURING_ROWS):
+    if not sizes.are_known(height) or not enabled(Workaround.NEIGHBOURING_ROWS):
         return values
     window = max(rows for rows in range(1, _MOST_ROWS + 1) if height % rows == 0)
     windows = (height // window, window)

@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxbox_kernels import non_finite
 from jaxbox_kernels.backend import Backend, Gradients, Options
+from jaxbox_kernels.common import sizes
 from jaxbox_kernels.mosaic_gpu import (
     box_params,
     grad_theta,
@@ -57,6 +58,8 @@ def _unsuitable_device() -> str | None:
 
 
 def _unsuitable_input(x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
+    if not sizes.are_known(*x.shape, boxes):
+        return f"all sizes must be known; got the symbolic shape {x.shape}"
     if x.dtype.name not in _DTYPES:
         return f"x must be of {' or '.join(_DTYPES)}; got {x.dtype.name}"
     if x.shape[0] == 0:
@@ -72,30 +75,59 @@ def _unsuitable_input(x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
     return None
 
 
-@non_finite.guard_forward
+# Each device guards its own planes against what is not finite, so that they need not communicate.
 def forward(x: Array, theta: Array, options: Options) -> Array:
     """Computes the output; see `jaxbox_kernels.backend.Forward`."""
-    filter_planes = functools.partial(_filter, options=options)
-    return planewise(cuda_only(filter_planes), theta.astype(jnp.float32), non_finite.finite(x))
+
+    @non_finite.guard_forward
+    def filter_planes(x: Array, theta: Array, options: Options) -> Array:
+        return _filter(theta, non_finite.finite(x), options=options)
+
+    def of_device(theta: Array, x: Array) -> Array:
+        return filter_planes(x, theta, options)
+
+    return planewise(cuda_only(of_device), theta.astype(jnp.float32), x)
 
 
 @second_order.differentiable
-@non_finite.guard_backward
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
-    theta, g = theta.astype(jnp.float32), non_finite.finite(g)
-    exponents = powers_of_two.exponent_of_planes(g)
+    theta = theta.astype(jnp.float32)
+    exponents = powers_of_two.exponent_of_planes(non_finite.finite(g))
     dx = dtheta = None
     if options.needs_dx:
-        filter_back = functools.partial(_filter_back, options=options)
-        dx = planewise(cuda_only(filter_back), theta, g, exponents)
+        of_device = functools.partial(_grad_x_of_device, options=options)
+        dx = planewise(cuda_only(of_device), theta, g, exponents)
     if x is not None:
         # The axis of images is kept, so that XLA can add up across devices.
-        of_images = functools.partial(_grad_theta, options=options)
-        dtheta = jnp.sum(
-            planewise(cuda_only(of_images), theta, non_finite.finite(x), g, exponents), 0
-        )
+        of_images = functools.partial(_grad_theta_of_device, options=options)
+        dtheta = jnp.sum(planewise(cuda_only(of_images), theta, x, g, exponents), 0)
     return dx, dtheta
+
+
+def _grad_x_of_device(theta: Array, g: Array, exponents: Array, *, options: Options) -> Array:
+    @non_finite.guard_backward
+    def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
+        del x
+        return _filter_back(theta, non_finite.finite(g), exponents, options=options), None
+
+    dx, _ = backward(None, theta, g, options)
+    assert dx is not None
+    return dx
+
+
+def _grad_theta_of_device(
+    theta: Array, x: Array, g: Array, exponents: Array, *, options: Options
+) -> Array:
+    @non_finite.guard_backward
+    def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
+        assert x is not None
+        images = non_finite.finite(x), non_finite.finite(g)
+        return None, _grad_theta(theta, *images, exponents, options=options)
+
+    _, dtheta = backward(x, theta, g, options)
+    assert dtheta is not None
+    return dtheta
 
 
 def _filter(theta: Array, x: Array, *, options: Options) -> Array:

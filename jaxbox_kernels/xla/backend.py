@@ -15,6 +15,7 @@ from jaxbox_kernels.backend import (
     Options,
     always_suitable,
 )
+from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
 from jaxbox_kernels.xla import integral_image, integral_image_grad, overlap_matrices, second_order
 
@@ -62,7 +63,8 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
 
 
 def _choose(planes: Array) -> Backend:
-    small = sum(planes.shape[-2:]) <= _LARGEST_MATRIX_SIZE
+    height, width = planes.shape[-2:]
+    small = sizes.are_known(height, width) and height + width <= _LARGEST_MATRIX_SIZE
     return OVERLAP_MATRICES if small else INTEGRAL_IMAGES
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from jax import Array, lax
 
-from jaxbox_kernels.common import xla_hints
+from jaxbox_kernels.common import sizes, xla_hints
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 # Chunk size in outputs; inputs are chunked only above twice this.
@@ -26,6 +26,8 @@ def map_planes[Result](function: Callable[..., Result], theta: Array, *planes: A
       *planes: arrays `(P, ..., H, W)`.
     """
     number, boxes = theta.shape[:2]
+    if not sizes.are_known(number, boxes, *planes[0].shape[-2:]):
+        return function(theta, *planes)
     fitting = max(1, _CHUNK_OUTPUTS // (boxes * math.prod(planes[0].shape[-2:])))
     if number <= 2 * fitting or not enabled(Workaround.CHUNKS):
         return function(theta, *planes)

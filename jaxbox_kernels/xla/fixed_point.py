@@ -4,9 +4,10 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
-from jaxbox_kernels.common import xla_hints
+from jaxbox_kernels.common import sizes, xla_hints
 
 # float64 holds whole numbers of up to 53 bits. CPUs without 64-bit integer vectors have float64
 # vectors.
@@ -45,10 +46,20 @@ def quantize(x: Array, terms: int) -> FixedPoint:
     largest = jnp.max(jnp.max(jnp.abs(x), -2), tuple(range(1, x.ndim - 1)))
     largest = jnp.where(largest > 0, largest.astype(jnp.float64), 1)
     largest = largest.reshape(-1, *[1] * (x.ndim - 1))
-    steps = 2.0 ** (_BITS - math.ceil(math.log2(terms)))
+    steps = _steps(terms)
     unit = jnp.clip(largest, _SMALLEST_UNIT, _LARGEST_UNIT)
     inverse, step, unit = xla_hints.compute_once((steps / largest, largest / steps, unit))
     return FixedPoint(jnp.round(x.astype(jnp.float64) * inverse), step, unit)
+
+
+def _steps(terms: int) -> float | Array:
+    """The largest power of two of which `terms` many numbers have a sum of at most `_BITS` bits."""
+    if sizes.are_known(terms):
+        return 2.0 ** (_BITS - math.ceil(math.log2(terms)))
+    # A symbolic size has no logarithm, but the number of its bits is known when the program runs.
+    bits = 64 - lax.clz(jnp.asarray(terms - 1, jnp.int64))
+    powers = 2.0 ** (_BITS - np.arange(65))
+    return jnp.take(jnp.asarray(powers), bits, mode="clip")
 
 
 def in_units(x: Array, unit: Array) -> Array:

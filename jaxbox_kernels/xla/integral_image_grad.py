@@ -148,7 +148,7 @@ def _places_of_differences(back: Array, boxes: _Boxes) -> tuple[list[Array], lis
     starts, weights = [], []
     for offset, weight in zip(extent.offsets, extent.weights, strict=True):
         scaled = (boxes.scale_x * weight)[..., None]
-        limited = jnp.clip(offset, -width, width)
+        limited = bounds.clip(offset, -width, width)
         starts.append(shifted_reads.row_starts(back) - limited[..., None])
         reached = bounds.inside(-offset, width) & (column > 0)
         weights.append(jnp.where(reached, scaled, 0)[:, :, None])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxbox_kernels.common import xla_hints
+from jaxbox_kernels.common import sizes, xla_hints
 from jaxbox_kernels.common.contraction import contract
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 
@@ -22,7 +22,7 @@ _WINDOW = 8
 def over_rows(x: Array) -> Array:
     """The sum of each row and all rows above it; `x` is `(..., H, W)`."""
     *planes, height, width = x.shape
-    if not enabled(Workaround.BLOCKED_PREFIX_SUMS):
+    if not sizes.are_known(height) or not enabled(Workaround.BLOCKED_PREFIX_SUMS):
         return jnp.cumsum(x, axis=-2)
     if height <= _WINDOW:
         return _sum_windows(x, height)
@@ -44,7 +44,7 @@ def _sum_windows(x: Array, window: int) -> Array:
 
 def over_columns(x: Array) -> Array:
     """The sum of each pixel and all pixels before it in its row; `x` is `(..., H, W)`."""
-    if not enabled(Workaround.BLOCKED_PREFIX_SUMS):
+    if not sizes.are_known(x.shape[-1]) or not enabled(Workaround.BLOCKED_PREFIX_SUMS):
         return jnp.cumsum(x, axis=-1)
     within, totals = _sum_blocks(x)
     blocks = totals.shape[-1]

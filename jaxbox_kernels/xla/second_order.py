@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxbox_kernels.backend import Backward, Gradients, Options
 from jaxbox_kernels.common.dtypes import sum_dtype
+from jaxbox_kernels.common.reverse_mode import reverse_mode_only
 from jaxbox_kernels.xla import overlap_matrices
 
 
@@ -32,7 +33,8 @@ def differentiable(backward: Backward) -> Backward:
             return jax.vjp(by_matrices, *arrays)[1](cotangents)
 
         gradients.defvjp(lambda *arrays: (gradients(*arrays), arrays), differentiate)
-        return gradients(x, theta, g)
+        guard = functools.partial(reverse_mode_only, function="the gradient of box_conv")
+        return gradients(*jax.tree.map(guard, (x, theta, g)))
 
     return differentiable_backward
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxbox_kernels.common import bounds, xla_hints
+from jaxbox_kernels.common import bounds, sizes, xla_hints
 from jaxbox_kernels.common.bounds import Bound, Extent
 
 # The number of rows that integrals over rows have above and below the image as a margin.
@@ -100,13 +100,14 @@ def integrate_slices(table: Array, starts: Array, extent: Extent, width: int) ->
 
 def _limit(column: Array, width: int) -> Array:
     """Limits offsets so that a slice leaves its row by no more than the margins."""
-    return jnp.clip(column, -width, width)
+    return bounds.clip(column, -width, width)
 
 
 def row_starts(planes: Array) -> Array:
     """The places at which the image's rows begin in flattened planes with margins: `(1, F, H)`."""
     boxes, height, width = planes.shape[1:]
-    number = np.arange(boxes * height, dtype=np.int32).reshape(1, boxes, height)
+    arange = np.arange if sizes.are_known(boxes, height) else jnp.arange
+    number = arange(boxes * height, dtype=np.int32).reshape(1, boxes, height)
     return jnp.asarray(number[:, :, IMAGE_ROWS] * width)
 
 
@@ -131,7 +132,7 @@ def read_rows(planes: Array, bound: Bound) -> Array:
     boxes, height, width = planes.shape[1:]
     first = jnp.arange(boxes, dtype=jnp.int32)[None, :, None] * height
     row = jnp.arange(height, dtype=jnp.int32)[None, None] + bound.offset[..., None]
-    row = jnp.clip(row, 0, height - 1)
+    row = bounds.clip(row, 0, height - 1)
     starts, inside = (first + row) * width, bounds.inside(bound.offset, height)
     table, starts, inside = xla_hints.read_again((lax.collapse(planes, 1), starts, inside))
     return jnp.where(inside[..., None], slices(table, starts, width), 0)
@@ -148,6 +149,13 @@ def slices(table: Array, starts: Array, length: int) -> Array:
     Returns:
       `(P, ..., length)`.
     """
+    if not sizes.are_known(length, table.shape[1]):
+        # JAX refuses slices that it cannot prove to be no longer than the table.
+        places = starts[..., None] + jnp.arange(length, dtype=starts.dtype).reshape(
+            (1,) * starts.ndim + (length,)
+        )
+        read = jnp.take_along_axis(table, lax.collapse(places, 1), 1, mode="promise_in_bounds")
+        return read.reshape(places.shape)
     numbers = lax.GatherDimensionNumbers(
         offset_dims=(starts.ndim,),
         collapsed_slice_dims=(),
@@ -155,11 +163,11 @@ def slices(table: Array, starts: Array, length: int) -> Array:
         operand_batching_dims=(0,),
         start_indices_batching_dims=(0,),
     )
-    read: Array = lax.gather(
+    gathered: Array = lax.gather(
         table,
         starts[..., None],
         numbers,
         slice_sizes=(1, length),
         mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
     )
-    return read
+    return gathered

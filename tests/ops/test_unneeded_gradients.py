@@ -83,3 +83,24 @@ def test_second_derivatives_of_either_alone(form, rng):
 
     alone, both = jax.grad(gradient_of_x)(theta), jax.grad(gradient_of_both)(theta)
     np.testing.assert_allclose(alone, both, rtol=1e-4, atol=1e-4 * np.abs(both).max())
+
+
+def test_one_traced_function_is_differentiated_in_several_ways(rng):
+    """JAX keeps what it traced for one way, and must not take it for another."""
+    x, theta = _case(rng, "overlap_matrices")
+    expected = jax.grad(_loss, (0, 1))(x, theta)
+    box_conv = jax.jit(jaxbox.box_conv)
+
+    def loss(x, theta):
+        return jnp.sum(box_conv(x, theta) ** 2)
+
+    def check():
+        for function in (loss, jax.checkpoint(loss)):
+            for number in (1, 0):
+                alone = jax.grad(function, number)(x, theta)
+                np.testing.assert_allclose(alone, expected[number], rtol=1e-5, atol=1e-5)
+            for both, exact in zip(jax.grad(function, (0, 1))(x, theta), expected, strict=True):
+                np.testing.assert_allclose(both, exact, rtol=1e-5, atol=1e-5)
+
+    check()
+    check()
