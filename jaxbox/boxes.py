@@ -8,15 +8,21 @@ axes. A window is `(h, w)`, the size in pixels of the feature map that the boxes
 
 import functools
 import math
+import numbers
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxbox.arguments import check_choice, check_dtype, check_number, is_traced
+
 __all__ = [
+    "Rounding",
     "Window",
     "area",
+    "check_min_size",
     "check_window",
     "initializer",
     "project",
@@ -26,8 +32,13 @@ __all__ = [
 
 type Window = tuple[float, float]
 
+Rounding = Literal["nearest", "inward"]
+"""How boxes are rounded to whole pixels."""
+
 # The paper's epsilon: no box is narrower or lower than one pixel.
 _MIN_SIZE = 1.0
+# The minimum size of the authors' code where it rounds boxes inward.
+_MIN_INWARD_SIZE = 2.001
 
 
 def check_window(window: Sequence[float]) -> Window:
@@ -37,9 +48,10 @@ def check_window(window: Sequence[float]) -> Window:
       window: The size `(h, w)` in pixels.
 
     Returns:
-      The tuple `(h, w)`.
+      The tuple `(h, w)` of Python numbers.
 
     Raises:
+      TypeError: `window` is not a sequence of real numbers.
       ValueError: `window` is not two positive finite numbers.
 
     Example:
@@ -47,12 +59,44 @@ def check_window(window: Sequence[float]) -> Window:
       >>> boxes.check_window([64, 128])
       (64, 128)
     """
-    window = tuple(window)
-    if len(window) != 2 or not all(math.isfinite(size) and size > 0 for size in window):
+    message = f"window must be two positive finite numbers (h, w) in pixels, got {window!r}."
+    try:
+        sizes = tuple(size.item() if hasattr(size, "item") else size for size in window)
+    except (TypeError, ValueError):  # No sequence, or of arrays or traced numbers.
+        raise TypeError(message) from None
+    if any(isinstance(size, bool) or not isinstance(size, numbers.Real) for size in sizes):
+        raise TypeError(message)
+    if len(sizes) != 2 or not all(math.isfinite(size) and size > 0 for size in sizes):
+        raise ValueError(message)
+    h, w = sizes
+    return h, w
+
+
+def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None = None) -> None:
+    """Checks that boxes of a minimum size can be valid.
+
+    Args:
+      min_size: The least width and height of a box, in pixels. Nothing is checked but its type if
+        it is traced.
+      window: The size `(h, w)` in pixels of the feature map, or `None` if there is no limit.
+
+    Raises:
+      TypeError: `min_size` is not a real number.
+      ValueError: `min_size` is not positive and finite; `window` is not two positive finite
+        numbers, or a box of `min_size` does not fit in `[-w, w] x [-h, h]`.
+
+    Example:
+      >>> from jaxbox import boxes
+      >>> boxes.check_min_size(2.5, (64, 128))
+    """
+    check_number("min_size", min_size)
+    if window is None:
+        return
+    h, w = check_window(window)
+    if not is_traced(min_size) and 2 * min(h, w) < min_size:
         raise ValueError(
-            f"window must be two positive finite numbers (h, w) in pixels, got {window}."
+            f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {(h, w)}."
         )
-    return window
 
 
 def sample(
@@ -94,7 +138,7 @@ def sample(
       >>> bool(jnp.all(jnp.abs(theta[..., :2]) <= 64)), bool(jnp.all(jnp.abs(theta[..., 2:]) <= 32))
       (True, True)
     """
-    _check_floating("dtype", jnp.dtype(dtype))
+    check_dtype("dtype", dtype)
     h, w = check_window(window)
     if min(h, w) < _MIN_SIZE:
         raise ValueError(f"window must be at least one pixel high and wide, got {(h, w)}.")
@@ -146,7 +190,10 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
 
 
 def project(
-    theta: ArrayLike, window: Sequence[float] | None = None, *, min_size: float = _MIN_SIZE
+    theta: ArrayLike,
+    window: Sequence[float] | None = None,
+    *,
+    min_size: float | jax.Array = _MIN_SIZE,
 ) -> jax.Array:
     """Moves each box to the nearest valid one; valid boxes are returned bit for bit.
 
@@ -161,13 +208,14 @@ def project(
     Args:
       theta: Boxes, `(..., 4)`, in pixels.
       window: The size `(h, w)` in pixels of the feature map. `None` enforces the minimum size only.
-      min_size: The least width and height of a box, in pixels.
+      min_size: The least width and height of a box, in pixels. It may be traced, and is then
+        taken to be valid.
 
     Returns:
       The valid boxes, of the same shape and dtype.
 
     Raises:
-      TypeError: `theta` is not floating.
+      TypeError: `theta` is not floating, or `min_size` is not a real number.
       ValueError: The last axis of `theta` is not 4; `min_size` is not positive and finite;
         `window` is not two positive finite numbers, or a box of `min_size` does not fit in
         `[-w, w] x [-h, h]`.
@@ -182,62 +230,69 @@ def project(
       [2.5, 3.5, -9.0, 20.0]
     """
     theta = _check_theta(theta)
-    if not (math.isfinite(min_size) and min_size > 0):
-        raise ValueError(f"min_size must be positive and finite, in pixels, got {min_size}.")
+    check_min_size(min_size, window)
+    size = min_size if isinstance(min_size, int | float) else jnp.asarray(min_size, theta.dtype)
     low, high = _bounds(theta)
-    short = high - low < min_size
+    short = high - low < size
     valid = ~short
-    new_low = jnp.where(short, 0.5 * low + 0.5 * high - 0.5 * min_size, low)
+    new_low = jnp.where(short, 0.5 * low + 0.5 * high - 0.5 * size, low)
     if window is None:
-        new_high = jnp.where(short, _upper_bound(new_low, min_size), high)
+        new_high = jnp.where(short, _upper_bound(new_low, size), high)
     else:
         h, w = check_window(window)
-        if 2 * min(h, w) < min_size:
-            raise ValueError(
-                f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {(h, w)}."
-            )
         limit = _per_axis(w, h, low.shape, theta.dtype)
         # The least upper bound, and minus the greatest lower bound, that leave room for min_size.
-        reach = _upper_bound(-limit, min_size)
+        reach = _upper_bound(-limit, size)
         new_low = jnp.clip(new_low, -limit, -reach)
-        new_high = jnp.where(short, _upper_bound(new_low, min_size), high)
+        new_high = jnp.where(short, _upper_bound(new_low, size), high)
         new_high = jnp.clip(new_high, reach, limit)
         valid &= (low >= -limit) & (high <= limit)
     return _join(jnp.where(valid, low, new_low), jnp.where(valid, high, new_high))
 
 
-def round_to_pixels(theta: ArrayLike) -> jax.Array:
-    """Rounds each box to a nearest box that covers whole pixels.
+def round_to_pixels(theta: ArrayLike, *, rounding: Rounding = "nearest") -> jax.Array:
+    """Rounds each box to one that covers whole pixels.
 
-    Bounds go to the nearest half-integer, where pixels end. A bound midway between two, which is a
-    whole number, goes up, so that a box whose size is a whole number of pixels keeps it. A box
-    smaller than a pixel first grows to one as in :func:`project`, so that every result covers at
-    least one pixel.
+    With `"nearest"`, bounds go to the nearest half-integer, where pixels end. A bound midway
+    between two, which is a whole number, goes up, so that a box whose size is a whole number of
+    pixels keeps it. A box smaller than a pixel first grows to one as in :func:`project`, so that
+    every result covers at least one pixel.
+
+    With `"inward"`, the result has the pixels that lie wholly inside the box, as in the authors'
+    code. A box smaller than 2.001 pixels first grows to that size, which holds at least one pixel.
 
     Source: Burkov & Lempitsky 2018, section 4, which rounds trained boxes to the nearest integers.
-    (The integers are those of the authors' coordinates, in which pixels end at integers.)
+    (The integers are those of the authors' coordinates, in which pixels end at integers.) The
+    authors' code with `exact=False` for `"inward"`.
 
     Args:
       theta: Boxes, `(..., 4)`, in pixels.
+      rounding: `"nearest"` or `"inward"`.
 
     Returns:
       Boxes of the same shape and dtype whose bounds are half-integers.
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: The last axis of `theta` is not 4.
+      ValueError: The last axis of `theta` is not 4, or `rounding` is unknown.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxbox import boxes
       >>> boxes.round_to_pixels(jnp.array([-1.3, 0.6, 2.1, 2.2])).tolist()
       [-1.5, 0.5, 1.5, 2.5]
+      >>> boxes.round_to_pixels(jnp.array([-1.3, 2.6, 2.1, 5.4]), rounding="inward").tolist()
+      [-0.5, 2.5, 2.5, 4.5]
     """
-    low, high = _bounds(project(theta))
-    low, high = jnp.floor(low), jnp.floor(high)
-    # Only rounding may have made a box one pixel large; its bounds can then have the same floor.
-    high = jnp.maximum(high, low + 1)
-    return _join(low + 0.5, high + 0.5)
+    check_choice("rounding", rounding, get_args(Rounding))
+    if rounding == "nearest":
+        low, high = _bounds(project(theta))
+        low, high = jnp.floor(low) + 0.5, jnp.floor(high) + 0.5
+    else:
+        low, high = _bounds(project(theta, min_size=_MIN_INWARD_SIZE))
+        low, high = jnp.ceil(low + 0.5) - 0.5, jnp.floor(high - 0.5) + 0.5
+    # Only arithmetic may have made a box less than one pixel large.
+    return _join(low, jnp.maximum(high, low + 1))
 
 
 def area(theta: ArrayLike) -> jax.Array:
@@ -263,7 +318,7 @@ def area(theta: ArrayLike) -> jax.Array:
     return jnp.prod(high - low, axis=-1)
 
 
-def _upper_bound(low: jax.Array, size: float) -> jax.Array:
+def _upper_bound(low: jax.Array, size: float | jax.Array) -> jax.Array:
     """Returns `low + size`, one float up if the size would otherwise round to less than `size`."""
     high = low + size
     return jnp.where(high - low < size, jnp.nextafter(high, jnp.inf), high)
@@ -284,14 +339,9 @@ def _join(low: jax.Array, high: jax.Array) -> jax.Array:
 
 def _check_theta(theta: ArrayLike) -> jax.Array:
     theta = jnp.asarray(theta)
-    _check_floating("theta", theta.dtype)
+    check_dtype("theta", theta.dtype)
     _check_last_axis("theta", theta.shape)
     return theta
-
-
-def _check_floating(name: str, dtype: jnp.dtype) -> None:
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating, got {dtype}.")
 
 
 def _check_last_axis(name: str, shape: tuple[int, ...]) -> None:

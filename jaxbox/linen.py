@@ -19,6 +19,7 @@ from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
 from jaxbox import layers
+from jaxbox.boxes import initializer
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
 from jaxbox.ops.box_conv import Implementation
@@ -58,7 +59,8 @@ class _LinenLayer(nn.Module):
 class BoxConv(_LinenLayer):
     """The Linen form of :class:`jaxbox.layers.BoxConv`, with the same options.
 
-    By default the window is the size of the feature map that the layer is initialized with.
+    Without `window`, boxes start inside the feature map that the layer is initialized with, and
+    only their minimum size is enforced.
 
     Example:
       >>> import jax
@@ -76,7 +78,9 @@ class BoxConv(_LinenLayer):
     nnx_layer: ClassVar[type[nnx.Module]] = layers.BoxConv
 
     num_boxes: int
+    _: dataclasses.KW_ONLY
     window: Sequence[float] | None = None
+    min_size: float = 1.0
     normalize: bool = True
     whole_pixels: bool = False
     channel_axis: layout.ChannelAxis = -1
@@ -91,7 +95,9 @@ class BoxConv(_LinenLayer):
         if x.ndim < 3:
             raise ValueError(f"x must be {axes}, got shape {x.shape}.")
         size, channels = layout.split_shape(x.shape, self.channel_axis)
-        return {"in_features": channels, "window": self.window or size}
+        # Only where boxes start depends on the input: maps of other sizes may follow.
+        theta_init = self.theta_init or initializer(size if self.window is None else self.window)
+        return {"in_features": channels, "theta_init": theta_init}
 
 
 class DclsConv(_LinenLayer):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxbox.arguments import check_callable, check_choice, check_count, check_rngs, sizes_per_axis
 from jaxbox.layers import ArrayOctConv, BoxConv, DclsConv, DOConv
-from jaxbox.layers.arguments import sizes_per_axis
 from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
 
@@ -57,8 +57,10 @@ def replace_convs[Model: nnx.Module](
 
     Source: Burkov & Lempitsky 2018, section 4, for the box blocks.
 
+    A convolution that the model refers to in several places becomes one layer in all of them.
+
     Args:
-      model: An NNX model; a single `nnx.Conv` too.
+      model: An NNX model; a single `nnx.Conv` too, or modules in a tuple or another container.
       variant: The kind of layer that takes the place of the convolutions.
       where: A function that selects the convolutions to replace, by default the dilated ones.
       rngs: The random keys for the new parameters that are drawn and for dropout; the streams
@@ -69,8 +71,10 @@ def replace_convs[Model: nnx.Module](
       A copy of the model. Other layers keep their parameters.
 
     Raises:
+      TypeError: `where` is no function, or an option is of the wrong type.
       ValueError: `variant` is unknown, no convolution is selected, or one has what the variant
-        does not support: a mask or input dilation; for `"dcls"` an extent larger than
+        does not support: a mask or input dilation; a parameter that another layer has too; an axis
+        of stacked layers; for `"dcls"` an extent larger than
         `kernel_size`; for `"octave"` groups or different strides along the axes; for `"box"`
         strides, groups, another number of spatial axes than two, or a number of outputs that
         `num_boxes` does not divide.
@@ -86,46 +90,101 @@ def replace_convs[Model: nnx.Module](
       >>> [type(block).__name__ for block in model.blocks[7:11]]
       ['Bottleneck', 'BoxBlock', 'Bottleneck', 'BoxBlock']
     """
-    if variant not in _REPLACEMENTS:
-        raise ValueError(f"variant must be one of {', '.join(_REPLACEMENTS)}, got {variant!r}.")
+    check_choice("variant", variant, tuple(_REPLACEMENTS))
+    check_callable("where", where)
+    check_rngs(rngs)
     copy = nnx.clone(model)
-    replaced: dict[tuple[Any, ...], nnx.Module] = {}
-    modules = dict(nnx.iter_modules(copy))
-    for path, conv in modules.items():
-        if not isinstance(conv, nnx.Conv) or not where(conv):
-            continue
-        _check_replaceable(conv)
-        parents = {path[:n]: modules.get(path[:n]) for n in range(len(path))}
-        blocks = {p: b for p, b in parents.items() if isinstance(b, Bottleneck)}
-        if variant == "box" and blocks:
-            block_path, block = blocks.popitem()
-            replaced[block_path] = _box_block(block, rngs=rngs, **options)
-        else:
-            replaced[path] = _REPLACEMENTS[variant](conv, rngs=rngs, **options)
-    if not replaced:
+    modules = [module for _, module in nnx.iter_modules(copy)]
+    selected = [conv for conv in modules if isinstance(conv, nnx.Conv) and where(conv)]
+    if not selected:
         raise ValueError("where must select a convolution of the model; it selects none.")
-    for path, layer in replaced.items():
-        if not path:
-            return layer  # type: ignore[return-value]
-        _set_module(copy, path, layer)
-    return copy
+    _check_replaceable(selected, modules)
+    ids = set(map(id, selected))
+
+    def replacement(module: nnx.Module) -> nnx.Module | None:
+        if variant == "box" and isinstance(module, Bottleneck):
+            if any(id(part) in ids for _, part in nnx.iter_modules(module)):
+                return _box_block(module, rngs=rngs, **options)
+        elif id(module) in ids:
+            return _REPLACEMENTS[variant](module, rngs=rngs, **options)
+        return None
+
+    replaced: Model = _Replacer(replacement).visit(copy)
+    return replaced
 
 
-def _check_replaceable(conv: nnx.Conv) -> None:
-    """Checks that a convolution has nothing that no variant supports."""
-    if conv.mask is not None or max(_per_axis(conv, conv.input_dilation)) > 1:
-        raise ValueError("a convolution with a mask or input dilation has no counterpart.")
+def _check_replaceable(selected: Sequence[nnx.Conv], modules: Sequence[nnx.Module]) -> None:
+    """Checks that convolutions have nothing that no variant supports."""
+    for conv in selected:
+        if conv.mask is not None or max(_per_axis(conv, conv.input_dilation)) > 1:
+            raise ValueError("a convolution with a mask or input dilation has no counterpart.")
+        if conv.kernel.ndim != len(conv.kernel_size) + 2:
+            raise ValueError(
+                "a stack of convolutions, as nnx.vmap makes it, cannot be replaced; its kernel has "
+                f"the shape {conv.kernel.shape}. Replace the convolution before stacking it."
+            )
+    owners: dict[int, nnx.Module] = {}
+    for module in modules:
+        for value in vars(module).values():
+            if isinstance(value, nnx.Variable):
+                owner = owners.setdefault(id(value), module)
+                if owner is not module and (owner in selected or module in selected):
+                    raise ValueError(
+                        "a convolution that shares a parameter with another layer cannot be "
+                        "replaced without untying them; share the convolution itself instead."
+                    )
 
 
-def _set_module(model: Any, path: tuple[Any, ...], layer: nnx.Module) -> None:
-    """Sets the module at a path of attribute names and indices."""
-    *parents, name = path
-    for parent in parents:
-        model = model[parent] if isinstance(parent, int) else getattr(model, parent)
-    if isinstance(name, int):
-        model[name] = layer
-    else:
-        setattr(model, name, layer)
+class _Replacer:
+    """Replaces modules of a model in place, wherever it refers to them.
+
+    A module that is referred to twice is replaced once, so that what was shared stays shared.
+
+    Attributes:
+      replacement: Returns what takes the place of a module, or `None` to leave it.
+      done: What became of each node that has been visited, by the node's identity. It holds the
+        nodes too, which keeps their identities from being used again.
+    """
+
+    def __init__(self, replacement: Callable[[nnx.Module], nnx.Module | None]) -> None:
+        self.replacement = replacement
+        self.done: dict[int, tuple[Any, Any]] = {}
+
+    def visit(self, node: Any) -> Any:
+        """Returns a module, a container or any other value with replaced modules inside."""
+        if isinstance(node, nnx.Variable):
+            return node
+        if id(node) in self.done:
+            return self.done[id(node)][1]
+        if isinstance(node, nnx.Pytree):
+            return self._visit_module(node)
+        return self._visit_container(node)
+
+    def _visit_module(self, node: Any) -> Any:
+        new = self.replacement(node) if isinstance(node, nnx.Module) else None
+        # Noted first, because modules may refer to each other in a cycle.
+        self.done[id(node)] = (node, node if new is None else new)
+        if new is not None:
+            return new
+        for name, value in list(vars(node).items()):
+            # Names of this form are NNX's own.
+            if name.startswith("_pytree__"):
+                continue
+            changed = self.visit(value)
+            if changed is not value:
+                # NNX takes a plain container for static unless it is told that it holds data.
+                setattr(node, name, nnx.data(changed))
+        return node
+
+    def _visit_container(self, node: Any) -> Any:
+        children, structure = jax.tree.flatten(node, is_leaf=lambda child: child is not node)
+        if len(children) == 1 and children[0] is node:  # No container.
+            return node
+        changed = [self.visit(child) for child in children]
+        same = all(new is old for new, old in zip(changed, children, strict=True))
+        new = node if same else jax.tree.unflatten(structure, changed)
+        self.done[id(node)] = (node, new)
+        return new
 
 
 def _per_axis(conv: nnx.Conv, sizes: Any) -> tuple[int, ...]:
@@ -226,23 +285,27 @@ def _box(
     **options: Any,
 ) -> nnx.Sequential:
     """Makes the 1x1 convolution and the boxes that take the place of a convolution."""
+    check_count("num_boxes", num_boxes)
     if (
         max(_per_axis(conv, conv.strides)) > 1
         or conv.feature_group_count > 1
         or len(conv.kernel_size) != 2
-        or conv.out_features % num_boxes
     ):
         raise ValueError(
-            "boxes can replace a convolution of two spatial axes with stride 1, one group and a "
-            f"multiple of num_boxes = {num_boxes} outputs; got {conv.out_features} outputs, a "
-            f"kernel of {conv.kernel_size}, strides {conv.strides} and {conv.feature_group_count} "
-            "groups."
+            "boxes can replace a convolution of two spatial axes with stride 1 and one group; got "
+            f"a kernel of {conv.kernel_size}, strides {conv.strides} and "
+            f"{conv.feature_group_count} groups."
+        )
+    if conv.out_features % num_boxes:
+        raise ValueError(
+            "num_boxes must divide the outputs: boxes can replace a convolution of a multiple of "
+            f"num_boxes outputs, got {num_boxes} boxes and {conv.out_features} outputs."
         )
     inner = conv.out_features // num_boxes
     pointwise = nnx.Conv(
         conv.in_features, inner, (1, 1), use_bias=conv.use_bias, dtype=conv.dtype, rngs=rngs
     )
-    return nnx.Sequential(pointwise, BoxConv(inner, num_boxes, window, rngs=rngs, **options))
+    return nnx.Sequential(pointwise, BoxConv(inner, num_boxes, window=window, rngs=rngs, **options))
 
 
 def _box_block(block: Bottleneck, *, rngs: nnx.Rngs, **options: Any) -> BoxBlock:

@@ -52,7 +52,7 @@ def choose(name: Implementation | None, x: jax.ShapeDtypeStruct, boxes: int) -> 
     """
     if name is None:
         return _default(x, boxes)
-    if name not in _TABLE:
+    if not isinstance(name, str) or name not in _TABLE:
         raise ValueError(f"implementation must be None or one of {sorted(_TABLE)}; got {name!r}.")
     backend = _TABLE[name].load()
     reason = backend.unsuitable(x, boxes)

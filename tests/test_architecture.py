@@ -16,10 +16,12 @@ LAYERS = (
     ("jaxbox_kernels.xla",),
     ("jaxbox_kernels.mosaic_gpu",),
     ("jaxbox_kernels",),
+    ("jaxbox.arguments",),
     ("jaxbox.boxes",),
     ("jaxbox.ops",),
     ("jaxbox.layers",),
-    ("jaxbox.linen", "jaxbox.optim"),
+    ("jaxbox.linen",),
+    ("jaxbox.optim",),
     ("jaxbox.models",),
     ("jaxbox.analysis", "jaxbox.interop", "jaxbox.plots", "jaxbox.surgery"),
     ("jaxbox",),
@@ -31,7 +33,7 @@ LAYERS = (
     ("experiments.benchmarks", "experiments.demos", "experiments.paper"),
     ("experiments",),
 )
-ARRAYS_ONLY = ("jaxbox_kernels", "jaxbox.boxes", "jaxbox.ops")
+ARRAYS_ONLY = ("jaxbox_kernels", "jaxbox.arguments", "jaxbox.boxes", "jaxbox.ops")
 
 
 def _modules():

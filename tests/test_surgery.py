@@ -1,6 +1,8 @@
 """Other layers in place of convolutions: the same function where there is one, the same shapes."""
 
+import dataclasses
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +107,107 @@ def test_enet_computes_the_same(variant):
     np.testing.assert_allclose(call(other, images), call(model, images), rtol=1e-3, atol=1e-3)
 
 
+class Pair(typing.NamedTuple):
+    first: object
+    second: object
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Record:
+    conv: object
+
+
+class Holder(nnx.Module):
+    """Anything as an attribute, and a list of references to it."""
+
+    def __init__(self, value):
+        self.value = nnx.data(value)
+
+
+CONTAINERS = {
+    "tuple": lambda a, b: (a, b),
+    "list": lambda a, b: [a, b],
+    "dict": lambda a, b: {"a": a, "b": (b,)},
+    "named tuple": Pair,
+    "dataclass": lambda a, b: [Record(a), Record(b)],
+    "nnx.List": lambda a, b: nnx.List([a, b]),
+    "nnx.Dict": lambda a, b: nnx.Dict(a=a, b=b),
+    "nnx.Sequential": nnx.Sequential,
+    "nested": lambda a, b: [{"a": (a,)}, nnx.List([nnx.Dict(b=nnx.data((b, None)))])],
+    "modules in modules": lambda a, b: Holder((Holder(a), Holder({"x": Holder(b)}))),
+}
+
+
+@pytest.mark.parametrize("top", [False, True], ids=["attribute", "top"])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_that_nnx_allows(container, top):
+    def model(make):
+        convs = [make(nnx.Rngs(seed)) for seed in (0, 1)]
+        value = CONTAINERS[container](*convs)
+        return value if top else Holder(value)
+
+    original = model(_dilated)
+    before = nnx.graphdef(original)
+    replaced = surgery.replace_convs(original, "doconv", rngs=nnx.Rngs(2))
+    assert nnx.graphdef(original) == before
+    expected = model(lambda rngs: surgery.replace_convs(_dilated(rngs), "doconv", rngs=rngs))
+    assert nnx.graphdef(replaced) == nnx.graphdef(expected)
+
+
+def _dilated(rngs):
+    return nnx.Conv(2, 2, (3, 3), kernel_dilation=2, rngs=rngs)
+
+
+class Tied(nnx.Module):
+    """One convolution by two names, in a tuple and in another module, which refers back."""
+
+    def __init__(self, rngs):
+        self.a = self.b = _dilated(rngs)
+        self.both = nnx.data((self.a, {"again": self.a}))
+        self.block = Holder(self.a)
+        self.block.model = self
+        self.other = nnx.Conv(2, 2, (1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        return self.other(self.b(self.a(x)) + self.both[1]["again"](self.block.value(x)))
+
+
+@pytest.mark.parametrize("variant", ["box", "dcls", "octave", "doconv"])
+def test_what_is_shared_stays_shared(variant):
+    model = Tied(nnx.Rngs(0))
+    options = {"num_boxes": 2} if variant == "box" else {}
+    other = surgery.replace_convs(model, variant, rngs=nnx.Rngs(1), **options)
+    layers_ = [other.a, other.b, other.both[0], other.both[1]["again"], other.block.value]
+    assert all(layer is other.a for layer in layers_)
+    assert not isinstance(other.a, nnx.Conv)
+    assert other.block.model is other
+    assert isinstance(model.a, nnx.Conv)
+    x = jax.random.normal(jax.random.key(0), (8, 8, 2))
+    if variant in ("dcls", "doconv"):
+        np.testing.assert_allclose(other(x), model(x), rtol=1e-4, atol=1e-4)
+    else:
+        assert other(x).shape == (8, 8, 2)
+
+
+def test_a_bottleneck_by_two_names_becomes_one_box_block():
+    block = Bottleneck(FeatureMap(8, 12, 16), dilation=2, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    other = surgery.replace_convs(Holder((block, [block])), "box", rngs=nnx.Rngs(1))
+    assert isinstance(other.value[0], BoxBlock)
+    assert other.value[1][0] is other.value[0]
+
+
+def test_parameters_that_would_be_untied_and_stacks_are_refused():
+    rngs = nnx.Rngs(0)
+    one, two = _dilated(rngs), nnx.Conv(2, 2, (3, 3), rngs=rngs)
+    two.kernel = one.kernel
+    with pytest.raises(ValueError, match="shares a parameter"):
+        surgery.replace_convs(nnx.Sequential(two, one), "dcls", rngs=rngs)
+    stack = nnx.vmap(_dilated)(nnx.Rngs(0).split(3))
+    with pytest.raises(ValueError, match=r"a stack of convolutions.* \(3, 3, 3, 2, 2\)"):
+        surgery.replace_convs(stack, "dcls", rngs=rngs)
+
+
 def test_any_convolution_by_boxes():
     model = nnx.Sequential(_conv(), nnx.relu, nnx.Conv(6, 8, (3, 3), rngs=nnx.Rngs(0)))
     other = surgery.replace_convs(
@@ -118,6 +221,8 @@ def test_bad_arguments():
     rngs = nnx.Rngs(0)
     with pytest.raises(ValueError, match="variant must be one of box, dcls, octave, doconv"):
         surgery.replace_convs(_conv(), "wavelet", rngs=rngs)
+    with pytest.raises(TypeError, match="where must be a function, got 'all'"):
+        surgery.replace_convs(_conv(), "dcls", "all", rngs=rngs)
     with pytest.raises(ValueError, match="it selects none"):
         surgery.replace_convs(nnx.Linear(2, 3, rngs=rngs), "dcls", rngs=rngs)
     with pytest.raises(ValueError, match=r"at least the extent \(5, 2\), got \(3, 3\)"):

@@ -67,7 +67,7 @@ class Classifier(nnx.Module):
     """
 
     def __init__(self, boxes: int, *, trainable: bool, rngs: nnx.Rngs) -> None:
-        self.boxes = jaxbox.BoxConv(1, boxes, _SIZE, trainable=trainable, rngs=rngs)
+        self.boxes = jaxbox.BoxConv(1, boxes, window=_SIZE, trainable=trainable, rngs=rngs)
         self.linear = nnx.Linear(boxes, _CLASSES, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -4,27 +4,48 @@ Their state dict names an array by the index of its block and its place in the b
 four arrays, `x_min`, `x_max`, `y_min` and `y_max`, where `x` runs along the height. Their unit is a
 fixed fraction of the feature map. They are the first and the last pixel that a box covers, which
 are half a pixel inside its bounds.
+
+The authors' code clips its boxes before each use, so that a state dict saved after a training step
+may hold boxes that it would not compute with: smaller than a pixel (their minimum is 1.001 pixels),
+or up to 1.5 pixels outside the window on their lower sides. :class:`jaxbox.layers.BoxConv` too
+computes with the nearest boxes that are valid, at least 1 pixel large and inside the window.
+
+Their rounded mode (`exact=False`) rounds boxes inward: it takes the ceiling of lower bounds and the
+floor of upper ones in its coordinates. `jaxbox.models.inference.round_boxes(model,
+rounding="inward")` does the same to a network for inference. Their rounded mode also has gradients
+with respect to boxes; ours has none: train with exact boxes, as their published settings do.
 """
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from jaxbox.interop.state_dict import StateDict
+from jaxbox.arguments import check_choice
+from jaxbox.interop.state_dict import (
+    StateDict,
+    assign,
+    check_shape,
+    open_state_dict,
+    restore_unchanged,
+    shapes,
+)
 from jaxbox.layers.box import BoxConv
-from jaxbox.models import SegmentationNetwork, create
+from jaxbox.models import NETWORKS, SegmentationNetwork, create
 from jaxbox.models.blocks import Block, InitialBlock, PReLU, TransposedUpsampling
 from jaxbox.models.convolution import PatchConvTranspose, UpsamplingConv
 from jaxbox.models.normalization import BatchNorm
 
-__all__ = ["from_pytorch", "to_pytorch"]
+__all__ = ["InvalidBoxes", "from_pytorch", "to_pytorch"]
+
+InvalidBoxes = Literal["error", "project"]
+"""What to do with boxes whose bounds are in the wrong order."""
 
 # The variables of a layer by their PyTorch names, each with the permutation of its axes.
 type _Variables = dict[str, tuple[nnx.Variable[Array], tuple[int, ...] | None]]
@@ -54,15 +75,20 @@ def from_pytorch(
     state: Mapping[str, ArrayLike] | str | os.PathLike[str],
     image_size: tuple[int, int],
     *,
+    invalid_boxes: InvalidBoxes = "error",
     rngs: nnx.Rngs,
 ) -> SegmentationNetwork:
     """Builds a network with the weights of the authors' PyTorch code.
 
     Args:
       name: A key of `jaxbox.models.NETWORKS`.
-      state: The state dict, or the path of a `.pth` file of one, which requires torch.
+      state: The state dict, or the path of a `.pth` file of one, which requires torch. A checkpoint
+        `{"state_dict": ...}` is opened, and prefixes `module.` and `model.` are left out.
       image_size: The size `(H, W)` in pixels with which the PyTorch network was built. The unit of
         the boxes' coordinates depends on it.
+      invalid_boxes: What to do with boxes whose bounds are in the wrong order, which the authors'
+        code would clip before using them: `"error"` to refuse them, or `"project"` to replace them
+        by the nearest valid boxes.
       rngs: The random keys, which dropout keeps.
 
     Returns:
@@ -70,8 +96,9 @@ def from_pytorch(
 
     Raises:
       ImportError: `state` is a path and torch is not installed.
-      ValueError: The file is not a state dict, or the state dict does not fit the network: arrays
-        are missing, unknown or of another shape.
+      TypeError: `state` is not a mapping of names to arrays of real numbers.
+      ValueError: `name` or `invalid_boxes` is unknown; arrays are missing, unknown, of another
+        shape or not finite; a variance is negative, or the bounds of a box are in the wrong order.
 
     Example:
       >>> from flax import nnx
@@ -82,14 +109,20 @@ def from_pytorch(
       (13, 3, 3, 3)
       >>> copy = interop.from_pytorch("enet-minus", state, (8, 16), rngs=nnx.Rngs(1))
     """
+    check_choice("name", name, tuple(NETWORKS))
+    check_choice("invalid_boxes", invalid_boxes, get_args(InvalidBoxes))
     if isinstance(state, str | os.PathLike):
         state = _read(Path(state))
-    arrays = {key: np.asarray(value) for key, value in state.items()}
+    arrays = open_state_dict(state)
     arrays = {key: value for key, value in arrays.items() if not key.endswith(_UNUSED)}
-    model = create(name, _num_classes(arrays), image_size, variant="pytorch", rngs=rngs)
-    _check(arrays, to_pytorch(name, model))
+    classes = _num_classes(arrays)
+    _check("state", shapes(arrays), _expected(name, classes))
+    for key, value in arrays.items():
+        if key.endswith("running_var") and (value < 0).any():
+            raise ValueError(f"{key} must not be negative, got {value.min():g}.")
+    model = create(name, classes, image_size, variant="pytorch", rngs=rngs)
     for prefix, layer in _layers(model):
-        _load(layer, _arrays_of(prefix, arrays), name)
+        _load(layer, prefix, _arrays_of(prefix, arrays), name, invalid_boxes)
     return model
 
 
@@ -100,35 +133,68 @@ def to_pytorch(
 
     Args:
       name: The network's name, a key of `jaxbox.models.NETWORKS`.
-      model: A network of variant `"pytorch"`.
+      model: A network of this name and of variant `"pytorch"`.
       like: The state dict that the network was made from. Conversion rounds the coordinates of
         boxes; those that have not changed are copied from here, bit for bit, and so are PyTorch's
-        counts of batches.
+        counts of batches and prefixes of names.
 
     Returns:
       The state dict. Without `like` it has no counts of batches: load it with `strict=False`.
 
     Raises:
-      ValueError: `like` is the state dict of another network.
+      TypeError: `model` is not a network.
+      ValueError: `name` is unknown, `model` is another network than that, or `like` is the state
+        dict of another network.
     """
-    state = {
+    check_choice("name", name, tuple(NETWORKS))
+    if not isinstance(model, SegmentationNetwork):
+        raise TypeError(f"model must be a SegmentationNetwork, got {type(model).__name__}.")
+    classes = getattr(model.classifier, "bias", None)
+    _check(
+        f"model, as the network {name!r} of variant 'pytorch',",
+        _shapes(model),
+        _expected(name, 1 if classes is None else classes.size),
+    )
+    state = _written(name, model)
+    if like is None:
+        return state
+    counts = {key: value for key, value in open_state_dict(like).items() if key.endswith(_UNUSED)}
+    old = {key: value for key, value in open_state_dict(like).items() if key not in counts}
+    _check("like", shapes(old), shapes(state))
+    before = nnx.clone(model)
+    for prefix, layer in _layers(before):
+        _load(layer, prefix, _arrays_of(prefix, old), name, "project")
+    return restore_unchanged(state | counts, _written(name, before) | counts, like)
+
+
+def _written(name: str, model: SegmentationNetwork) -> StateDict:
+    return {
         f"{prefix}.{key}": value
         for prefix, layer in _layers(model)
         for key, value in _export(layer, name).items()
     }
-    if like is None:
-        return state
-    given = {key: np.asarray(value) for key, value in like.items()}
-    counts = {key: value for key, value in given.items() if key.endswith(_UNUSED)}
-    _check({key: value for key, value in given.items() if key not in counts}, state)
+
+
+def _shapes(model: SegmentationNetwork) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a network's state dict; the network's arrays may be abstract."""
+    found = {}
     for prefix, layer in _layers(model):
         if isinstance(layer, BoxConv):
-            old = _arrays_of(prefix, given)
-            unchanged = np.asarray(_theta(layer, old, name)) == np.asarray(layer.theta[...])
-            for key, index, _, _ in _BOUNDS:
-                new = state[f"{prefix}.{key}"]
-                state[f"{prefix}.{key}"] = np.where(unchanged[..., index], old[key], new)
-    return state | counts
+            found.update({f"{prefix}.{key}": layer.theta.shape[:2] for key, *_ in _BOUNDS})
+            continue
+        for key, (variable, axes) in _variables(layer).items():
+            shape = variable.shape
+            found[f"{prefix}.{key}"] = shape if axes is None else tuple(shape[i] for i in axes)
+    return found
+
+
+@functools.lru_cache
+def _expected(name: str, classes: int) -> Mapping[str, tuple[int, ...]]:
+    """Returns the shapes of the state dict of a network; they do not depend on the image's size."""
+    size = (8, 8)
+    return _shapes(
+        nnx.eval_shape(lambda: create(name, classes, size, variant="pytorch", rngs=nnx.Rngs(0)))
+    )
 
 
 def _layers(model: SegmentationNetwork) -> Iterator[tuple[str, nnx.Module]]:
@@ -174,13 +240,29 @@ def _export(layer: nnx.Module, name: str) -> StateDict:
     }
 
 
-def _load(layer: nnx.Module, arrays: Mapping[str, NDArray[Any]], name: str) -> None:
+def _load(
+    layer: nnx.Module,
+    prefix: str,
+    arrays: Mapping[str, NDArray[Any]],
+    name: str,
+    invalid_boxes: InvalidBoxes,
+) -> None:
     if isinstance(layer, BoxConv):
-        layer.theta[...] = _theta(layer, arrays, name)
+        assign(layer.theta, f"the boxes {prefix}", _theta(layer, arrays, name))
+        low, high = layer.theta[...][..., 0::2], layer.theta[...][..., 1::2]
+        inverted = int((low >= high).any(-1).sum())
+        if inverted and invalid_boxes == "error":
+            raise ValueError(
+                f"the boxes {prefix}.x_min, x_max, y_min and y_max must have bounds in ascending "
+                f"order; {inverted} have not. The authors' code would clip them before using them; "
+                "invalid_boxes='project' does so here."
+            )
+        if inverted:
+            layer.theta[...] = layer.valid_theta
         return
     for key, (variable, axes) in _variables(layer).items():
         array = arrays[key] if axes is None else arrays[key].transpose(np.argsort(axes))
-        variable[...] = jnp.asarray(array, variable.dtype)
+        assign(variable, f"{prefix}.{key}", array)
 
 
 def _variables(layer: Any) -> _Variables:
@@ -193,6 +275,11 @@ def _variables(layer: Any) -> _Variables:
             "running_mean": (layer.mean, None),
             "running_var": (layer.var, None),
         }
+    if not hasattr(layer, "kernel"):
+        raise ValueError(
+            "model must be as `from_pytorch` makes it, not pruned or prepared for inference; it "
+            f"has a {type(layer).__name__}."
+        )
     is_transposed = isinstance(layer, PatchConvTranspose | UpsamplingConv)
     kernel: _Variables = {"weight": (layer.kernel, (2, 3, 0, 1) if is_transposed else (3, 2, 0, 1))}
     if layer.bias is not None:
@@ -200,11 +287,11 @@ def _variables(layer: Any) -> _Variables:
     return kernel
 
 
-def _theta(layer: BoxConv, arrays: Mapping[str, NDArray[Any]], name: str) -> Array:
+def _theta(layer: BoxConv, arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float64]:
     theta = np.empty(layer.theta.shape, np.float64)
     for key, index, axis, offset in _BOUNDS:
         theta[..., index] = arrays[key].astype(np.float64) * _unit(layer, name, axis) + offset
-    return jnp.asarray(theta, layer.theta.dtype)
+    return theta
 
 
 def _unit(layer: BoxConv, name: str, axis: int) -> float:
@@ -214,20 +301,15 @@ def _unit(layer: BoxConv, name: str, axis: int) -> float:
     return layer.window[axis] * _REPARAMETRIZATION[name]
 
 
-def _read(file: Path) -> Mapping[str, ArrayLike]:
+def _read(file: Path) -> Mapping[str, Any]:
     try:
         import torch  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise ImportError(f"reading {file} needs torch; install it, or pass a mapping") from error
     state = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, Mapping):
-        raise ValueError(f"{file} must hold a state_dict, names to tensors; it is a {type(state)}.")
-    for key, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(
-                f"{file} must hold a state_dict, names to tensors; {key!r} is a {type(value)}."
-            )
-    return {key: value.numpy() for key, value in state.items()}
+        raise TypeError(f"{file} must hold a state dict, names to tensors; it is a {type(state)}.")
+    return state
 
 
 def _num_classes(arrays: Mapping[str, NDArray[Any]]) -> int:
@@ -235,20 +317,37 @@ def _num_classes(arrays: Mapping[str, NDArray[Any]]) -> int:
     biases = [key for key in arrays if key.count(".") == 1 and key.endswith(".bias")]
     biases = [key for key in biases if key.split(".")[0].isdecimal()]
     if not biases:
-        raise ValueError("state has no classifier: there is no entry 'N.bias'.")
-    return len(arrays[max(biases, key=lambda key: int(key.split(".")[0]))])
+        names = ", ".join(sorted(arrays)[:3]) or "none"
+        raise ValueError(
+            "state has no classifier: there is no array 'N.bias' with a number N. The names must "
+            f"be those of the authors' code, such as '0.conv.weight'; the first are: {names}."
+        )
+    last = max(biases, key=lambda key: int(key.split(".")[0]))
+    check_shape(last, arrays[last], "(classes,)", rank=1)
+    return len(arrays[last])
 
 
-def _check(arrays: Mapping[str, NDArray[Any]], expected: StateDict) -> None:
+def _check(
+    what: str,
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Checks the names and shapes of a state dict."""
     problems = {
-        "missing": sorted(expected.keys() - arrays.keys()),
-        "unknown": sorted(arrays.keys() - expected.keys()),
+        "missing": sorted(expected.keys() - found.keys()),
+        "unknown": sorted(found.keys() - expected.keys()),
         "of another shape": [
-            f"{key} is {arrays[key].shape}, must be {expected[key].shape}"
-            for key in sorted(expected.keys() & arrays.keys())
-            if arrays[key].shape != expected[key].shape
+            f"{key} is {found[key]}, must be {expected[key]}"
+            for key in sorted(expected.keys() & found.keys())
+            if found[key] != expected[key]
         ],
     }
-    messages = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
+    messages = [f"{kind}: {_listed(names)}" for kind, names in problems.items() if names]
     if messages:
-        raise ValueError(f"state does not fit the network; {'; '.join(messages)}.")
+        raise ValueError(f"{what} does not fit the network; {'; '.join(messages)}.")
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    """Returns names with commas between them, and only a number for those beyond `most`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,14 +1,24 @@
 """The box convolution as a Flax NNX layer."""
 
+import functools
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Never, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype, Initializer
+from jax import lax
 
 from jaxbox import boxes
+from jaxbox.arguments import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_dtype,
+    check_flag,
+    check_rngs,
+)
 from jaxbox.ops.box_conv import Implementation, box_conv
 from jaxbox_kernels.common import layout
 
@@ -35,20 +45,25 @@ class BoxConv(nnx.Module):
 
     The boxes are the only parameter, `theta`: `(in_features, num_boxes, 4)`, in pixels, the last
     axis `(x_min, x_max, y_min, y_max)`. It has the metadata `tag="box"` and `window`, by which
-    :mod:`jaxbox.optim` finds it. The layer itself does not keep boxes valid: use
-    :func:`jaxbox.optim.constrain`, which makes any optimizer do so.
+    :mod:`jaxbox.optim` finds it.
+
+    The layer computes with :attr:`valid_theta`, the valid boxes nearest to `theta`, whatever an
+    optimizer does to the parameter. Use :func:`jaxbox.optim.constrain` all the same: it keeps the
+    parameter itself valid, so that boxes do not lose time far outside.
 
     Source: Burkov & Lempitsky 2018, section 3.1.
 
     Args:
       in_features: The number of channels of the input.
       num_boxes: The number of boxes for each channel.
+      *positional: Nothing. `window` has to be given by name, lest it be taken for the kernel size
+        that `flax.nnx.Conv` has in this place.
       window: The size `(h, w)` in pixels of the feature maps that the layer will see. Boxes start
-        inside it, and training keeps them in `[-w, w] x [-h, h]`. The layer accepts maps of other
-        sizes too.
+        inside it and are kept in `[-w, w] x [-h, h]`. The layer accepts maps of other sizes too.
       example: An array or `jax.ShapeDtypeStruct` of the input's shape to take the window from, in
-        place of `window`. With neither, boxes start as in a 32 x 32 window and training enforces
-        only their minimum size.
+        place of `window`. With neither, boxes start as in a 32 x 32 window and only their minimum
+        size is enforced.
+      min_size: The least width and height, in pixels, of the boxes that the layer computes with.
       normalize: Whether to divide by the area of the box. Without it the layer integrates.
       whole_pixels: Whether to round the boxes to whole pixels, for which the layer is faster. They
         do not train then. See :func:`jaxbox.box_conv`.
@@ -64,8 +79,9 @@ class BoxConv(nnx.Module):
       rngs: The random keys; the stream `params` is used.
 
     Raises:
-      ValueError: `window` and `example` are both given, or do not fit; a number is below 1;
-        `channel_axis` is neither -1 nor -3.
+      TypeError: An argument is of the wrong type, or `window` is not given by name.
+      ValueError: `window` and `example` are both given, or do not fit; a number is out of range;
+        `channel_axis` or `implementation` is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,9 +98,10 @@ class BoxConv(nnx.Module):
         self,
         in_features: int,
         num_boxes: int,
+        *positional: Never,
         window: Sequence[float] | None = None,
-        *,
         example: jax.Array | jax.ShapeDtypeStruct | None = None,
+        min_size: float = 1.0,
         normalize: bool = True,
         whole_pixels: bool = False,
         channel_axis: layout.ChannelAxis = -1,
@@ -95,22 +112,33 @@ class BoxConv(nnx.Module):
         implementation: Implementation | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        if in_features < 1 or num_boxes < 1:
-            raise ValueError(
-                f"in_features and num_boxes must be at least 1, got {in_features} and {num_boxes}."
+        if positional:
+            raise TypeError(
+                "window must be given by name, as window=(h, w) in pixels: BoxConv has no kernel "
+                "size, and num_boxes is the number of boxes of each input channel; got "
+                f"{', '.join(map(repr, (in_features, num_boxes, *positional)))}."
             )
-        axes = layout.describe(channel_axis)
-        if example is not None:
-            if window is not None:
-                raise ValueError(f"Give window or example, not both; window is {window}.")
-            window = _window_of(example, in_features, channel_axis, axes)
-        if window is not None:
-            window = boxes.check_window(window)
+        layout.describe(channel_axis)  # Raises where it is unknown.
+        check_choice("implementation", implementation, (None, *get_args(Implementation)))
+        for name, flag in (
+            ("normalize", normalize),
+            ("whole_pixels", whole_pixels),
+            ("trainable", trainable),
+        ):
+            check_flag(name, flag)
+        if dtype is not None:
+            check_dtype("dtype", dtype)
+        check_dtype("param_dtype", param_dtype)
+        self.in_features = check_count("in_features", in_features)
+        self.num_boxes = check_count("num_boxes", num_boxes)
+        window = _choose_window(window, example, in_features, channel_axis)
+        boxes.check_min_size(min_size, window)
         if theta_init is None:
             theta_init = boxes.initializer(DEFAULT_WINDOW if window is None else window)
+        check_callable("theta_init", theta_init)
+        check_rngs(rngs)
 
-        self.in_features = in_features
-        self.num_boxes = num_boxes
+        self.min_size = float(min_size)
         self.normalize = normalize
         self.whole_pixels = whole_pixels
         self.channel_axis = channel_axis
@@ -130,6 +158,19 @@ class BoxConv(nnx.Module):
         window: boxes.Window | None = self.theta.get_metadata("window")
         return window
 
+    @property
+    def valid_theta(self) -> jax.Array:
+        """The boxes that the layer computes with, `(in_features, num_boxes, 4)` in pixels.
+
+        Valid boxes are those of `theta`, bit for bit; others are projected into the window by
+        :func:`jaxbox.boxes.project`, infinite ones too. A NaN stays a NaN and makes the outputs of
+        its box NaN, lest the mistake go unseen. The gradient with respect to `theta` is that with
+        respect to these boxes (straight-through), so that an invalid box goes on learning.
+        """
+        theta = self.theta[...]
+        valid = _project(lax.stop_gradient(theta), self.window, self.min_size)
+        return _with_gradient_of(theta, valid)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the boxes.
 
@@ -143,7 +184,7 @@ class BoxConv(nnx.Module):
         """
         return box_conv(
             jnp.asarray(x, self.dtype),
-            self.theta[...],
+            self.valid_theta,
             normalize=self.normalize,
             whole_pixels=self.whole_pixels,
             channel_axis=self.channel_axis,
@@ -151,15 +192,46 @@ class BoxConv(nnx.Module):
         )
 
 
-def _window_of(
-    example: jax.Array | jax.ShapeDtypeStruct,
+# Compiled, because the operations one by one are slow in a model that is not.
+@functools.partial(jax.jit, static_argnames=("window", "min_size"))
+def _project(theta: jax.Array, window: boxes.Window | None, min_size: float) -> jax.Array:
+    """Returns the nearest valid boxes, also of boxes with infinite bounds."""
+    # Without a window nothing else makes bounds finite. A quarter leaves room for the widths.
+    largest = float(jnp.finfo(theta.dtype).max) / 4  # type: ignore[no-untyped-call]
+    return boxes.project(jnp.clip(theta, -largest, largest), window, min_size=min_size)
+
+
+@jax.custom_jvp
+def _with_gradient_of(theta: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns `value`, whose derivative is taken for that of `theta` (straight-through)."""
+    del theta
+    return value
+
+
+@_with_gradient_of.defjvp
+def _with_gradient_of_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return primals[1], tangents[0]
+
+
+def _choose_window(
+    window: Sequence[float] | None,
+    example: jax.Array | jax.ShapeDtypeStruct | None,
     in_features: int,
     channel_axis: layout.ChannelAxis,
-    axes: str,
-) -> boxes.Window:
-    if example.ndim < 3 or example.shape[channel_axis] != in_features:
+) -> boxes.Window | None:
+    """Returns the window that is given, or that of the example, or none."""
+    if example is None:
+        return None if window is None else boxes.check_window(window)
+    if window is not None:
+        raise ValueError(f"Give window or example, not both; window is {window}.")
+    shape = getattr(example, "shape", None)
+    if shape is None:
+        raise TypeError(f"example must be an array or a jax.ShapeDtypeStruct, got {example!r}.")
+    if len(shape) < 3 or shape[channel_axis] != in_features:
         raise ValueError(
-            f"example must be {axes} with C = in_features = {in_features}, "
-            f"got shape {example.shape}."
+            f"example must be {layout.describe(channel_axis)} with C = in_features = "
+            f"{in_features}, got shape {shape}."
         )
-    return layout.split_shape(example.shape, channel_axis)[0]
+    return boxes.check_window(layout.split_shape(shape, channel_axis)[0])

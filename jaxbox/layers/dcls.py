@@ -11,7 +11,14 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 
-from jaxbox.layers.arguments import check_feature_group_count, sizes_per_axis
+from jaxbox.arguments import (
+    check_choice,
+    check_count,
+    check_feature_group_count,
+    check_number,
+    sizes_per_axis,
+)
+from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
 from jaxbox.layers.fold import FoldableConv
 from jaxbox.layers.initializers import OFFSETS_INIT, uniform
 from jaxbox.layers.stacking import added_axes
@@ -93,9 +100,10 @@ class DclsConv(FoldableConv):
       rngs: The random keys; the stream `params` is used.
 
     Raises:
+      TypeError: An argument is of the wrong type.
       ValueError: Not exactly one of `kernel_count` and `dilation` is given; a size or count is
-        below 1; the groups do not divide the channels; `gain` is not positive; `version` is
-        unknown.
+        below 1; the groups do not divide the channels; `gain` is not positive; `version`,
+        `padding` or `precision` is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -136,18 +144,33 @@ class DclsConv(FoldableConv):
         rngs: nnx.Rngs,
     ) -> None:
         check_feature_group_count(in_features, out_features, feature_group_count)
-        if version not in get_args(Version):
-            raise ValueError(
-                f"version must be one of {', '.join(get_args(Version))}, got {version!r}."
-            )
-        if not (math.isfinite(gain) and gain > 0):
-            raise ValueError(f"gain must be positive and finite, got {gain}.")
+        check_choice("version", version, get_args(Version))
+        gain = float(check_number("gain", gain))
         self.kernel_size, grid = _initial_grid(kernel_size, kernel_count, dilation)
         self.in_features = in_features
         self.out_features = out_features
         self.kernel_count = grid.shape[1]
-        self.strides = strides
-        self.padding = padding
+        rank = len(self.kernel_size)
+        self.strides = per_axis_if_needed("strides", strides, rank)
+        self.padding = check_conv_options(
+            rank,
+            padding=padding,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            flags={
+                "use_bias": use_bias,
+                "share_positions": share_positions,
+                "whole_positions": whole_positions,
+            },
+            functions={
+                "weight_init": weight_init,
+                "bias_init": bias_init,
+                "positions_init": positions_init,
+                "sigma_init": sigma_init,
+            },
+            rngs=rngs,
+        )
         self.kernel_dilation = 1
         self.feature_group_count = feature_group_count
         self.version = version
@@ -306,9 +329,9 @@ def _initial_grid(
         cells = tuple(map(operator.mul, kernel_size, dilation))
         return cells, dilated_positions(kernel_size, dilation, cells)
     if kernel_count is not None and dilation is None:
-        sizes_per_axis("kernel_count", kernel_count)
+        check_count("kernel_count", kernel_count)
         return kernel_size, np.zeros((len(kernel_size), kernel_count))
     raise ValueError(
         "give either kernel_count, the number of taps, or dilation; got "
-        f"{kernel_count} and {dilation}."
+        f"{kernel_count!r} and {dilation!r}."
     )

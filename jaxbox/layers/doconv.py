@@ -9,7 +9,8 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox.layers.arguments import check_feature_group_count, sizes_per_axis
+from jaxbox.arguments import check_count, check_feature_group_count, sizes_per_axis
+from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
 from jaxbox.layers.fold import FoldableConv
 from jaxbox.layers.initializers import KERNEL_INIT
 from jaxbox.ops.doconv import doconv_kernel
@@ -59,8 +60,9 @@ class DOConv(FoldableConv):
       rngs: The random keys; the stream `params` is used.
 
     Raises:
+      TypeError: An argument is of the wrong type.
       ValueError: `depth_multiplier` is below the number of taps, or not 1 for a single tap; a size
-        is below 1; the groups do not divide the channels.
+        is below 1; the groups do not divide the channels; `padding` or `precision` is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -96,9 +98,10 @@ class DOConv(FoldableConv):
     ) -> None:
         check_feature_group_count(in_features, out_features, feature_group_count)
         self.kernel_size = sizes_per_axis("kernel_size", kernel_size)
-        taps = math.prod(self.kernel_size)
+        rank, taps = len(self.kernel_size), math.prod(self.kernel_size)
         if depth_multiplier is None:
             depth_multiplier = taps
+        check_count("depth_multiplier", depth_multiplier)
         if depth_multiplier < taps or (taps == 1 and depth_multiplier != 1):
             raise ValueError(
                 f"depth_multiplier must be at least the {taps} taps of a kernel of "
@@ -107,9 +110,22 @@ class DOConv(FoldableConv):
         self.in_features = in_features
         self.out_features = out_features
         self.depth_multiplier = depth_multiplier
-        self.strides = strides
-        self.padding = padding
-        self.kernel_dilation = kernel_dilation
+        self.strides = per_axis_if_needed("strides", strides, rank)
+        self.padding = check_conv_options(
+            rank,
+            padding=padding,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            flags={"use_bias": use_bias, "legacy_torch_grouping": legacy_torch_grouping},
+            functions={
+                "weight_init": weight_init,
+                "bias_init": bias_init,
+                "conv_general_dilated": conv_general_dilated,
+            },
+            rngs=rngs,
+        )
+        self.kernel_dilation = per_axis_if_needed("kernel_dilation", kernel_dilation, rank)
         self.feature_group_count = feature_group_count
         self.legacy_torch_grouping = legacy_torch_grouping
         self.dtype = dtype

@@ -1,7 +1,7 @@
 """Octave convolution as Flax NNX layers."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,14 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox.layers.arguments import sizes_per_axis
+from jaxbox.arguments import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_fraction,
+    sizes_per_axis,
+)
+from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
 from jaxbox.layers.initializers import KERNEL_INIT
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import (
@@ -75,8 +82,8 @@ class OctConv(nnx.Module):
       rngs: The random keys; the stream `params` is used.
 
     Raises:
-      ValueError: An alpha, the stride or the pooling is out of range, or the groups do not divide
-        the channels of a branch.
+      TypeError: An argument is of the wrong type.
+      ValueError: An argument is out of range, or the groups do not divide the channels of a branch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -92,6 +99,8 @@ class OctConv(nnx.Module):
       >>> last((high, low)).shape
       (5, 200, 200, 1)
     """
+
+    _transposed: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -115,13 +124,31 @@ class OctConv(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.kernel_size = sizes_per_axis("kernel_size", kernel_size)
-        self.alpha = alpha if isinstance(alpha, tuple) else (alpha, alpha)
-        self.in_features = split_channels(in_features, self.alpha[0])
-        self.out_features = split_channels(out_features, self.alpha[1])
-        self.strides = strides
-        self.padding = padding
-        self.kernel_dilation = kernel_dilation
-        self.feature_group_count = feature_group_count
+        rank = len(self.kernel_size)
+        self.alpha = _pair_of_alphas(alpha)
+        self.in_features = split_channels(check_count("in_features", in_features), self.alpha[0])
+        self.out_features = split_channels(check_count("out_features", out_features), self.alpha[1])
+        self.strides = check_count("strides", strides)
+        if not self._transposed and self.strides > 2:
+            raise ValueError(f"strides must be 1 or 2, got {strides}.")
+        self.padding = check_conv_options(
+            rank,
+            padding=padding,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            flags={"use_bias": use_bias},
+            functions={
+                "kernel_init": kernel_init,
+                "bias_init": bias_init,
+                "conv_general_dilated": conv_general_dilated,
+            },
+            rngs=rngs,
+            transposed=self._transposed,
+        )
+        self.kernel_dilation = per_axis_if_needed("kernel_dilation", kernel_dilation, rank)
+        self.feature_group_count = check_count("feature_group_count", feature_group_count)
+        check_choice("pooling", pooling, get_args(Pooling))
         self.pooling = pooling
         self.dtype = dtype
         self.param_dtype = param_dtype
@@ -234,7 +261,8 @@ class OctConvTranspose(OctConv):
       rngs: The random keys; the stream `params` is used.
 
     Raises:
-      ValueError: An alpha, the stride or the pooling is out of range.
+      TypeError: An argument is of the wrong type.
+      ValueError: An argument is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -245,6 +273,8 @@ class OctConvTranspose(OctConv):
       >>> high.shape, low.shape
       ((10, 14, 2), (5, 7, 2))
     """
+
+    _transposed: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -400,6 +430,9 @@ class PerOctave(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ) -> None:
+        check_callable("layer", layer)
+        check_count("features", features)
+        check_fraction("alpha", alpha)
         high, low = split_channels(features, alpha)
         self.high: Any = layer(high, rngs=rngs) if high else nnx.data(None)
         self.low: Any = layer(low, rngs=rngs) if low else nnx.data(None)
@@ -411,6 +444,19 @@ class PerOctave(nnx.Module):
             for octave, layer in zip(to_pair(x), (self.high, self.low), strict=True)
         )
         return from_pair(high, low)
+
+
+def _pair_of_alphas(alpha: Alpha) -> tuple[float, float]:
+    """Returns the alphas of input and output."""
+    pair = tuple(alpha) if isinstance(alpha, tuple | list) else (alpha, alpha)
+    if len(pair) != 2:
+        raise ValueError(
+            f"alpha must be a number from 0 to 1, or a pair of them for input and output; got "
+            f"{alpha!r}."
+        )
+    for each in pair:
+        check_fraction("alpha", each)
+    return pair
 
 
 def _output_kernels(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox.arguments import check_choice
 from jaxbox.models import blocks, cost, enet, erfnet, inference, pruning
 from jaxbox.models.architecture import Architecture
 from jaxbox.models.network import SegmentationNetwork
@@ -68,6 +69,7 @@ def create(
       The network in training mode. `model.eval()` turns dropout off and uses running statistics.
 
     Raises:
+      TypeError: An argument is of the wrong type.
       ValueError: `name` or `variant` is unknown, `num_classes` is below 1, or `H` or `W` is not a
         multiple of 8.
 
@@ -80,9 +82,7 @@ def create(
       >>> jax.eval_shape(model, jax.ShapeDtypeStruct((2, 16, 24, 3), "float32")).shape
       (2, 16, 24, 11)
     """
-    if name not in NETWORKS:
-        raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}.")
-    if variant not in _VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, got {variant!r}.")
+    check_choice("name", name, tuple(NETWORKS))
+    check_choice("variant", variant, tuple(_VARIANTS))
     architecture = _VARIANTS[variant][name]
     return SegmentationNetwork(architecture, num_classes, image_size, dtype=dtype, rngs=rngs)

@@ -9,7 +9,9 @@ from jaxbox.models.network import SegmentationNetwork
 __all__ = ["for_inference", "round_boxes"]
 
 
-def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
+def round_boxes(
+    model: SegmentationNetwork, *, rounding: boxes.Rounding = "nearest"
+) -> SegmentationNetwork:
     """Copies a network and rounds its boxes to whole pixels, for which box convolutions are faster.
 
     The boxes of the copy are no longer an `nnx.Param`, so that they stay where they are if the copy
@@ -19,9 +21,14 @@ def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
 
     Args:
       model: The network.
+      rounding: `"nearest"` as in the paper, or `"inward"` as in the rounded mode of the authors'
+        code, with which to run its checkpoints; see :func:`jaxbox.boxes.round_to_pixels`.
 
     Returns:
       A copy whose boxes begin and end at pixel edges.
+
+    Raises:
+      ValueError: `rounding` is unknown.
 
     Example:
       >>> from flax import nnx
@@ -36,7 +43,7 @@ def round_boxes(model: SegmentationNetwork) -> SegmentationNetwork:
     rounded = nnx.clone(model)
     for _, layer in nnx.iter_modules(rounded):
         if isinstance(layer, BoxConv):
-            theta = boxes.round_to_pixels(layer.theta[...])
+            theta = boxes.round_to_pixels(layer.valid_theta, rounding=rounding)
             layer.theta = FrozenBoxes(theta, tag=BOX_TAG, window=layer.window)
             layer.whole_pixels = True
     return rounded

@@ -1,5 +1,6 @@
 """A segmentation network: a sequence of blocks, then a classifier of each pixel."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox.arguments import check_count, check_dtype, check_rngs
 from jaxbox.models.architecture import Architecture
 from jaxbox.models.blocks import BoxBlock, ChannelsFirstBranch, Downsampling, FeatureMap, Upsampling
 from jaxbox.models.layouts import derive_layouts
@@ -33,6 +35,7 @@ class SegmentationNetwork(nnx.Module):
       rngs: The random keys; the streams `params` and `dropout` are used.
 
     Raises:
+      TypeError: An argument is of the wrong type.
       ValueError: `num_classes` is below 1, or a side of `image_size` is not a multiple of 8.
 
     Example:
@@ -57,12 +60,12 @@ class SegmentationNetwork(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
-        if len(image_size) != 2:
-            raise ValueError(f"image_size must be (H, W), got {image_size}.")
-        _check_sides("image_size", image_size)
-        features = FeatureMap(*image_size, 3)
+        if not isinstance(architecture, Architecture):
+            raise TypeError(f"architecture must be an Architecture, got {architecture!r}.")
+        check_count("num_classes", num_classes)
+        check_dtype("dtype", dtype)
+        check_rngs(rngs)
+        features = FeatureMap(*_check_image_size(image_size), 3)
         blocks = []
         for factory in derive_layouts(architecture.blocks):
             block = factory(features, dtype=dtype, rngs=rngs)
@@ -102,14 +105,13 @@ class SegmentationNetwork(nnx.Module):
           `(..., h, w, channels)`, of the network's dtype.
 
         Raises:
-          TypeError: The images have no floating dtype.
+          TypeError: The images have no floating dtype, or `depth` is not an integer.
           ValueError: The images have another shape, `H` or `W` is not a multiple of 8, or there are
             fewer blocks.
         """
         _check_images(images)
-        if depth is None:
-            depth = len(self.blocks)
-        if not 0 <= depth <= len(self.blocks):
+        depth = len(self.blocks) if depth is None else check_count("depth", depth, minimum=0)
+        if depth > len(self.blocks):
             raise ValueError(f"depth must be from 0 to {len(self.blocks)}, got {depth}.")
         x = images.astype(self.dtype)
         all_positions = []
@@ -139,6 +141,20 @@ class SegmentationNetwork(nnx.Module):
             elif isinstance(block, ChannelsFirstBranch):
                 raise ValueError("the boxes of this network have been pruned already.")
         return found
+
+
+def _check_image_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    message = f"image_size must be two integers (H, W), got {image_size!r}."
+    if isinstance(image_size, str) or not isinstance(image_size, Iterable):
+        raise TypeError(message)
+    sides = tuple(image_size)
+    if len(sides) != 2:
+        raise ValueError(message)
+    height, width = (
+        check_count(f"each side of {image_size!r} as image_size", n, minimum=0) for n in sides
+    )
+    _check_sides("image_size", (height, width))
+    return height, width
 
 
 def _check_images(images: jax.Array) -> None:

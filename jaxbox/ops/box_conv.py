@@ -13,6 +13,7 @@ from jax.custom_derivatives import CustomVJPPrimal
 from jax.typing import ArrayLike
 
 from jaxbox import boxes
+from jaxbox.arguments import check_flag
 from jaxbox_kernels import registry
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import layout, xla_hints
@@ -87,6 +88,8 @@ def box_conv(
       >>> [f"{mean:.2f}" for mean in jaxbox.box_conv(x, theta)[0, :, 0].tolist()]
       ['0.33', '1.00', '2.00', '3.00', '2.33']
     """
+    check_flag("normalize", normalize)
+    check_flag("whole_pixels", whole_pixels)
     x, theta = jnp.asarray(x), jnp.asarray(theta)
     _check(x, theta, channel_axis)
     batch = x.shape[:-3]

@@ -3,7 +3,9 @@
 Boxes have to stay valid, and the positions of taps inside their kernel. :func:`constrain` makes any
 optax optimizer do so. It is composed of transformations that can be used on their own: see
 `jaxbox.optim.boxes`, `jaxbox.optim.positions`, and `jaxbox.optim.marks` for how they find boxes and
-positions among the parameters.
+positions among the parameters. :func:`non_finite_steps` tells how often a box or a position was not
+finite and kept its last value. `docs/optimizers.md` lists which of optax's wrappers belong inside
+and which outside.
 """
 
 from jaxbox.optim.boxes import constrain_boxes, keep_boxes_valid, steps_in_pixels
@@ -17,10 +19,19 @@ from jaxbox.optim.marks import (
     find_positions_by_name,
 )
 from jaxbox.optim.model import constrain
+from jaxbox.optim.non_finite import (
+    KeepBoxesValidState,
+    KeepPositionsInsideState,
+    NonFiniteSteps,
+    non_finite_steps,
+)
 from jaxbox.optim.positions import keep_positions_inside
 
 __all__ = [
     "BoxSpec",
+    "KeepBoxesValidState",
+    "KeepPositionsInsideState",
+    "NonFiniteSteps",
     "PositionSpec",
     "constrain",
     "constrain_boxes",
@@ -31,5 +42,6 @@ __all__ = [
     "find_positions_by_name",
     "keep_boxes_valid",
     "keep_positions_inside",
+    "non_finite_steps",
     "steps_in_pixels",
 ]

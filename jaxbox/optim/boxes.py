@@ -1,15 +1,23 @@
 """Boxes in an optimizer: valid after each step, with steps in pixels, decayed on their own."""
 
-import math
-from typing import Final
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxbox.arguments import check_number
 from jaxbox.boxes import project
 from jaxbox.layers.box import DEFAULT_WINDOW
-from jaxbox.optim.marks import Boxes, BoxSpec, is_marked, map_marked
+from jaxbox.optim.marks import (
+    Boxes,
+    BoxSpec,
+    check_marks,
+    check_structure,
+    is_marked,
+    map_marked,
+)
+from jaxbox.optim.non_finite import KeepBoxesValidState, count_non_finite, shield
 
 __all__ = ["constrain_boxes", "keep_boxes_valid", "steps_in_pixels"]
 
@@ -21,14 +29,16 @@ def constrain_boxes(
     optimizer: optax.GradientTransformation,
     boxes: Boxes,
     *,
-    box_l2: float = 0.0,
-    step_scale: float = 1.0,
-    min_size: float = 1.0,
+    box_l2: float | jax.Array = 0.0,
+    step_scale: float | jax.Array = 1.0,
+    min_size: float | jax.Array = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optimizer such that the boxes among its parameters move in pixels and stay valid.
 
     It adds the gradient of the boxes' L2 penalty, applies `optimizer`, turns the boxes' steps into
-    pixels (:func:`steps_in_pixels`), and keeps the boxes valid (:func:`keep_boxes_valid`). Other
+    pixels (:func:`steps_in_pixels`), and keeps the boxes valid (:func:`keep_boxes_valid`). A box
+    whose gradient or moved place is not finite keeps its place in that step, `optimizer` sees a
+    gradient of 0 there, and :func:`jaxbox.optim.non_finite_steps` counts the step. Other
     parameters get exactly `optimizer`'s updates, unless it couples parameters: the penalty then
     counts, for instance, in the norm of `optax.clip_by_global_norm`.
 
@@ -45,16 +55,22 @@ def constrain_boxes(
         pixels. The authors' code decays `theta / (step_scale * window)`, where `window` is the
         window's height or width; its strength `l` corresponds to `l / (step_scale * window) ** 2`.
       step_scale: The factor of the boxes' steps, as in :func:`steps_in_pixels`.
-      min_size: The least width and height of a box, in pixels.
+      min_size: The least width and height of a box, in pixels. A :class:`jaxbox.layers.BoxConv`
+        computes with boxes of at least its own `min_size` in any case.
+
+    The three numbers may be arrays, so that `optax.inject_hyperparams` can schedule them. A traced
+    number is taken to be valid.
 
     Returns:
       A `GradientTransformationExtraArgs` whose `update` needs the parameters. Keep it last in a
-      chain: what comes after it can make boxes invalid again. It may be wrapped as a whole, in
-      `optax.MultiSteps` or `optax.apply_if_finite`.
+      chain: what comes after it can make boxes invalid again. `docs/optimizers.md` lists which
+      wrappers of optax belong inside and which outside.
 
     Raises:
-      ValueError: A number is out of range; when updating, `params` is `None`, or `min_size` does
-        not fit in a window.
+      TypeError: `optimizer` is no optax optimizer, `boxes` are no marks, or a number is none.
+      ValueError: A number is out of range; when initializing or updating, `boxes` has another
+        structure than the parameters; when updating, `params` is `None`, or `min_size` does not
+        fit in a window.
 
     Example:
       >>> import jax
@@ -67,35 +83,60 @@ def constrain_boxes(
       >>> tx = optim.constrain_boxes(adamw, boxes)
       >>> state = tx.init(params)
     """
-    if not (math.isfinite(box_l2) and box_l2 >= 0):
-        raise ValueError(f"box_l2 must be finite and not negative, got {box_l2}.")
-    return optax.chain(
+    check_optimizer(optimizer)
+    check_number("box_l2", box_l2, may_be_zero=True)
+    check_number("step_scale", step_scale)
+    check_marks("boxes", boxes, BoxSpec)
+    chained = optax.chain(
         optax.add_decayed_weights(box_l2, mask=jax.tree.map(is_marked, boxes)),
-        optimizer,
+        shield(optimizer, boxes),
         steps_in_pixels(step_scale, boxes),
         keep_boxes_valid(boxes, min_size=min_size),
     )
 
+    def init_fn(params: optax.Params) -> optax.OptState:
+        check_structure(boxes, params)
+        return chained.init(params)
+
+    return optax.GradientTransformationExtraArgs(init_fn, chained.update)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Checks that an argument is an optimizer of optax, or like one.
+
+    Raises:
+      TypeError: It is not.
+    """
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise TypeError(
+            "optimizer must be an optax optimizer, such as optax.adam(1e-3), and comes first; got "
+            f"{optimizer if optimizer is None else type(optimizer).__name__}."
+        )
+
 
 def keep_boxes_valid(
-    boxes: Boxes = _WITHOUT_WINDOW, *, min_size: float = 1.0
+    boxes: Boxes = _WITHOUT_WINDOW, *, min_size: float | jax.Array = 1.0
 ) -> optax.GradientTransformation:
     """Modifies updates such that boxes stay valid: projected gradient descent.
 
     The updated boxes are `jaxbox.boxes.project(theta + update)`, to rounding. An update that leaves
-    a box valid passes unchanged, bit for bit. In a chain this transformation should be last.
+    a box valid passes unchanged, bit for bit. An update that would make any bound of a box infinite
+    or NaN leaves the whole box where it is. In a chain this transformation should be last.
 
     Source: Burkov & Lempitsky 2018, section 3.1, "Initialization and regularization".
 
     Args:
       boxes: A tree that marks the boxes. By default all parameters are boxes without a window.
-      min_size: The least width and height of a box, in pixels.
+      min_size: The least width and height of a box, in pixels, a number or a scalar array.
 
     Returns:
-      A stateless `GradientTransformation` whose `update` needs the parameters. Keep boxes in
-      float32: in bfloat16 `theta + (projected - theta)` is off by up to 0.06 pixels.
+      A `GradientTransformation` whose state is a `KeepBoxesValidState` with the number of steps in
+      which a box was not finite (see :func:`jaxbox.optim.non_finite_steps`), and whose `update`
+      needs the parameters. Keep boxes in float32: in bfloat16 `theta + (projected - theta)` is off
+      by up to 0.06 pixels.
 
     Raises:
+      TypeError: `boxes` are no marks, or `min_size` is not a real number.
       ValueError: `min_size` is not positive and finite; when updating, `params` is `None`, or
         `min_size` does not fit in a window.
 
@@ -108,25 +149,34 @@ def keep_boxes_valid(
       >>> (theta + updates).tolist()
       [-8.0, 4.0, 0.0, 1.0]
     """
-    _check_positive("min_size", min_size)
+    check_marks("boxes", boxes, BoxSpec)
+    check_number("min_size", min_size)
 
     def keep_valid(spec: BoxSpec, update: jax.Array, theta: jax.Array) -> jax.Array:
         moved = theta + update
         projected = project(jnp.moveaxis(moved, spec.axis, -1), spec.window, min_size=min_size)
         projected = jnp.moveaxis(projected, -1, spec.axis)
         # `projected - theta` would round updates that need no correction.
-        return jnp.where(projected == moved, update, projected - theta)
+        kept = jnp.where(projected == moved, update, projected - theta)
+        return jnp.where(jnp.isfinite(moved).all(spec.axis, keepdims=True), kept, 0)
 
-    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    def init_fn(params: optax.Params) -> KeepBoxesValidState:
+        del params
+        return KeepBoxesValidState(jnp.zeros((), jnp.int32))
+
+    def update_fn(
+        updates: optax.Updates, state: KeepBoxesValidState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, KeepBoxesValidState]:
         if params is None:
             raise ValueError("keep_boxes_valid needs the parameters: call `update` with `params`.")
-        return map_marked(keep_valid, boxes, updates, params)
+        count = count_non_finite(state.non_finite_steps, boxes, updates, params)
+        return map_marked(keep_valid, boxes, updates, params), KeepBoxesValidState(count)
 
-    return optax.stateless(update_fn)
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def steps_in_pixels(
-    scale: float = 1.0, boxes: Boxes = _WITHOUT_WINDOW
+    scale: float | jax.Array = 1.0, boxes: Boxes = _WITHOUT_WINDOW
 ) -> optax.GradientTransformation:
     """Scales the steps of boxes from fractions of the window to pixels.
 
@@ -140,7 +190,7 @@ def steps_in_pixels(
     BoxERFNet. With Adam scaling the steps is the same except for the effect of `eps`.
 
     Args:
-      scale: The factor of the steps.
+      scale: The factor of the steps, a number or a scalar array.
       boxes: A tree that marks the boxes. By default all parameters are boxes without a window. A
         box without a window is treated as one in a 32 x 32 window, as in its initialization.
 
@@ -148,6 +198,7 @@ def steps_in_pixels(
       A stateless `GradientTransformation`.
 
     Raises:
+      TypeError: `boxes` are no marks, or `scale` is not a real number.
       ValueError: `scale` is not positive and finite.
 
     Example:
@@ -159,11 +210,12 @@ def steps_in_pixels(
       >>> steps.tolist()
       [64.0, 0.0, 32.0, 0.0]
     """
-    _check_positive("scale", scale)
+    check_number("scale", scale)
+    check_marks("boxes", boxes, BoxSpec)
 
     def to_pixels(spec: BoxSpec, update: jax.Array) -> jax.Array:
         h, w = spec.window or DEFAULT_WINDOW
-        pixels = jnp.array([w, w, h, h], update.dtype) * scale
+        pixels = jnp.array([w, w, h, h], update.dtype) * jnp.asarray(scale, update.dtype)
         last = jnp.moveaxis(update, spec.axis, -1)
         return jnp.moveaxis(last * jnp.broadcast_to(pixels, last.shape), -1, spec.axis)
 
@@ -172,8 +224,3 @@ def steps_in_pixels(
         return map_marked(to_pixels, boxes, updates)
 
     return optax.stateless(update_fn)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value}.")

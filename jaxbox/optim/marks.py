@@ -11,10 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.core.meta
 import jax
 import optax
 from flax import nnx
 
+from jaxbox import linen
+from jaxbox.arguments import check_number, sizes_per_axis
 from jaxbox.boxes import check_window
 from jaxbox.layers.box import BOX_TAG
 from jaxbox.layers.dcls import POSITIONS_TAG, Limits, axes_of_stack, position_limits
@@ -25,6 +28,8 @@ __all__ = [
     "Boxes",
     "PositionSpec",
     "Positions",
+    "check_marks",
+    "check_structure",
     "decay_mask",
     "find_boxes",
     "find_boxes_by_name",
@@ -50,6 +55,7 @@ class BoxSpec:
         one if layers are stacked along the last.
 
     Raises:
+      TypeError: `window` is not a sequence of numbers.
       ValueError: `window` is not two positive finite numbers.
 
     Example:
@@ -76,7 +82,8 @@ class PositionSpec:
         layers are stacked along a later axis than this.
 
     Raises:
-      ValueError: `limits` are not pairs of finite numbers, the lesser first.
+      TypeError: `limits` is not a sequence of pairs of numbers.
+      ValueError: `limits` is empty, or a number is not finite or a pair in the wrong order.
 
     Example:
       >>> from jaxbox.optim import PositionSpec
@@ -87,11 +94,14 @@ class PositionSpec:
     axis: int = -4
 
     def __post_init__(self) -> None:
-        for low, high in self.limits:
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise ValueError(
-                    f"limits must be pairs of finite numbers, the lesser first; got {self.limits}."
-                )
+        message = f"limits must be pairs of finite numbers, the lesser first; got {self.limits!r}."
+        try:
+            limits = tuple((float(low), float(high)) for low, high in self.limits)
+        except (TypeError, ValueError):
+            raise TypeError(message) from None
+        if not limits or not all(-math.inf < low <= high < math.inf for low, high in limits):
+            raise ValueError(message)
+        object.__setattr__(self, "limits", limits)
 
 
 def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxes:
@@ -104,6 +114,11 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
     Returns:
       A State of the structure of `nnx.state(model, wrt)` with a `BoxSpec` for each parameter that
       holds boxes and `False` for every other.
+
+    Raises:
+      TypeError: `model` is no NNX model.
+      ValueError: A Linen model in `nnx.bridge.ToNNX` has some, whose metadata are not known. Those
+        of a single layer of :mod:`jaxbox.linen` in the bridge are.
 
     Example:
       >>> from flax import nnx
@@ -130,6 +145,11 @@ def find_positions(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> 
     Returns:
       A State of the structure of `nnx.state(model, wrt)` with a `PositionSpec` for each parameter
       that holds positions and `False` for every other.
+
+    Raises:
+      TypeError: `model` is no NNX model.
+      ValueError: A Linen model in `nnx.bridge.ToNNX` has some, whose metadata are not known. Those
+        of a single layer of :mod:`jaxbox.linen` in the bridge are.
 
     Example:
       >>> from flax import nnx
@@ -158,19 +178,20 @@ def find_boxes_by_name(
     """Marks boxes in a tree of parameters, such as a Linen model's, by their name.
 
     Args:
-      params: A tree of arrays.
+      params: A tree of arrays, of Linen's boxed arrays, or of NNX Variables.
       window: The size `(h, w)` in pixels of the feature maps, or `None` to enforce only the minimum
-        size of boxes. If layers see feature maps of different sizes, replace `BoxSpec`s in the
-        result.
+        size of boxes, or the windows that parameters from `nnx.bridge.to_linen` carry. If layers
+        see feature maps of different sizes, replace `BoxSpec`s in the result.
       name: The last key on the path to the boxes.
       axis: The axis along which a box has its four coordinates. By default it is the last axis of
         size 4. Layers that are stacked along a later axis of size 4 need it.
 
     Returns:
-      A tree of the structure of `params` with a `BoxSpec` for each leaf of that name and `False`
-      for every other.
+      A tree of the structure of `params`, or of a prefix of it where arrays are boxed, with a
+      `BoxSpec` for each leaf of that name and `False` for every other.
 
     Raises:
+      TypeError: `name` is not a string, or `window` is not a sequence of numbers.
       ValueError: No leaf has that name, or `window` is not two positive finite numbers.
 
     Example:
@@ -181,9 +202,15 @@ def find_boxes_by_name(
       {'box': {'theta': BoxSpec(window=(64, 128), axis=-1)}, 'conv': {'kernel': False}}
     """
 
-    def make(shape: Sequence[int]) -> BoxSpec:
-        return BoxSpec(window, last_axis_of_size(shape, 4) if axis is None else axis)
+    def make(leaf: Any) -> BoxSpec:
+        # `nnx.bridge.to_linen` keeps the metadata of NNX layers.
+        metadata = leaf.metadata if isinstance(leaf, nnx.bridge.NNXMeta) else {}
+        return BoxSpec(
+            metadata.get("window") if window is None else window,
+            last_axis_of_size(_shape(leaf), 4) if axis is None else axis,
+        )
 
+    BoxSpec(window)  # Raises before a name is looked for.
     return _find_by_name(params, name, make)
 
 
@@ -212,7 +239,8 @@ def find_positions_by_name(
       `False` for every other.
 
     Raises:
-      ValueError: No leaf has that name.
+      TypeError: `name` is not a string, or `kernel_size` or `gain` is not made of numbers.
+      ValueError: No leaf has that name, or `kernel_size` or `gain` is out of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -221,10 +249,12 @@ def find_positions_by_name(
       >>> optim.find_positions_by_name(params, (5,))
       {'dcls': {'bias': False, 'positions': PositionSpec(limits=((-2.0, 2.0),), axis=-4)}}
     """
-    limits = tuple((low / gain, high / gain) for low, high in position_limits(kernel_size))
+    check_number("gain", gain)
+    sizes = sizes_per_axis("kernel_size", kernel_size)
+    limits = tuple((low / gain, high / gain) for low, high in position_limits(sizes))
 
-    def make(shape: Sequence[int]) -> PositionSpec:
-        guess = last_axis_of_size(shape, len(limits), followed_by=3)
+    def make(leaf: Any) -> PositionSpec:
+        guess = last_axis_of_size(_shape(leaf), len(limits), followed_by=3)
         return PositionSpec(limits, guess if axis is None else axis)
 
     return _find_by_name(params, name, make)
@@ -243,6 +273,9 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
       A tree of the same structure with `False` for each parameter that is marked in any of the
       trees and `True` for every other.
 
+    Raises:
+      TypeError: There is no tree.
+
     Example:
       >>> import optax
       >>> from jaxbox.optim import BoxSpec, decay_mask
@@ -251,6 +284,8 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
       {'kernel': True, 'theta': False}
       >>> optimizer = optax.adamw(1e-3, weight_decay=1e-2, mask=mask)
     """
+    if not marks:
+        raise TypeError("decay_mask needs at least one tree of marks, got none.")
     return jax.tree.map(lambda *specs: not any(map(is_marked, specs)), *marks)
 
 
@@ -262,7 +297,12 @@ def is_marked(spec: BoxSpec | PositionSpec | bool) -> bool:
 def map_marked(
     function: Callable[..., jax.Array], marks: Any, updates: optax.Updates, *rest: optax.Params
 ) -> optax.Updates:
-    """Replaces the updates of marked parameters by `function(spec, update, *rest)`."""
+    """Replaces the updates of marked parameters by `function(spec, update, *rest)`.
+
+    Raises:
+      ValueError: The updates have another structure than the marks.
+    """
+    check_structure(marks, updates)
 
     def transform(spec: Any, updates: Any, *rest: Any) -> Any:
         if not is_marked(spec):
@@ -273,26 +313,137 @@ def map_marked(
     return jax.tree.map(transform, marks, updates, *rest)
 
 
+def check_marks(name: str, marks: Any, kind: type[BoxSpec] | type[PositionSpec]) -> None:
+    """Checks that a tree has only marks of a kind and `False` as its leaves.
+
+    Raises:
+      TypeError: It has other leaves, as a tree of parameters has.
+    """
+    for leaf in jax.tree.leaves(marks):
+        if leaf is not False and not isinstance(leaf, kind):
+            raise TypeError(
+                f"{name} must be a tree of {kind.__name__} and False, as find_{name} and "
+                f"find_{name}_by_name return it; it has a leaf of type {type(leaf).__name__}."
+            )
+
+
+def check_structure(marks: Boxes | Positions, params: optax.Params) -> None:
+    """Checks that marks are of the structure of parameters, or of a prefix of it.
+
+    Raises:
+      ValueError: They are not.
+    """
+    try:
+        jax.tree.map(lambda *_: None, marks, params)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            "the marks of boxes and positions must have the structure of the optimizer's "
+            "parameters. Give jaxbox.optim.constrain (or find_boxes, find_positions) the same "
+            "`wrt` as nnx.Optimizer, or make the marks from the parameters that the optimizer "
+            f"gets. {error}"
+        ) from error
+
+
 def _find(
     model: nnx.Module,
     wrt: nnx.filterlib.Filter,
     tag: str,
     make: Callable[[nnx.Variable[Any]], BoxSpec | PositionSpec],
 ) -> Any:
-    def mark(variable: nnx.Variable[Any]) -> BoxSpec | PositionSpec | bool:
-        return make(variable) if variable.get_metadata().get("tag") == tag else False
+    _check_model(model)
+    bridged = _marks_in_bridges(model, tag)
 
-    return jax.tree.map(mark, nnx.state(model, wrt), is_leaf=lambda x: isinstance(x, nnx.Variable))
+    def mark(variable: nnx.Variable[Any]) -> BoxSpec | PositionSpec | bool:
+        tagged = variable.get_metadata().get("tag") == tag
+        return make(variable) if tagged else bridged.get(id(variable), False)
+
+    variables = nnx.state(model, wrt)
+    return jax.tree.map(mark, variables, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def _marks_in_bridges(model: nnx.Module, tag: str) -> dict[int, BoxSpec | PositionSpec]:
+    """Marks parameters of Linen layers in `nnx.bridge.ToNNX`, by the identity of their Variables.
+
+    They carry no metadata. What they hold is known only of a layer that is bridged by itself.
+
+    Raises:
+      ValueError: A larger Linen model has parameters that look like boxes or positions.
+    """
+    is_box = tag == BOX_TAG
+    name, rank = ("theta", 3) if is_box else ("positions", 4)
+    marks: dict[int, BoxSpec | PositionSpec] = {}
+    for path, bridge in nnx.iter_modules(model):
+        if not isinstance(bridge, nnx.bridge.ToNNX):
+            continue
+        layer = bridge.to_nnx__module
+        for inner, variable in nnx.to_flat_state(nnx.state(bridge, nnx.Param)):
+            if inner[-1] != name or variable.ndim < rank:
+                continue
+            if isinstance(layer, linen.BoxConv):
+                axis = last_axis_of_size(variable.shape, 4)
+                marks[id(variable)] = BoxSpec(layer.window, axis)
+            elif isinstance(layer, linen.DclsConv):
+                limits = position_limits(_cells(layer))
+                axis = last_axis_of_size(variable.shape, len(limits), followed_by=3)
+                marks[id(variable)] = PositionSpec(
+                    tuple((low / layer.gain, high / layer.gain) for low, high in limits), axis
+                )
+            else:
+                place = ".".join(map(str, path)) or "the top"
+                raise ValueError(
+                    f"the Linen model in nnx.bridge.ToNNX at {place} has parameters {name!r}, "
+                    "which carry no metadata. Mark them by jaxbox.optim.find_"
+                    f"{'boxes' if is_box else 'positions'}_by_name, and use constrain_boxes and "
+                    "keep_positions_inside in place of constrain."
+                )
+    return marks
+
+
+def _cells(layer: linen.DclsConv) -> tuple[int, ...]:
+    """Returns the size of the kernel of a Linen DCLS layer."""
+    size = sizes_per_axis("kernel_size", layer.kernel_size)
+    dilation = sizes_per_axis(
+        "dilation", 1 if layer.dilation is None else layer.dilation, len(size)
+    )
+    return tuple(n * d for n, d in zip(size, dilation, strict=True))
+
+
+def _check_model(model: Any) -> None:
+    """Checks that a model is an NNX model: a module, or Variables in any container."""
+    try:
+        found = isinstance(model, nnx.Module) or bool(jax.tree.leaves(nnx.state(model)))
+    except Exception:  # Flax raises errors of several types where there are no Variables.
+        found = False
+    if not found:
+        raise TypeError(
+            "model must be an NNX model; got "
+            f"{model if model is None else type(model).__name__}. For a tree of parameters, such "
+            "as a Linen model's, use jaxbox.optim.find_boxes_by_name and constrain_boxes."
+        )
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    """Returns the shape of an array, or of the array that a box of Linen holds."""
+    boxed = isinstance(leaf, flax.core.meta.AxisMetadata)
+    shape: tuple[int, ...] = (leaf.unbox() if boxed else leaf).shape
+    return shape
 
 
 def _find_by_name(
-    params: optax.Params, name: str, make: Callable[[Sequence[int]], BoxSpec | PositionSpec]
+    params: optax.Params, name: str, make: Callable[[Any], BoxSpec | PositionSpec]
 ) -> Any:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {name!r}.")
+
     def mark(path: tuple[Any, ...], leaf: Any) -> BoxSpec | PositionSpec | bool:
         found = jax.tree_util.keystr(path[-1:], simple=True) == name
-        return make(leaf.shape) if found else False
+        return make(leaf) if found else False
 
-    marks = jax.tree_util.tree_map_with_path(mark, params)
+    # Some libraries wrap each array with metadata; its name is that of the wrapper.
+    wrappers = (nnx.Variable, flax.core.meta.AxisMetadata)
+    marks = jax.tree_util.tree_map_with_path(
+        mark, params, is_leaf=lambda node: isinstance(node, wrappers)
+    )
     if not any(map(is_marked, jax.tree.leaves(marks))):
         raise ValueError(f"name must be that of a leaf of params, got {name!r}, which none has.")
     return marks

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxbox.optim.marks import Positions, PositionSpec, map_marked
+from jaxbox.optim.marks import Positions, PositionSpec, check_marks, map_marked
+from jaxbox.optim.non_finite import KeepPositionsInsideState, count_non_finite
 
 __all__ = ["keep_positions_inside"]
 
@@ -13,7 +14,8 @@ def keep_positions_inside(positions: Positions) -> optax.GradientTransformation:
     """Modifies updates such that taps stay inside their kernel: projected gradient descent.
 
     The updated positions are clipped to their limits, to rounding. An update that leaves a tap
-    inside passes unchanged, bit for bit. In a chain this transformation should be last.
+    inside passes unchanged, bit for bit. An update that would make a position infinite or NaN
+    leaves it as it is. In a chain this transformation should be last.
 
     Source: `clamp_parameters` of the authors' code, which their training calls after each step. Its
     limits let taps leave kernels of even size by one cell; these do not.
@@ -23,9 +25,12 @@ def keep_positions_inside(positions: Positions) -> optax.GradientTransformation:
         :func:`find_positions_by_name`.
 
     Returns:
-      A stateless `GradientTransformation` whose `update` needs the parameters.
+      A `GradientTransformation` whose state is a `KeepPositionsInsideState` with the number of
+      steps in which a position was not finite (see :func:`jaxbox.optim.non_finite_steps`), and
+      whose `update` needs the parameters.
 
     Raises:
+      TypeError: `positions` are no marks.
       ValueError: When updating, `params` is `None`, or positions and their limits have different
         numbers of spatial axes.
 
@@ -38,6 +43,7 @@ def keep_positions_inside(positions: Positions) -> optax.GradientTransformation:
       >>> (positions + updates).ravel().tolist()
       [2.0, -2.0]
     """
+    check_marks("positions", positions, PositionSpec)
 
     def keep_inside(spec: PositionSpec, update: jax.Array, positions: jax.Array) -> jax.Array:
         rank, number = positions.ndim, len(spec.limits)
@@ -52,13 +58,22 @@ def keep_positions_inside(positions: Positions) -> optax.GradientTransformation:
         moved = positions + update
         clipped = jnp.clip(moved, low, high)
         # `clipped - positions` would round updates that need no correction.
-        return jnp.where(clipped == moved, update, clipped - positions)
+        kept = jnp.where(clipped == moved, update, clipped - positions)
+        return jnp.where(jnp.isfinite(moved), kept, 0)
 
-    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    def init_fn(params: optax.Params) -> KeepPositionsInsideState:
+        del params
+        return KeepPositionsInsideState(jnp.zeros((), jnp.int32))
+
+    def update_fn(
+        updates: optax.Updates, state: KeepPositionsInsideState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, KeepPositionsInsideState]:
         if params is None:
             raise ValueError(
                 "keep_positions_inside needs the parameters: call `update` with `params`."
             )
-        return map_marked(keep_inside, positions, updates, params)
+        count = count_non_finite(state.non_finite_steps, positions, updates, params)
+        kept = map_marked(keep_inside, positions, updates, params)
+        return kept, KeepPositionsInsideState(count)
 
-    return optax.stateless(update_fn)
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -20,7 +20,8 @@ def describe(channel_axis: int) -> str:
     Raises:
       ValueError: `channel_axis` is neither -1 nor -3.
     """
-    if channel_axis not in _AXES:
+    # -3.0 and True are equal to integers.
+    if type(channel_axis) is not int or channel_axis not in _AXES:
         raise ValueError(f"channel_axis must be -1 or -3; got {channel_axis!r}.")
     return _AXES[channel_axis]
 

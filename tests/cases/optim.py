@@ -30,7 +30,7 @@ class DclsModel(nnx.Module):
     """Boxes and taps with positions."""
 
     def __init__(self, rngs):
-        self.boxes = layers.BoxConv(2, 2, (5, 6), rngs=rngs)
+        self.boxes = layers.BoxConv(2, 2, window=(5, 6), rngs=rngs)
         self.dcls = layers.DclsConv(4, 3, (5, 4), 3, gain=2.0, rngs=rngs)
         self.norm = nnx.BatchNorm(3, rngs=rngs)
 
@@ -67,7 +67,8 @@ def train(tx, params, steps=4):
             return optax.apply_updates(params, updates), state
 
         for seed in range(steps):
-            params, state = step(params, state, _gradients(params, seed))
+            moving = params.fast if isinstance(params, optax.LookaheadParams) else params
+            params, state = step(params, state, _gradients(moving, seed))
         return params
 
 

@@ -1,14 +1,18 @@
 """The NNX layer: shapes, dtypes, metadata, and NNX's transformations."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 import jaxbox
 from jaxbox import boxes
 from jaxbox.layers import BoxConv, box
+from tests.oracles import box_conv as oracle
 
 
 def _layer(**kwargs):
@@ -34,6 +38,80 @@ def test_whole_pixels():
     layer = _layer(whole_pixels=True)
     y = jaxbox.box_conv(_x(), layer.theta[...], whole_pixels=True)
     np.testing.assert_array_equal(layer(_x()), y)
+
+
+def _optimizers(rate):
+    # Lion's weight decay would double boxes at each step, up to infinity minus infinity.
+    lion = optax.lion(rate, weight_decay=0.0)
+    return {"sgd": optax.sgd(rate), "adam": optax.adam(rate), "lion": lion}
+
+
+@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.parametrize("window", [(6, 8), None])
+@pytest.mark.parametrize("name", _optimizers(0.0))
+def test_every_output_is_a_mean_over_a_valid_box_whatever_the_optimizer_does(name, window, rng):
+    """Over 200 steps without `optim.constrain`, at any learning rate."""
+    layer = BoxConv(2, 2, window=window, rngs=nnx.Rngs(0))
+    graph, theta = nnx.split(layer)
+    x = jnp.asarray(rng.normal(size=(5, 6, 2)), jnp.float32)
+    targets = jnp.asarray(rng.normal(size=(5, 6, 4)), jnp.float32)
+
+    def train(rate):
+        tx = _optimizers(rate)[name]
+
+        def loss(theta):
+            y = nnx.merge(graph, theta)(x)
+            return jnp.mean((y - targets) ** 2), y
+
+        def step(carry, _):
+            theta, state = carry
+            gradients, y = jax.grad(loss, has_aux=True)(theta)
+            updates, state = tx.update(gradients, state, theta)
+            used = nnx.merge(graph, theta).valid_theta
+            return (optax.apply_updates(theta, updates), state), (used, y)
+
+        return jax.lax.scan(step, (theta, tx.init(theta)), length=200)
+
+    rates = jnp.array([1e-3, 1.0, 1e3, 1e9, 1e30])
+    (last, _), (used, outputs) = jax.jit(jax.vmap(train))(rates)
+    assert (boxes.project(last["theta"][...], window) != last["theta"][...]).any()
+    np.testing.assert_array_equal(boxes.project(used, window), used)
+    assert jnp.isfinite(used).all()
+    for index in itertools.product(range(len(rates)), (0, 1, 7, 199)):
+        mean = oracle.forward(np.moveaxis(x, -1, 0)[None], used[index])
+        expected = np.moveaxis(mean.reshape(4, 5, 6), 0, -1)
+        np.testing.assert_allclose(outputs[index], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_valid_boxes_are_used_bit_for_bit_and_others_get_the_gradient_of_the_nearest_valid_one():
+    layer = _layer()
+    np.testing.assert_array_equal(layer.valid_theta, layer.theta[...])
+    layer.theta[...] = jnp.asarray(
+        [
+            [[4, -4, 2, 1], [-50, 50, -2, -2]],
+            [[-jnp.inf, jnp.inf, -1, 1], [jnp.inf, jnp.inf, -jnp.inf, 0]],
+            [[1, 2, -1, 1], [jnp.nan, 1, -1, 1]],
+        ],
+        jnp.float32,
+    )
+    valid = boxes.project(jnp.clip(layer.theta[...], -1e9, 1e9), layer.window)
+    np.testing.assert_array_equal(layer.valid_theta, valid)
+
+    def loss(layer):
+        return jnp.sum(layer(_x()) ** 2)
+
+    actual = nnx.grad(loss)(layer)["theta"][...]
+    expected = jax.grad(lambda theta: jnp.sum(jaxbox.box_conv(_x(), theta) ** 2))(valid)
+    np.testing.assert_array_equal(actual, expected)
+    # A NaN is seen, in the outputs of its own box only.
+    assert jnp.isnan(layer(_x())).any((0, 1, 2)).tolist() == [False] * 5 + [True]
+
+
+def test_the_minimum_size_of_boxes_is_the_layers():
+    small = jax.nn.initializers.constant(jnp.array([-0.25, 0.25, -0.25, 0.25]))
+    assert jnp.ptp(_layer(theta_init=small).valid_theta) == 1
+    layer = _layer(theta_init=small, min_size=0.5)
+    np.testing.assert_array_equal(layer.valid_theta, layer.theta[...])
 
 
 def test_boxes_start_valid_and_random():

@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+import jaxbox
 from jaxbox import boxes, layers, linen
 
 
@@ -90,6 +91,15 @@ def test_bad_arguments():
         linen.BoxConv(0).init(key, _x())
     with pytest.raises(ValueError, match="window must be two positive"):
         linen.BoxConv(2, window=(0, 3)).init(key, _x())
+    with pytest.raises(TypeError, match="positional arguments"):
+        linen.BoxConv(2, (3, 3))
+
+
+def test_boxes_do_not_depend_on_the_size_of_later_inputs():
+    layer = linen.BoxConv(2)
+    variables = layer.init(jax.random.key(0), jnp.zeros((40, 50, 3)))
+    y = layer.apply(variables, _x())
+    np.testing.assert_array_equal(y, jaxbox.box_conv(_x(), variables["params"]["theta"]))
 
 
 LAYERS = {
@@ -144,7 +154,7 @@ def test_options_and_defaults_are_those_of_nnx(name):
     expected = [
         (key, dataclasses.MISSING if value.default is value.empty else value.default)
         for key, value in parameters.items()
-        if key not in given
+        if key not in given and value.kind is not value.VAR_POSITIONAL
     ]
     fields = dataclasses.fields(getattr(linen, name))
     found = [(field.name, field.default) for field in fields]

@@ -197,7 +197,15 @@ def test_bad_shapes(x_shape, theta_shape, message):
         jaxbox.box_conv(np.zeros(x_shape, np.float32), np.zeros(theta_shape, np.float32))
 
 
-def test_unknown_implementation():
+def test_other_bad_arguments():
+    for name in ("normalize", "whole_pixels"):
+        for value in ("no", 1, None):
+            with pytest.raises(TypeError, match=f"{name} must be True or False, got {value!r}"):
+                jaxbox.box_conv(_X, _THETA, **{name: value})
+    with pytest.raises(ValueError, match=r"channel_axis must be -1 or -3; got -3\.0"):
+        jaxbox.box_conv(_X, _THETA, channel_axis=-3.0)
+    with pytest.raises(ValueError, match=r"implementation must be None or one of .*got \['xla'\]"):
+        jaxbox.box_conv(_X, _THETA, implementation=["xla"])
     with pytest.raises(ValueError, match=r"implementation must be None or one of .*got 'abacus'"):
         jaxbox.box_conv(_X, _THETA, implementation="abacus")
 

@@ -121,8 +121,74 @@ def test_trees_with_tuples_and_nones():
 def test_a_wrong_tree_is_an_error():
     tx = optim.keep_boxes_valid({"theta": BoxSpec()})
     params = {"other": jnp.zeros(4)}
-    with pytest.raises(ValueError, match="key"):
+    with pytest.raises(ValueError, match=r"structure of the optimizer's parameters.* key"):
         tx.update(params, tx.init(params), params)
+
+
+def test_numbers_may_be_scheduled():
+    """Each number as an array that a compiled function gets is what it is as a Python number."""
+    theta = {"theta": jnp.array([[-3.0, 3.0, -3.0, 3.0], [-30.0, 30.0, 1.0, 1.5]])}
+    found = {"theta": BoxSpec(WINDOW)}
+
+    def step(**numbers):
+        tx = optim.constrain_boxes(optax.sgd(0.1), found, **numbers)
+        return tx.update(theta, tx.init(theta), theta)[0]["theta"]
+
+    numbers = {"box_l2": 0.5, "step_scale": 0.25, "min_size": 3.0}
+    np.testing.assert_allclose(jax.jit(step)(**numbers), step(**numbers), rtol=1e-6)
+    arrays = {name: jnp.asarray(number) for name, number in numbers.items()}
+    np.testing.assert_array_equal(step(**arrays), step(**numbers))
+
+
+@pytest.mark.usefixtures("relaxed_promotion")
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_box_survives_a_gradient_that_is_not_finite(optimizer, bad):
+    params = {"theta": jnp.array([[-3.0, 3.0, -3.0, 3.0], [-1.0, 2.0, -3.0, 4.0]])}
+    params["kernel"] = jnp.ones(2)
+    tx = optim.constrain_boxes(optimizer, {"theta": BoxSpec(WINDOW), "kernel": False})
+    state = tx.init(params)
+    good = {"theta": jnp.full((2, 4), -0.1), "kernel": jnp.ones(2)}
+    for gradients, kept, steps in (
+        (good, False, 0),
+        ({**good, "theta": good["theta"].at[0, 1].set(bad)}, True, 1),
+        (good, False, 1),
+    ):
+        updates, state = jax.jit(tx.update)(gradients, state, params)
+        moved = optax.apply_updates(params, updates)
+        assert (moved["theta"][0] == params["theta"][0]).all() == kept
+        assert (moved["theta"][1] != params["theta"][1]).all()
+        assert optim.non_finite_steps(state) == (steps, 0)
+        params = moved
+    assert violation(params["theta"], WINDOW) <= 1e-4
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.usefixtures("relaxed_promotion")
+def test_all_boxes_survive_a_nan_that_clipping_spreads():
+    params = {"theta": jnp.array([[-3.0, 3.0, -3.0, 3.0]]), "kernel": jnp.ones(2)}
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+    tx = optim.constrain_boxes(clipped, {"theta": BoxSpec(WINDOW), "kernel": False})
+    gradients = {"theta": jnp.ones((1, 4)), "kernel": jnp.array([1.0, jnp.nan])}
+    updates, state = tx.update(gradients, tx.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(moved["theta"], params["theta"])
+    assert optim.non_finite_steps(state).boxes == 1
+    # Other parameters are the optimizer's business.
+    assert jnp.isnan(moved["kernel"]).all()
+
+
+def test_a_box_keeps_its_place_where_the_step_overflows():
+    theta = jnp.array([[-3.0, 3.0, -3.0, 3.0]])
+    tx = optim.constrain_boxes(optax.sgd(1e38), BoxSpec())
+    updates, state = tx.update(jnp.array([[9.0, 0.0, 0.0, 0.0]]), tx.init(theta), theta)
+    np.testing.assert_array_equal(updates, jnp.zeros((1, 4)))
+    assert optim.non_finite_steps(state).boxes == 1
+
+
+def test_a_state_without_counts():
+    with pytest.raises(ValueError, match="no count of steps"):
+        optim.non_finite_steps(optax.adam(1.0).init(jnp.zeros(4)))
 
 
 def test_inside_other_wrappers():
@@ -155,11 +221,29 @@ def test_extra_arguments_reach_the_optimizer():
     assert jnp.abs(updates["theta"]).min() > 0
 
 
-@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
-def test_bad_numbers(bad):
+BAD = [(-1.0, ValueError), (np.nan, ValueError), (np.inf, ValueError)]
+BAD += [(kind, TypeError) for kind in ("1", None, 1j, True, np.ones(2))]
+
+
+@pytest.mark.parametrize(("bad", "error"), BAD)
+def test_bad_numbers(bad, error):
     found = {"theta": BoxSpec()}
     for name, keyword in (("box_l2", "box_l2"), ("scale", "step_scale"), ("min_size", "min_size")):
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(error, match=f"{name} must be"):
             optim.constrain_boxes(optax.adam(1e-3), found, **{keyword: bad})
-    with pytest.raises(ValueError, match="window must be two positive"):
+    with pytest.raises(error, match="window must be two positive"):
         BoxSpec((1, bad))
+
+
+@pytest.mark.parametrize(
+    "marks", [jnp.zeros((2, 4)), {"theta": True}, [optim.PositionSpec([(0, 1)])]]
+)
+def test_parameters_in_place_of_marks(marks):
+    functions = (
+        lambda: optim.constrain_boxes(optax.adam(1.0), marks),
+        lambda: optim.keep_boxes_valid(marks),
+        lambda: optim.steps_in_pixels(1.0, marks),
+    )
+    for function in functions:
+        with pytest.raises(TypeError, match="boxes must be a tree of BoxSpec and False"):
+            function()

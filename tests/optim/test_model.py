@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax import nnx
 
 from jaxbox import layers, optim
@@ -92,6 +93,7 @@ def test_with_the_nnx_optimizer(graph):
         for _ in range(5):
             step(model, optimizer)
     assert optimizer.step[...] == 5
+    assert optim.non_finite_steps(optimizer.opt_state) == (0, 0)
     for layer, old in zip(model.boxes, before["boxes"].values(), strict=True):
         assert violation(layer.theta[...], layer.window) <= 1e-4
         assert jnp.abs(layer.theta[...] - old["theta"][...]).max() > 1
@@ -138,6 +140,50 @@ def test_a_filter_that_leaves_parameters_out():
     params = nnx.state(model, only_boxes)
     assert len(jax.tree.leaves(params)) == 3
     assert violation(train(tx, params)["boxes"][0]["theta"][...], WINDOW) <= 1e-4
+
+
+def test_the_filter_of_the_optimizer_is_asked_for():
+    model = make_model()
+    tx = optim.constrain(optax.adam(1.0), model)
+    with pytest.raises(ValueError, match=r"the same `wrt` as nnx\.Optimizer"):
+        nnx.Optimizer(model, tx, wrt=nnx.Any(nnx.Param, nnx.BatchStat))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((optax.adam(1.0), None), "model must be an NNX model; got None"),
+        ((optax.adam(1.0), {"a": 1}), "model must be an NNX model; got dict"),
+        ((optax.adam(1.0), nn.Dense(3)), "model must be an NNX model; got Dense"),
+        ((None, make_model()), "optimizer must be an optax optimizer.*; got None"),
+        ((make_model(), optax.adam(1.0)), "optimizer must be .* comes first; got Model"),
+        ((optax.adam, make_model()), "optimizer must be an optax optimizer.*; got function"),
+    ],
+)
+def test_what_is_no_model_or_no_optimizer(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        optim.constrain(*arguments)
+
+
+def test_boxes_smaller_than_layers_compute_with():
+    with pytest.raises(ValueError, match=r"got 0\.5; the BoxConv at boxes\.0 was made with"):
+        optim.constrain(optax.adam(1.0), make_model(), min_size=0.5)
+    model = layers.BoxConv(1, 1, min_size=0.5, rngs=nnx.Rngs(0))
+    optim.constrain(optax.adam(1.0), model, min_size=0.5)
+
+
+@pytest.mark.usefixtures("relaxed_promotion")
+def test_taps_survive_gradients_that_are_not_finite():
+    state = nnx.as_pure(nnx.state(make_dcls_model(), nnx.Param))
+    tx = optim.constrain(optax.adam(0.1), make_dcls_model())
+    gradients = jax.tree.map(jnp.ones_like, state)
+    positions = gradients["dcls"]["positions"]
+    gradients["dcls"]["positions"] = positions.at[0, 0, 0, 0].set(jnp.nan)
+    updates, opt_state = tx.update(gradients, tx.init(state), state)
+    held = updates["dcls"]["positions"] == 0
+    assert held[0, 0, 0, 0]
+    assert jnp.isfinite(updates["dcls"]["positions"]).all()
+    assert optim.non_finite_steps(opt_state) == (0, 1)
 
 
 def test_big_steps_end_inside():

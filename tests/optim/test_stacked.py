@@ -20,7 +20,7 @@ class Layers(nnx.Module):
 
     def __init__(self, key):
         rngs = nnx.Rngs(key)
-        self.boxes = layers.BoxConv(3, 2, WINDOW, rngs=rngs)
+        self.boxes = layers.BoxConv(3, 2, window=WINDOW, rngs=rngs)
         self.dcls = layers.DclsConv(2, 3, KERNEL_SIZE, 2, rngs=rngs)
 
 
@@ -84,7 +84,7 @@ def test_stacked_by_linen(transform, axis, rng):
     class Block(nn.Module):
         @nn.compact
         def __call__(self, x, _):
-            return linen.DclsConv(6, KERNEL_SIZE, 4)(linen.BoxConv(2, WINDOW)(x)), None
+            return linen.DclsConv(6, KERNEL_SIZE, 4)(linen.BoxConv(2, window=WINDOW)(x)), None
 
     size = {"length" if transform is nn.scan else "axis_size": 3}
     stacked = transform(

@@ -197,8 +197,10 @@ class Checkpoints:
                 states = {names[name]: getattr(like, name) for name in ("params", "model_state")}
                 renaming = old_checkpoints.find_renaming(states, stored)
                 like_stored = old_checkpoints.rename(parts, renaming)
+                like_stored = old_checkpoints.without_counts(like_stored, stored)
                 restored = self._manager.restore(step, args=ocp.args.StandardRestore(like_stored))
                 restored = old_checkpoints.rename(restored, old_checkpoints.inverse(renaming))
+                restored = old_checkpoints.with_counts(restored, parts)
             state = TrainState(**{name: restored[names[name]] for name in TrainState._fields})
         except MemoryError:
             raise

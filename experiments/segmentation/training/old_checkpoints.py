@@ -1,14 +1,18 @@
 """Checkpoints of older programs, which numbered the layers of a block and named them later.
 
 An older program stored the convolution `blocks[3].reduce` as `blocks[3].branch.layers[0]`. Layers
-without parameters had numbers too, so the numbers are looked up in the checkpoint.
+without parameters had numbers too, so the numbers are looked up in the checkpoint. Nor did an older
+program count the steps in which a box was not finite.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import optax
 from flax import nnx
+
+from jaxbox.optim import KeepBoxesValidState, KeepPositionsInsideState
 
 # The sequences of numbered layers, each with the names that its layers have now, in their order.
 # A block has some of these layers only.
@@ -65,6 +69,33 @@ def rename[Tree](tree: Tree, renaming: Renaming) -> Tree:
 def inverse(renaming: Renaming) -> Renaming:
     """The renaming from the older names to the present ones."""
     return {old: new for new, old in renaming.items()}
+
+
+def without_counts[Tree](tree: Tree, stored: Any) -> Tree:
+    """Leaves out the counts of steps that were not finite if a checkpoint has none.
+
+    Args:
+      tree: the state of an optimizer.
+      stored: the names in the checkpoint of that state.
+    """
+    if "non_finite_steps" in str(jax.tree.structure(stored)):
+        return tree
+    changed: Tree = jax.tree.map(
+        lambda node: optax.EmptyState() if _is_count(node) else node, tree, is_leaf=_is_count
+    )
+    return changed
+
+
+def with_counts[Tree](tree: Tree, like: Tree) -> Tree:
+    """Puts back what `without_counts` left out, from a tree that has it."""
+    counts: Tree = jax.tree.map(
+        lambda new, old: new if _is_count(new) else old, like, tree, is_leaf=_is_count
+    )
+    return counts
+
+
+def _is_count(node: Any) -> bool:
+    return isinstance(node, KeepBoxesValidState | KeepPositionsInsideState)
 
 
 def _order_in(block: Mapping[str, Any], order: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,12 +6,44 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 
-from jaxbox.models.features import FeatureMap, Layer
+from jaxbox.arguments import (
+    check_dtype,
+    check_flag,
+    check_fraction,
+    check_number,
+    check_rngs,
+)
+from jaxbox.models.features import FeatureMap, Layer, check_features
 from jaxbox.models.folding import Identity, fold_norm, to_plain_conv
 from jaxbox.models.layer_costs import Cost, chain_cost, elementwise_cost, layer_cost
 
-__all__ = ["Block", "ResidualBlock", "apply_in_order", "residual_cost"]
+__all__ = ["Block", "ResidualBlock", "apply_in_order", "check_block", "residual_cost"]
+
+
+def check_block(
+    features: FeatureMap,
+    *,
+    dropout: float = 0.0,
+    epsilon: float = 1e-5,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+    **flags: bool,
+) -> None:
+    """Checks the arguments that blocks have in common; `flags` are those that are on or off.
+
+    Raises:
+      TypeError: An argument is of the wrong type.
+      ValueError: A number is out of range.
+    """
+    check_features(features)
+    check_fraction("dropout", dropout)
+    check_number("epsilon", epsilon)
+    check_dtype("dtype", dtype)
+    check_rngs(rngs)
+    for name, flag in flags.items():
+        check_flag(name, flag)
 
 
 class Block(nnx.Module):

@@ -6,8 +6,14 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox.arguments import check_count
 from jaxbox.models.blocks.activation import relu_or_prelu
-from jaxbox.models.blocks.block import BottleneckBranch, ResidualBlock, apply_in_order
+from jaxbox.models.blocks.block import (
+    BottleneckBranch,
+    ResidualBlock,
+    apply_in_order,
+    check_block,
+)
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PointwiseConv
 from jaxbox.models.features import FeatureMap, Layer
@@ -33,6 +39,10 @@ class Bottleneck(BottleneckBranch, ResidualBlock):
       epsilon: The epsilon of BatchNorm.
       dtype: The dtype of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
+
+    Raises:
+      TypeError: An argument is of the wrong type.
+      ValueError: A number is out of range.
     """
 
     def __init__(
@@ -48,7 +58,13 @@ class Bottleneck(BottleneckBranch, ResidualBlock):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
+        flags = {"use_bias": use_bias, "prelu": prelu}
+        check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
+        check_count("dilation", dilation)
+        if asymmetric is not None:
+            check_count("asymmetric", asymmetric)
         C, axis = features.channels, features.channel_axis
+        check_count("the channels of features", C, minimum=4)
         inner = C // 4
         pointwise = partial(PointwiseConv, dtype=dtype, rngs=rngs)
         conv = partial(

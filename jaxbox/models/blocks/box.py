@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox.arguments import check_count
 from jaxbox.layers.box import BoxConv
-from jaxbox.models.blocks.block import ResidualBlock, apply_in_order
+from jaxbox.models.blocks.block import ResidualBlock, apply_in_order, check_block
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PointwiseConv
 from jaxbox.models.features import FeatureMap, Layer
@@ -98,7 +99,9 @@ class BoxBlock(BoxBranch):
       rngs: The random keys; the streams `params` and `dropout` are used.
 
     Raises:
-      ValueError: The number of channels is not a multiple of `num_boxes`.
+      TypeError: An argument is of the wrong type.
+      ValueError: A number is out of range, or the number of channels is not a multiple of
+        `num_boxes`.
     """
 
     def __init__(
@@ -113,7 +116,10 @@ class BoxBlock(BoxBranch):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
+        flags = {"use_bias": use_bias, "relu": relu, "trainable": trainable}
+        check_block(features, dropout=dropout, dtype=dtype, rngs=rngs, **flags)
         height, width, C, axis = features
+        check_count("num_boxes", num_boxes)
         if C % num_boxes:
             raise ValueError(f"num_boxes must divide the {C} channels, got {num_boxes}.")
         inner = C // num_boxes
@@ -124,7 +130,12 @@ class BoxBlock(BoxBranch):
         self.norm1: Layer = BatchNorm(inner, channel_axis=-3, dtype=dtype)
         self.relu = relu
         self.boxes = BoxConv(
-            inner, num_boxes, (height, width), trainable=trainable, channel_axis=-3, rngs=rngs
+            inner,
+            num_boxes,
+            window=(height, width),
+            trainable=trainable,
+            channel_axis=-3,
+            rngs=rngs,
         )
         self.norm2: Layer = BatchNorm(
             C, channel_axis=-3, initial_scale=_INITIAL_BOX_SCALE, dtype=dtype

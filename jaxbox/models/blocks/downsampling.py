@@ -1,14 +1,21 @@
 """ENet's downsampling block."""
 
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox.arguments import check_choice, check_count
 from jaxbox.models.blocks.activation import relu_or_prelu
-from jaxbox.models.blocks.block import BottleneckBranch, apply_in_order, residual_cost
+from jaxbox.models.blocks.block import (
+    BottleneckBranch,
+    apply_in_order,
+    check_block,
+    residual_cost,
+)
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PatchConv, PointwiseConv
 from jaxbox.models.features import FeatureMap, Layer
@@ -33,6 +40,10 @@ class Downsampling(BottleneckBranch):
       output_axis: The axis of the output's channels, -1 or -3. `jaxbox.models.layouts` derives it.
       dtype: The dtype of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
+
+    Raises:
+      TypeError: An argument is of the wrong type.
+      ValueError: A number is out of range; `channels` is below 4 or those of `features`.
     """
 
     def __init__(
@@ -48,7 +59,11 @@ class Downsampling(BottleneckBranch):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
+        flags = {"use_bias": use_bias, "prelu": prelu}
+        check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
+        check_choice("output_axis", output_axis, get_args(layout.ChannelAxis))
         height, width, C, _ = features
+        check_count("channels", channels, minimum=max(C, 4))
         inner = channels // 4
         norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.input = FeatureMap(height, width, C)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxbox.arguments import check_count
 from jaxbox.models.blocks.activation import relu_or_prelu
-from jaxbox.models.blocks.block import Block
+from jaxbox.models.blocks.block import Block, check_block
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, to_affine, to_plain_conv
@@ -31,6 +32,10 @@ class InitialBlock(Block):
       epsilon: The epsilon of BatchNorm.
       dtype: The dtype of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
+
+    Raises:
+      TypeError: An argument is of the wrong type.
+      ValueError: A number is out of range; `channels` is not more than those of `features`.
     """
 
     def __init__(
@@ -45,7 +50,10 @@ class InitialBlock(Block):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
+        flags = {"use_bias": use_bias, "prelu": prelu}
+        check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
         height, width, C, _ = features
+        check_count("channels", channels, minimum=C + 1)
         self.input = FeatureMap(height, width, C)
         self.output = FeatureMap(height // 2, width // 2, channels)
         self.conv: Layer = nnx.Conv(

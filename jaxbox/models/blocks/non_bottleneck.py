@@ -7,7 +7,8 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.blocks.block import ResidualBlock, apply_in_order
+from jaxbox.arguments import check_count
+from jaxbox.models.blocks.block import ResidualBlock, apply_in_order, check_block
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import Identity, fold_norm, to_plain_conv
@@ -29,6 +30,10 @@ class NonBottleneck1D(ResidualBlock):
       dropout: The probability of dropping a channel of the branch.
       dtype: The dtype of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
+
+    Raises:
+      TypeError: An argument is of the wrong type.
+      ValueError: A number is out of range.
     """
 
     def __init__(
@@ -41,6 +46,8 @@ class NonBottleneck1D(ResidualBlock):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
+        check_block(features, dropout=dropout, dtype=dtype, rngs=rngs, use_bias=use_bias)
+        check_count("dilation", dilation)
         C = features.channels
         conv = partial(
             nnx.Conv,

@@ -190,7 +190,8 @@ def _box_conv_like(boxes: BoxConv, theta: jax.Array) -> BoxConv:
     return BoxConv(
         theta.shape[0],
         theta.shape[1],
-        boxes.window,
+        window=boxes.window,
+        min_size=boxes.min_size,
         normalize=boxes.normalize,
         whole_pixels=boxes.whole_pixels,
         channel_axis=boxes.channel_axis,

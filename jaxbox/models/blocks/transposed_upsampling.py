@@ -6,7 +6,8 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.blocks.block import Block
+from jaxbox.arguments import check_count
+from jaxbox.models.blocks.block import Block, check_block
 from jaxbox.models.convolution import UpsamplingConv
 from jaxbox.models.features import FeatureMap, Layer
 from jaxbox.models.folding import fold_norm
@@ -25,6 +26,10 @@ class TransposedUpsampling(Block):
       use_bias: Whether the convolution has a bias.
       dtype: The dtype of the computation.
       rngs: The random keys; the stream `params` is used.
+
+    Raises:
+      TypeError: An argument is of the wrong type.
+      ValueError: A number is out of range.
     """
 
     def __init__(
@@ -36,6 +41,8 @@ class TransposedUpsampling(Block):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
+        check_block(features, dtype=dtype, rngs=rngs, use_bias=use_bias)
+        check_count("channels", channels)
         height, width, C, _ = features
         self.input = FeatureMap(height, width, C)
         self.output = FeatureMap(2 * height, 2 * width, channels)

@@ -7,7 +7,13 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.models.blocks.block import BottleneckBranch, apply_in_order, residual_cost
+from jaxbox.arguments import check_count
+from jaxbox.models.blocks.block import (
+    BottleneckBranch,
+    apply_in_order,
+    check_block,
+    residual_cost,
+)
 from jaxbox.models.blocks.dropout import channel_dropout
 from jaxbox.models.convolution import PointwiseConv, UpsamplingConv
 from jaxbox.models.features import FeatureMap, Layer
@@ -32,6 +38,10 @@ class Upsampling(BottleneckBranch):
       epsilon: The epsilon of BatchNorm.
       dtype: The dtype of the computation.
       rngs: The random keys; the streams `params` and `dropout` are used.
+
+    Raises:
+      TypeError: An argument is of the wrong type.
+      ValueError: A number is out of range.
     """
 
     def __init__(
@@ -45,6 +55,10 @@ class Upsampling(BottleneckBranch):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
+        check_block(
+            features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, use_bias=use_bias
+        )
+        check_count("channels", channels, minimum=4)
         height, width, C, axis = features
         inner = channels // 4
         pointwise = partial(PointwiseConv, dtype=dtype, rngs=rngs)

@@ -1,4 +1,4 @@
-"""A checkpoint of an older program, which numbered the layers of blocks, opens with all values."""
+"""A checkpoint of an older program, which numbered layers and counted nothing, still opens."""
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,8 @@ NON_BOTTLENECK = [
     "dropout",
 ]
 SKIP = ["skip_conv", "skip_norm"]
+# The states of transformations that had none.
+COUNTS = (optim.KeepBoxesValidState, optim.KeepPositionsInsideState)
 
 
 def branch_of(block):
@@ -65,7 +67,7 @@ def branch_of(block):
 
 
 def older_form(tree, model):
-    """The same state with numbers in place of the names of layers."""
+    """The same state with numbers in place of the names of layers, and without counts."""
 
     def older_path(path):
         if path[0] != "blocks" or not hasattr(model.blocks[path[1]], "branch"):
@@ -76,12 +78,14 @@ def older_form(tree, model):
         return path
 
     def convert(state):
+        if isinstance(state, COUNTS):
+            return optax.EmptyState()
         if not isinstance(state, nnx.State):
             return state
         flat = nnx.to_flat_state(state)
         return nnx.from_flat_state([(older_path(path), leaf) for path, leaf in flat])
 
-    return jax.tree.map(convert, tree, is_leaf=lambda x: isinstance(x, nnx.State))
+    return jax.tree.map(convert, tree, is_leaf=lambda x: isinstance(x, (nnx.State, *COUNTS)))
 
 
 def state_of(model):

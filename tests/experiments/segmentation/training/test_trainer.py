@@ -53,7 +53,7 @@ class _Tiny(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.inner = nnx.Linear(3, 4, rngs=rngs)
         self.norm = nnx.BatchNorm(4, rngs=rngs)
-        self.boxes = jaxbox.BoxConv(4, 2, (6, 8), rngs=rngs)
+        self.boxes = jaxbox.BoxConv(4, 2, window=(6, 8), rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
         self.outer = nnx.Linear(8, 3, rngs=rngs)
 

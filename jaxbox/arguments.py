@@ -1,0 +1,319 @@
+"""Checks of arguments that operations, layers, blocks and optimizers share.
+
+Each function names the argument, its value and what is allowed. A value of the wrong kind is a
+`TypeError`, one out of range a `ValueError`.
+"""
+
+import math
+import numbers
+import operator
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+
+__all__ = [
+    "check_callable",
+    "check_choice",
+    "check_count",
+    "check_dtype",
+    "check_feature_group_count",
+    "check_flag",
+    "check_fraction",
+    "check_number",
+    "check_padding",
+    "check_precision",
+    "check_rngs",
+    "is_traced",
+    "sizes_per_axis",
+]
+
+
+def is_traced(value: Any) -> bool:
+    """Tells whether a value is only known when a compiled function runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
+    """Checks an integer and returns it as an `int`.
+
+    Raises:
+      TypeError: `value` is not an integer; `True` and 3.0 are none.
+      ValueError: `value` is below `minimum`.
+
+    Example:
+      >>> from jaxbox.arguments import check_count
+      >>> check_count("num_boxes", 4)
+      4
+    """
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}.") from None
+    if count < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}.")
+    return count
+
+
+def check_number(name: str, value: Any, *, may_be_zero: bool = False) -> Any:
+    """Checks that a number is positive and finite, as far as it is known, and returns it.
+
+    Args:
+      name: The name of the argument, for the error message.
+      value: A real number or a scalar array. Only the shape and dtype of a traced one are checked.
+      may_be_zero: Whether 0 is allowed too.
+
+    Raises:
+      TypeError: `value` is not a real number.
+      ValueError: `value` is out of range.
+
+    Example:
+      >>> from jaxbox.arguments import check_number
+      >>> check_number("gain", 2.5)
+      2.5
+    """
+    allowed = "finite and not negative" if may_be_zero else "positive and finite"
+    if not _is_real(value):
+        raise TypeError(f"{name} must be a real number, {allowed}, got {value!r}.")
+    if not is_traced(value):
+        number = float(value)
+        if not math.isfinite(number) or number < 0 or (number == 0 and not may_be_zero):
+            raise ValueError(f"{name} must be {allowed}, got {value}.")
+    return value
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Checks a number from 0 to 1.
+
+    Raises:
+      TypeError: `value` is not a real number.
+      ValueError: `value` is out of range.
+
+    Example:
+      >>> from jaxbox.arguments import check_fraction
+      >>> check_fraction("dropout", 0.25)
+    """
+    # Fractions are real numbers too, and traced numbers cannot be compared.
+    real = _is_real(value) or isinstance(value, numbers.Rational)
+    if not real or isinstance(value, bool) or is_traced(value):
+        raise TypeError(f"{name} must be a number from 0 to 1, got {value!r}.")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, got {value}.")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Checks a boolean and returns it.
+
+    Raises:
+      TypeError: `value` is not a boolean; "no" and 1 are none.
+
+    Example:
+      >>> from jaxbox.arguments import check_flag
+      >>> check_flag("use_bias", False)
+      False
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Checks that a value is one of those allowed, and of the same type.
+
+    Raises:
+      ValueError: It is not.
+
+    Example:
+      >>> from jaxbox.arguments import check_choice
+      >>> check_choice("pooling", "floor", ("floor", "ceil"))
+    """
+    # Values that cannot be compared or hashed, such as arrays, are none of the choices.
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        allowed = ", ".join(map(str, choices))
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+
+
+def check_dtype(name: str, dtype: DTypeLike | None) -> None:
+    """Checks that a dtype is a real floating one.
+
+    Raises:
+      TypeError: It is not, or `dtype` is no dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.arguments import check_dtype
+      >>> check_dtype("param_dtype", jnp.bfloat16)
+    """
+    try:
+        # NumPy takes `None` for float64.
+        found = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{name} must be floating, got {found or repr(dtype)}.")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Checks that a function, such as an initializer, is one.
+
+    Raises:
+      TypeError: `value` cannot be called.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {value!r}.")
+
+
+def check_rngs(rngs: Any) -> None:
+    """Checks that random keys for parameters can be drawn, as from `flax.nnx.Rngs`.
+
+    Raises:
+      TypeError: They cannot.
+    """
+    if not callable(getattr(rngs, "params", None)):
+        raise TypeError(
+            "rngs must be flax.nnx.Rngs with a stream `params` or a default one, such as "
+            f"nnx.Rngs(0); got {rngs!r}."
+        )
+
+
+def sizes_per_axis(
+    name: str, sizes: int | Sequence[int], rank: int | None = None
+) -> tuple[int, ...]:
+    """Returns an argument as one size for each spatial axis.
+
+    Args:
+      name: The name of the argument, for the error message.
+      sizes: One size for every axis, or one for each.
+      rank: The number of spatial axes, or `None` if `sizes` decides it: one to three.
+
+    Returns:
+      The sizes.
+
+    Raises:
+      TypeError: A size is not an integer.
+      ValueError: There are not `rank` sizes, or one is below 1.
+
+    Example:
+      >>> from jaxbox.arguments import sizes_per_axis
+      >>> sizes_per_axis("dilation", 2, rank=3)
+      (2, 2, 2)
+    """
+    expected = "1 to 3 positive sizes" if rank is None else f"{rank} positive sizes"
+    message = f"{name} must be {expected}, got {sizes!r}."
+    each = [sizes] * (rank or 1) if _is_integer(sizes) else sizes
+    if not isinstance(each, Iterable) or not all(map(_is_integer, each)):
+        raise TypeError(message)
+    counts = tuple(map(int, each))
+    if min(counts, default=0) < 1 or len(counts) not in ((1, 2, 3) if rank is None else (rank,)):
+        raise ValueError(message)
+    return counts
+
+
+def check_feature_group_count(in_features: int, out_features: int, count: int) -> None:
+    """Checks that a number of groups divides the channels of the input and of the output.
+
+    Raises:
+      TypeError: A number is not an integer.
+      ValueError: `count` does not divide the channels, or a number is below 1.
+    """
+    check_count("in_features", in_features)
+    check_count("out_features", out_features)
+    check_count("feature_group_count", count)
+    if in_features % count or out_features % count:
+        raise ValueError(
+            "feature_group_count must divide in_features and out_features; got "
+            f"{count}, {in_features} and {out_features}."
+        )
+
+
+def check_padding(padding: Any, rank: int, names: Collection[str]) -> Any:
+    """Checks the padding of a convolution and returns it in Python's numbers.
+
+    Args:
+      padding: One of `names`, or a number of pixels for all sides, or for each axis a number or a
+        pair (before, after). Numbers may be negative, which crops.
+      rank: The number of spatial axes.
+      names: The paddings that have a name. As in JAX, those that JAX knows may be written small.
+
+    Returns:
+      The name, the number, or a list of numbers and pairs.
+
+    Raises:
+      TypeError: `padding` is of another kind.
+      ValueError: The name is unknown, or there are not `rank` numbers or pairs.
+
+    Example:
+      >>> from jaxbox.arguments import check_padding
+      >>> check_padding([1, (0, 2)], 2, ("SAME", "VALID"))
+      [1, (0, 2)]
+    """
+    message = (
+        f"padding must be one of {', '.join(names)}, a number, or for each of the {rank} axes a "
+        f"number or a pair of numbers; got {padding!r}."
+    )
+    if isinstance(padding, str):
+        known = padding.upper() in {"SAME", "VALID", "SAME_LOWER"} & set(names)
+        if padding not in names and not known:
+            raise ValueError(message)
+        return padding
+    if _is_integer(padding):
+        return int(padding)
+    if not isinstance(padding, Sequence):
+        raise TypeError(message)
+    pads: list[int | tuple[int, ...]] = []
+    for pad in padding:
+        if _is_integer(pad):
+            pads.append(int(pad))
+        elif isinstance(pad, tuple | list) and len(pad) == 2 and all(map(_is_integer, pad)):
+            pads.append(tuple(map(int, pad)))
+        else:
+            raise TypeError(message)
+    if len(pads) != rank:
+        raise ValueError(message)
+    return pads
+
+
+def check_precision(precision: Any) -> None:
+    """Checks the precision of products: what `jax.lax.dot_general` takes.
+
+    Raises:
+      TypeError: `precision` is of another kind.
+      ValueError: The name is unknown.
+
+    Example:
+      >>> from jaxbox.arguments import check_precision
+      >>> check_precision("highest")
+    """
+    each = precision if isinstance(precision, tuple | list) and len(precision) == 2 else [precision]
+    for value in each:
+        if value is None or isinstance(value, lax.DotAlgorithm | lax.DotAlgorithmPreset):
+            continue
+        message = (
+            "precision must be None, a jax.lax.Precision or its name, or a pair of them; got "
+            f"{precision!r}."
+        )
+        if not isinstance(value, str | lax.Precision):
+            raise TypeError(message)
+        if value not in lax.DotAlgorithmPreset.__members__:
+            try:
+                lax.Precision(value)
+            except (KeyError, ValueError):
+                raise ValueError(message) from None
+
+
+def _is_integer(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    """Tells whether a value is a real number or a scalar array of one."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        kinds = (jnp.floating, jnp.integer)
+        return value.ndim == 0 and any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,81 @@
+"""The options that all layers of convolutions have in common, and their checks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from flax import nnx
+from flax.typing import Dtype, PrecisionLike
+
+from jaxbox.arguments import (
+    check_callable,
+    check_dtype,
+    check_flag,
+    check_padding,
+    check_precision,
+    check_rngs,
+    sizes_per_axis,
+)
+
+__all__ = ["check_conv_options", "per_axis_if_needed"]
+
+# The names of paddings that `jaxbox_kernels.common.conv` knows.
+_PADDINGS: Final = ("SAME", "VALID", "SAME_LOWER", "CIRCULAR", "REFLECT")
+_PADDINGS_ALONG_ONE_AXIS: Final = (*_PADDINGS, "CAUSAL")
+_TRANSPOSED_PADDINGS: Final = ("SAME", "VALID", "CIRCULAR")
+
+
+def check_conv_options(
+    rank: int,
+    *,
+    padding: Any,
+    dtype: Dtype | None,
+    param_dtype: Dtype,
+    precision: PrecisionLike,
+    flags: Mapping[str, bool],
+    functions: Mapping[str, Callable[..., Any] | None],
+    rngs: nnx.Rngs,
+    transposed: bool = False,
+) -> Any:
+    """Checks the options of a layer of convolutions.
+
+    Args:
+      rank: The number of spatial axes.
+      padding: The padding.
+      dtype: The dtype of the computation, or `None`.
+      param_dtype: The dtype of the parameters.
+      precision: The precision of products.
+      flags: Options that are on or off, by their names.
+      functions: Functions, such as initializers, by their names; `None` for the default.
+      rngs: The random keys.
+      transposed: Whether convolutions are transposed, which know fewer paddings.
+
+    Returns:
+      The padding, of Python's numbers.
+
+    Raises:
+      TypeError: An option is of the wrong type.
+      ValueError: An option is out of range.
+    """
+    for name, flag in flags.items():
+        check_flag(name, flag)
+    for name, function in functions.items():
+        if function is not None:
+            check_callable(name, function)
+    if dtype is not None:
+        check_dtype("dtype", dtype)
+    check_dtype("param_dtype", param_dtype)
+    check_precision(precision)
+    check_rngs(rngs)
+    names = _PADDINGS_ALONG_ONE_AXIS if rank == 1 else _PADDINGS
+    return check_padding(padding, rank, _TRANSPOSED_PADDINGS if transposed else names)
+
+
+def per_axis_if_needed(name: str, sizes: int | Sequence[int], rank: int) -> int | tuple[int, ...]:
+    """Returns strides or dilations as one number for all axes or as one for each.
+
+    Raises:
+      TypeError: A size is not an integer.
+      ValueError: There are not `rank` sizes, or one is below 1.
+    """
+    each = sizes_per_axis(name, sizes, rank)
+    return each if isinstance(sizes, Sequence) else each[0]
