@@ -7,14 +7,14 @@ Each function names the argument, its value and what is allowed. A value of the 
 import math
 import numbers
 import operator
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Collection, Sequence
+from typing import Any, Final, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 __all__ = [
     "check_callable",
@@ -25,12 +25,23 @@ __all__ = [
     "check_flag",
     "check_fraction",
     "check_number",
+    "check_key",
     "check_padding",
     "check_precision",
     "check_rngs",
+    "check_sequence",
     "is_traced",
     "sizes_per_axis",
+    "to_array",
 ]
+
+# No axis can be longer: indices are int32.
+_LARGEST_COUNT: Final = 2**31 - 1
+
+# The names of paddings that `jaxbox_kernels.common.conv` knows.
+_PADDINGS: Final = ("SAME", "VALID", "SAME_LOWER", "CIRCULAR", "REFLECT")
+_PADDINGS_ALONG_ONE_AXIS: Final = (*_PADDINGS, "CAUSAL")
+_TRANSPOSED_PADDINGS: Final = ("SAME", "VALID", "CIRCULAR")
 
 
 def is_traced(value: Any) -> bool:
@@ -43,7 +54,7 @@ def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
 
     Raises:
       TypeError: `value` is not an integer; `True` and 3.0 are none.
-      ValueError: `value` is below `minimum`.
+      ValueError: `value` is below `minimum`, or above what an axis can have.
 
     Example:
       >>> from jaxbox.arguments import check_count
@@ -58,6 +69,8 @@ def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}.") from None
     if count < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}.")
+    if count > _LARGEST_COUNT:
+        raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {value!r}.")
     return count
 
 
@@ -82,7 +95,7 @@ def check_number(name: str, value: Any, *, may_be_zero: bool = False) -> Any:
     if not _is_real(value):
         raise TypeError(f"{name} must be a real number, {allowed}, got {value!r}.")
     if not is_traced(value):
-        number = float(value)
+        number = _to_float(value)
         if not math.isfinite(number) or number < 0 or (number == 0 and not may_be_zero):
             raise ValueError(f"{name} must be {allowed}, got {value}.")
     return value
@@ -150,10 +163,11 @@ def check_dtype(name: str, dtype: DTypeLike | None) -> None:
       >>> from jaxbox.arguments import check_dtype
       >>> check_dtype("param_dtype", jnp.bfloat16)
     """
+    # NumPy takes `None` for float64, and an array for its dtype.
+    is_dtype = dtype is not None and not isinstance(dtype, jax.Array | np.ndarray | np.generic)
     try:
-        # NumPy takes `None` for float64.
-        found = None if dtype is None else jnp.dtype(dtype)
-    except TypeError:
+        found = jnp.dtype(dtype) if is_dtype else None
+    except (TypeError, ValueError):
         found = None
     if found is None or not jnp.issubdtype(found, jnp.floating):
         raise TypeError(f"{name} must be floating, got {found or repr(dtype)}.")
@@ -207,10 +221,11 @@ def sizes_per_axis(
     expected = "1 to 3 positive sizes" if rank is None else f"{rank} positive sizes"
     message = f"{name} must be {expected}, got {sizes!r}."
     each = [sizes] * (rank or 1) if _is_integer(sizes) else sizes
-    if not isinstance(each, Iterable) or not all(map(_is_integer, each)):
+    if not _is_sequence(each) or not all(map(_is_integer, each)):
         raise TypeError(message)
     counts = tuple(map(int, each))
-    if min(counts, default=0) < 1 or len(counts) not in ((1, 2, 3) if rank is None else (rank,)):
+    lengths = (1, 2, 3) if rank is None else (rank,)
+    if len(counts) not in lengths or min(counts) < 1 or max(counts) > _LARGEST_COUNT:
         raise ValueError(message)
     return counts
 
@@ -232,27 +247,31 @@ def check_feature_group_count(in_features: int, out_features: int, count: int) -
         )
 
 
-def check_padding(padding: Any, rank: int, names: Collection[str]) -> Any:
+def check_padding(padding: Any, rank: int, *, transposed: bool = False) -> Any:
     """Checks the padding of a convolution and returns it in Python's numbers.
 
     Args:
-      padding: One of `names`, or a number of pixels for all sides, or for each axis a number or a
-        pair (before, after). Numbers may be negative, which crops.
+      padding: A name, or a number of pixels for all sides, or for each axis a number or a pair
+        (before, after). Numbers may be negative, which crops. As in JAX, the names that JAX knows
+        may be written small.
       rank: The number of spatial axes.
-      names: The paddings that have a name. As in JAX, those that JAX knows may be written small.
+      transposed: Whether the convolution is transposed, which knows fewer names.
 
     Returns:
       The name, the number, or a list of numbers and pairs.
 
     Raises:
       TypeError: `padding` is of another kind.
-      ValueError: The name is unknown, or there are not `rank` numbers or pairs.
+      ValueError: The name is unknown, a number is too large, or there are not `rank` numbers or
+        pairs.
 
     Example:
       >>> from jaxbox.arguments import check_padding
-      >>> check_padding([1, (0, 2)], 2, ("SAME", "VALID"))
+      >>> check_padding([1, (0, 2)], 2)
       [1, (0, 2)]
     """
+    names = _PADDINGS_ALONG_ONE_AXIS if rank == 1 else _PADDINGS
+    names = _TRANSPOSED_PADDINGS if transposed else names
     message = (
         f"padding must be one of {', '.join(names)}, a number, or for each of the {rank} axes a "
         f"number or a pair of numbers; got {padding!r}."
@@ -262,21 +281,20 @@ def check_padding(padding: Any, rank: int, names: Collection[str]) -> Any:
         if padding not in names and not known:
             raise ValueError(message)
         return padding
+    pads = [padding] if _is_integer(padding) else padding
+    if not _is_sequence(pads):
+        raise TypeError(message)
+    pairs = [pad for pad in pads if not _is_integer(pad)]
+    if not all(isinstance(p, tuple | list) and all(map(_is_integer, p)) for p in pairs):
+        raise TypeError(message)
+    numbers = [n for pad in pads for n in ([pad] if _is_integer(pad) else pad)]
+    if any(len(pair) != 2 for pair in pairs) or any(abs(int(n)) > _LARGEST_COUNT for n in numbers):
+        raise ValueError(message)
     if _is_integer(padding):
         return int(padding)
-    if not isinstance(padding, Sequence):
-        raise TypeError(message)
-    pads: list[int | tuple[int, ...]] = []
-    for pad in padding:
-        if _is_integer(pad):
-            pads.append(int(pad))
-        elif isinstance(pad, tuple | list) and len(pad) == 2 and all(map(_is_integer, pad)):
-            pads.append(tuple(map(int, pad)))
-        else:
-            raise TypeError(message)
     if len(pads) != rank:
         raise ValueError(message)
-    return pads
+    return [int(pad) if _is_integer(pad) else tuple(map(int, pad)) for pad in pads]
 
 
 def check_precision(precision: Any) -> None:
@@ -305,6 +323,91 @@ def check_precision(precision: Any) -> None:
                 lax.Precision(value)
             except (KeyError, ValueError):
                 raise ValueError(message) from None
+
+
+def check_key(name: str, value: Any) -> None:
+    """Checks a random key of JAX, of the new or of the old kind.
+
+    Raises:
+      TypeError: It is none.
+
+    Example:
+      >>> import jax
+      >>> from jaxbox.arguments import check_key
+      >>> check_key("key", jax.random.key(0))
+    """
+    is_key = False
+    if isinstance(value, jax.Array | np.ndarray):
+        new = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        is_key = value.ndim == 0 if new else value.ndim == 1 and value.dtype == np.uint32
+    if not is_key:
+        raise TypeError(f"{name} must be a random key, as from jax.random.key; got {value!r}.")
+
+
+def check_sequence(name: str, value: Any, elements: str) -> None:
+    """Checks a sequence, such as a tuple, a list or an array, but not a text.
+
+    Args:
+      name: The name of the argument, for the error message.
+      value: The sequence.
+      elements: What the elements are, in the plural, for the error message.
+
+    Raises:
+      TypeError: `value` is no sequence; a set, an iterator and a text are none.
+
+    Example:
+      >>> from jaxbox.arguments import check_sequence
+      >>> check_sequence("layers", (1, 2), "layers")
+    """
+    if not _is_sequence(value):
+        raise TypeError(f"{name} must be a sequence of {elements}, got {_short(value)}.")
+
+
+def to_array(name: str, value: ArrayLike) -> jax.Array:
+    """Returns an argument as an array, after a check that it is one of real floating numbers.
+
+    Args:
+      name: The name of the argument, for the error message.
+      value: An array of JAX or NumPy, a nested list of floats, or a float.
+
+    Raises:
+      TypeError: `value` is of another dtype, or no array.
+
+    Example:
+      >>> from jaxbox.arguments import to_array
+      >>> to_array("theta", [-0.5, 0.5, -1.0, 1.0]).shape
+      (4,)
+    """
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"{name} must be an array of a real floating dtype, got {_short(value)}."
+        ) from None
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
+    return array
+
+
+def _short(value: Any) -> str:
+    """Returns how a value is written, cut off if it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _to_float(value: Any) -> float:
+    """Returns a real number as a float, infinite if it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Tells whether a value is a sequence or an array of at least one axis, but not a text."""
+    if isinstance(value, np.ndarray | jax.Array):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
 
 
 def _is_integer(value: Any) -> TypeGuard[int]:

@@ -10,13 +10,22 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxbox.arguments import check_choice, check_dtype, check_number, is_traced
+from jaxbox.arguments import (
+    check_choice,
+    check_count,
+    check_dtype,
+    check_key,
+    check_number,
+    check_sequence,
+    is_traced,
+    to_array,
+)
 
 __all__ = [
     "Rounding",
@@ -37,6 +46,9 @@ Rounding = Literal["nearest", "inward"]
 
 # The paper's epsilon: no box is narrower or lower than one pixel.
 _MIN_SIZE = 1.0
+
+# The largest size of a window: larger ones, and sums of them, are no float32.
+_LARGEST_SIZE: Final = 2.0**126
 # The minimum size of the authors' code where it rounds boxes inward.
 _MIN_INWARD_SIZE = 2.001
 
@@ -60,13 +72,14 @@ def check_window(window: Sequence[float]) -> Window:
       (64, 128)
     """
     message = f"window must be two positive finite numbers (h, w) in pixels, got {window!r}."
+    check_sequence("window", window, "two positive finite numbers (h, w) in pixels")
     try:
         sizes = tuple(size.item() if hasattr(size, "item") else size for size in window)
-    except (TypeError, ValueError):  # No sequence, or of arrays or traced numbers.
+    except (TypeError, ValueError):  # Arrays or traced numbers.
         raise TypeError(message) from None
     if any(isinstance(size, bool) or not isinstance(size, numbers.Real) for size in sizes):
         raise TypeError(message)
-    if len(sizes) != 2 or not all(math.isfinite(size) and size > 0 for size in sizes):
+    if len(sizes) != 2 or not all(0 < size <= _LARGEST_SIZE for size in sizes):
         raise ValueError(message)
     h, w = sizes
     return h, w
@@ -125,8 +138,8 @@ def sample(
       The boxes, `(*shape, 4)`, in pixels.
 
     Raises:
-      TypeError: `dtype` is not floating.
-      ValueError: `window` is not two finite numbers of at least one pixel.
+      TypeError: `dtype` is not floating, `key` is no random key, or `shape` is not made of integers.
+      ValueError: `window` is not two finite numbers of at least one pixel, or an axis is negative.
 
     Example:
       >>> import jax
@@ -138,11 +151,13 @@ def sample(
       >>> bool(jnp.all(jnp.abs(theta[..., :2]) <= 64)), bool(jnp.all(jnp.abs(theta[..., 2:]) <= 32))
       (True, True)
     """
+    check_key("key", key)
     check_dtype("dtype", dtype)
+    axes = _check_axes(shape)
     h, w = check_window(window)
     if min(h, w) < _MIN_SIZE:
         raise ValueError(f"window must be at least one pixel high and wide, got {(h, w)}.")
-    theta: jax.Array = _sample(key, tuple(shape), (h, w), jnp.dtype(dtype))
+    theta: jax.Array = _sample(key, axes, (h, w), jnp.dtype(dtype))
     return theta
 
 
@@ -183,8 +198,9 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
     window = check_window(window)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        _check_last_axis("shape", tuple(shape))
-        return sample(key, shape[:-1], window, dtype)
+        axes = _check_axes(shape)
+        _check_last_axis("shape", axes)
+        return sample(key, axes[:-1], window, dtype)
 
     return init
 
@@ -337,9 +353,13 @@ def _join(low: jax.Array, high: jax.Array) -> jax.Array:
     return jnp.stack([low, high], axis=-1).reshape(*low.shape[:-1], 4)
 
 
+def _check_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    check_sequence("shape", shape, "integers")
+    return tuple(check_count("each axis of shape", size, minimum=0) for size in shape)
+
+
 def _check_theta(theta: ArrayLike) -> jax.Array:
-    theta = jnp.asarray(theta)
-    check_dtype("theta", theta.dtype)
+    theta = to_array("theta", theta)
     _check_last_axis("theta", theta.shape)
     return theta
 

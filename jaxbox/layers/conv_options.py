@@ -1,7 +1,7 @@
 """The options that all layers of convolutions have in common, and their checks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from flax import nnx
 from flax.typing import Dtype, PrecisionLike
@@ -17,11 +17,6 @@ from jaxbox.arguments import (
 )
 
 __all__ = ["check_conv_options", "per_axis_if_needed"]
-
-# The names of paddings that `jaxbox_kernels.common.conv` knows.
-_PADDINGS: Final = ("SAME", "VALID", "SAME_LOWER", "CIRCULAR", "REFLECT")
-_PADDINGS_ALONG_ONE_AXIS: Final = (*_PADDINGS, "CAUSAL")
-_TRANSPOSED_PADDINGS: Final = ("SAME", "VALID", "CIRCULAR")
 
 
 def check_conv_options(
@@ -66,8 +61,7 @@ def check_conv_options(
     check_dtype("param_dtype", param_dtype)
     check_precision(precision)
     check_rngs(rngs)
-    names = _PADDINGS_ALONG_ONE_AXIS if rank == 1 else _PADDINGS
-    return check_padding(padding, rank, _TRANSPOSED_PADDINGS if transposed else names)
+    return check_padding(padding, rank, transposed=transposed)
 
 
 def per_axis_if_needed(name: str, sizes: int | Sequence[int], rank: int) -> int | tuple[int, ...]:

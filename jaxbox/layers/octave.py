@@ -17,6 +17,7 @@ from jaxbox.arguments import (
     sizes_per_axis,
 )
 from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
+from jaxbox.layers.fold import check_images
 from jaxbox.layers.initializers import KERNEL_INIT
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import (
@@ -190,6 +191,7 @@ class OctConv(nnx.Module):
           The output, features of the same form.
 
         Raises:
+          TypeError: A branch is not of a real floating dtype.
           ValueError: The channels or sizes do not fit.
         """
         self._check_channels(x)
@@ -369,8 +371,14 @@ class ArrayOctConv(nnx.Module):
         self.conv = OctConv(in_features, out_features, kernel_size, strides, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., *spatial, in_features)` to `(..., *outputs, out_features)`."""
+        """Maps `(..., *spatial, in_features)` to `(..., *outputs, out_features)`.
+
+        Raises:
+          TypeError: `x` is not of a real floating dtype.
+          ValueError: The channels or the number of axes of `x` do not fit.
+        """
         rank = len(self.conv.kernel_size)
+        x = check_images("x", x, rank, sum(self.conv.in_features))
         octaves = to_octaves(x, self.conv.alpha[0], rank=rank, pooling=self.conv.pooling)
         size = spatial_size(x, rank)
         if self.conv.strides == 2:
