@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxbox_kernels import non_finite
 from jaxbox_kernels.backend import Backend, Gradients, Options
-from jaxbox_kernels.common import non_finite
 from jaxbox_kernels.mosaic_gpu import (
     box_params,
     grad_theta,
@@ -30,6 +30,7 @@ from jaxbox_kernels.mosaic_gpu import (
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
 from jaxbox_kernels.mosaic_gpu.cuda_only import cuda_only
 from jaxbox_kernels.mosaic_gpu.partitioning import planewise
+from jaxbox_kernels.xla import backend as xla
 from jaxbox_kernels.xla import second_order
 
 _COMPUTE_CAPABILITIES = (9, 10)
@@ -80,7 +81,7 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
 
 
 @second_order.differentiable
-@functools.partial(non_finite.guard_backward, forward=forward)
+@functools.partial(non_finite.guard_backward, forward=xla.forward)
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
     theta = theta.astype(jnp.float32)

@@ -6,6 +6,7 @@ from typing import Final
 import jax
 from jax import Array
 
+from jaxbox_kernels import non_finite
 from jaxbox_kernels.backend import (
     Backend,
     Backward,
@@ -14,7 +15,6 @@ from jaxbox_kernels.backend import (
     Options,
     always_suitable,
 )
-from jaxbox_kernels.common import non_finite
 from jaxbox_kernels.common.dtypes import sum_dtype
 from jaxbox_kernels.xla import integral_image, integral_image_grad, overlap_matrices, second_order
 

@@ -6,18 +6,15 @@ images. It computes in float64, whose range holds the sums of the largest and of
 float32 numbers.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jaxbox_kernels.backend import Gradients, Options
 from jaxbox_kernels.common.area import grad_through_area, scales
-
-# Without the precision TPUs and recent GPUs would multiply in fewer than 24 bits.
-_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+from jaxbox_kernels.common.contraction import contract
 
 
 class _Overlaps(NamedTuple):
@@ -101,22 +98,22 @@ def _wide(array: Array) -> Array:
 
 def _filter(x: Array, theta: Array, options: Options) -> Array:
     rows, columns = _matrices(theta, x.shape[-2:], options)
-    along_x = _einsum("nchk,cfwk->ncfhw", x, columns.length)
-    return _einsum("cfhi,ncfiw->ncfhw", rows.length, along_x)
+    along_x = contract("nchk,cfwk->ncfhw", x, columns.length)
+    return contract("cfhi,ncfiw->ncfhw", rows.length, along_x)
 
 
 def gradients(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes what `backward` does, in the dtype of its arguments and differentiably."""
     rows, columns = _matrices(theta, g.shape[-2:], options)
-    back_along_y = _einsum("cfhi,ncfhw->ncfiw", rows.length, g)
+    back_along_y = contract("cfhi,ncfhw->ncfiw", rows.length, g)
     dx = None
     if options.needs_dx:
-        dx = _einsum("ncfhw,cfwk->nchk", back_along_y, columns.length)
+        dx = contract("ncfhw,cfwk->nchk", back_along_y, columns.length)
     if x is None:
         return dx, None
-    grad_columns = _einsum("ncfhw,nchk->cfwk", back_along_y, x)
-    along_x = _einsum("nchk,cfwk->ncfhw", x, columns.length)
-    grad_rows = _einsum("ncfhw,ncfiw->cfhi", g, along_x)
+    grad_columns = contract("ncfhw,nchk->cfwk", back_along_y, x)
+    along_x = contract("nchk,cfwk->ncfhw", x, columns.length)
+    grad_rows = contract("ncfhw,ncfiw->cfhi", g, along_x)
 
     def inner(a: Array, b: Array) -> Array:
         return jnp.sum(a * b, axis=(-1, -2))

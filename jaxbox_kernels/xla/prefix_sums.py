@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxbox_kernels.common import xla_hints
+from jaxbox_kernels.common.contraction import contract
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 # Prefix sums over columns multiply blocks of this many pixels by a triangular matrix.
@@ -67,8 +68,8 @@ def _sum_blocks(x: Array) -> tuple[Array, Array]:
 
 
 def _multiply(x: Array, matrix: np.ndarray) -> Array:
-    # Without the precision TPUs and recent GPUs would multiply in fewer than 24 bits.
-    product = jnp.matmul(x, matrix.astype(x.dtype), precision=lax.Precision.HIGHEST)
+    axes = "abcdefgh"[: x.ndim - 1]
+    product = contract(f"{axes}y,yz->{axes}z", x, jnp.asarray(matrix, x.dtype))
     return xla_hints.compute_once(product)
 
 

@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from jaxbox_kernels.backend import Options
 from tests.cases import box_conv as box_cases
 from tests.cases import contract, extreme_boxes, images
 from tests.cases.backends import BACKENDS, run
+from tests.oracles import box_conv as oracle
 
 # Prefix sums in fixed point with one step a row leave that much.
 _OWN_BOUNDS = {"mosaic_interpreted": {"over zeros": 1e-6}}

@@ -73,7 +73,7 @@ def test_every_output_is_a_mean_over_a_valid_box_whatever_the_optimizer_does(nam
         return jax.lax.scan(step, (theta, tx.init(theta)), length=200)
 
     rates = jnp.array([1e-3, 1.0, 1e3, 1e9, 1e30])
-    (last, _), (used, outputs) = jax.jit(jax.vmap(train))(rates)
+    (last, _), (used, outputs) = jax.jit(lambda rates: jax.lax.map(train, rates))(rates)
     assert (boxes.project(last["theta"][...], window) != last["theta"][...]).any()
     np.testing.assert_array_equal(boxes.project(used, window), used)
     assert jnp.isfinite(used).all()

@@ -80,7 +80,7 @@ def gradients(weight, positions, sigma, kernel_size, version, g):
 
 
 def _share_along_axis(size, position, sigma, version):
-    """The factor of one axis in a tap's share, and its derivatives by position and by sigma."""
+    """The factor of one axis in a tap's share, and its derivatives by position and sigma."""
     u = np.arange(size) - position
     if version == "v0":
         low = math.floor(position)

@@ -38,7 +38,7 @@ def guard_backward(backward: Backward, forward: Forward) -> Backward:
 
     Args:
       backward: computes gradients of finite inputs.
-      forward: computes outputs of all inputs.
+      forward: computes outputs of all inputs, of any backend.
     """
 
     @functools.wraps(backward)
