@@ -33,6 +33,7 @@ __all__ = [
     "is_traced",
     "sizes_per_axis",
     "to_array",
+    "to_real",
 ]
 
 # No axis can be longer: indices are int32.
@@ -77,6 +78,8 @@ def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
 def check_number(name: str, value: Any, *, may_be_zero: bool = False) -> Any:
     """Checks that a number is positive and finite, as far as it is known, and returns it.
 
+    Numbers of NumPy become Python's.
+
     Args:
       name: The name of the argument, for the error message.
       value: A real number or a scalar array. Only the shape and dtype of a traced one are checked.
@@ -98,7 +101,8 @@ def check_number(name: str, value: Any, *, may_be_zero: bool = False) -> Any:
         number = _to_float(value)
         if not math.isfinite(number) or number < 0 or (number == 0 and not may_be_zero):
             raise ValueError(f"{name} must be {allowed}, got {value}.")
-    return value
+    # JAX would promote arrays to NumPy's dtypes.
+    return float(value) if isinstance(value, np.ndarray | np.generic) else value
 
 
 def check_fraction(name: str, value: Any) -> None:
@@ -230,21 +234,27 @@ def sizes_per_axis(
     return counts
 
 
-def check_feature_group_count(in_features: int, out_features: int, count: int) -> None:
+def check_feature_group_count(
+    in_features: int, out_features: int, count: int
+) -> tuple[int, int, int]:
     """Checks that a number of groups divides the channels of the input and of the output.
+
+    Returns:
+      The three numbers, as `int`.
 
     Raises:
       TypeError: A number is not an integer.
       ValueError: `count` does not divide the channels, or a number is below 1.
     """
-    check_count("in_features", in_features)
-    check_count("out_features", out_features)
-    check_count("feature_group_count", count)
-    if in_features % count or out_features % count:
+    inputs = check_count("in_features", in_features)
+    outputs = check_count("out_features", out_features)
+    groups = check_count("feature_group_count", count)
+    if inputs % groups or outputs % groups:
         raise ValueError(
             "feature_group_count must divide in_features and out_features; got "
-            f"{count}, {in_features} and {out_features}."
+            f"{groups}, {inputs} and {outputs}."
         )
+    return inputs, outputs, groups
 
 
 def check_padding(padding: Any, rank: int, *, transposed: bool = False) -> Any:
@@ -387,6 +397,22 @@ def to_array(name: str, value: ArrayLike) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
     return array
+
+
+def to_real(value: Any) -> float:
+    """Returns a real number as a float, infinite if it is too large for one.
+
+    Raises:
+      TypeError: `value` is not a real number; `True` and "3" are none.
+
+    Example:
+      >>> from jaxbox.arguments import to_real
+      >>> to_real(3)
+      3.0
+    """
+    if not _is_real(value):
+        raise TypeError(f"must be a real number, got {value!r}")
+    return _to_float(value)
 
 
 def _short(value: Any) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "Window",
     "area",
     "check_min_size",
+    "check_theta",
     "check_window",
     "initializer",
     "project",
@@ -245,7 +246,7 @@ def project(
       >>> boxes.project(theta).tolist()
       [2.5, 3.5, -9.0, 20.0]
     """
-    theta = _check_theta(theta)
+    theta = check_theta(theta)
     check_min_size(min_size, window)
     size = min_size if isinstance(min_size, int | float) else jnp.asarray(min_size, theta.dtype)
     low, high = _bounds(theta)
@@ -330,7 +331,7 @@ def area(theta: ArrayLike) -> jax.Array:
       >>> boxes.area(jnp.array([-1.5, 0.5, 0.0, 4.0])).item()
       8.0
     """
-    low, high = _bounds(_check_theta(theta))
+    low, high = _bounds(check_theta(theta))
     return jnp.prod(high - low, axis=-1)
 
 
@@ -358,7 +359,18 @@ def _check_axes(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(check_count("each axis of shape", size, minimum=0) for size in shape)
 
 
-def _check_theta(theta: ArrayLike) -> jax.Array:
+def check_theta(theta: ArrayLike) -> jax.Array:
+    """Checks an array of boxes and returns it as one of JAX.
+
+    Raises:
+      TypeError: `theta` is not floating.
+      ValueError: The last axis of `theta` is not 4.
+
+    Example:
+      >>> from jaxbox import boxes
+      >>> boxes.check_theta([-0.5, 0.5, -1.0, 1.0]).shape
+      (4,)
+    """
     theta = to_array("theta", theta)
     _check_last_axis("theta", theta.shape)
     return theta

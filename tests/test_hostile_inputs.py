@@ -154,6 +154,9 @@ class _Checker:
     def _problem_of_refusal(self, case: Case, error: Exception) -> str | None:
         if case.expected == "same":
             return f"refused: {error}"
+        # Users who asked JAX to refuse mixed dtypes get its message.
+        if isinstance(error, jax.dtypes.TypePromotionError) and case.expected == "unclear":
+            return None
         if type(error) not in (TypeError, ValueError) or not re.search(_names(case), str(error)):
             return f"{type(error).__name__}, which does not name the argument: {error}"
         return None

@@ -27,7 +27,7 @@ def check_conv_options(
     param_dtype: Dtype,
     precision: PrecisionLike,
     flags: Mapping[str, bool],
-    functions: Mapping[str, Callable[..., Any] | None],
+    functions: Mapping[str, Callable[..., Any]],
     rngs: nnx.Rngs,
     transposed: bool = False,
 ) -> Any:
@@ -40,7 +40,7 @@ def check_conv_options(
       param_dtype: The dtype of the parameters.
       precision: The precision of products.
       flags: Options that are on or off, by their names.
-      functions: Functions, such as initializers, by their names; `None` for the default.
+      functions: Functions, such as initializers, by their names.
       rngs: The random keys.
       transposed: Whether convolutions are transposed, which know fewer paddings.
 
@@ -54,8 +54,7 @@ def check_conv_options(
     for name, flag in flags.items():
         check_flag(name, flag)
     for name, function in functions.items():
-        if function is not None:
-            check_callable(name, function)
+        check_callable(name, function)
     if dtype is not None:
         check_dtype("dtype", dtype)
     check_dtype("param_dtype", param_dtype)

@@ -397,7 +397,8 @@ class PerOctave(nnx.Module):
       rngs: The random keys for the layers.
 
     Raises:
-      ValueError: `alpha` is not from 0 to 1.
+      TypeError: An argument is of the wrong type.
+      ValueError: `alpha` is not from 0 to 1, or `features` is below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -439,9 +440,10 @@ class PerOctave(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         check_callable("layer", layer)
-        check_count("features", features)
         check_fraction("alpha", alpha)
-        high, low = split_channels(features, alpha)
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs must be flax.nnx.Rngs, got {rngs!r}.")
+        high, low = split_channels(check_count("features", features), alpha)
         self.high: Any = layer(high, rngs=rngs) if high else nnx.data(None)
         self.low: Any = layer(low, rngs=rngs) if low else nnx.data(None)
 

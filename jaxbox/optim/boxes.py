@@ -84,8 +84,8 @@ def constrain_boxes(
       >>> state = tx.init(params)
     """
     check_optimizer(optimizer)
-    check_number("box_l2", box_l2, may_be_zero=True)
-    check_number("step_scale", step_scale)
+    box_l2 = check_number("box_l2", box_l2, may_be_zero=True)
+    step_scale = check_number("step_scale", step_scale)
     check_marks("boxes", boxes, BoxSpec)
     chained = optax.chain(
         optax.add_decayed_weights(box_l2, mask=jax.tree.map(is_marked, boxes)),
@@ -150,7 +150,7 @@ def keep_boxes_valid(
       [-8.0, 4.0, 0.0, 1.0]
     """
     check_marks("boxes", boxes, BoxSpec)
-    check_number("min_size", min_size)
+    min_size = check_number("min_size", min_size)
 
     def keep_valid(spec: BoxSpec, update: jax.Array, theta: jax.Array) -> jax.Array:
         moved = theta + update
@@ -210,7 +210,7 @@ def steps_in_pixels(
       >>> steps.tolist()
       [64.0, 0.0, 32.0, 0.0]
     """
-    check_number("scale", scale)
+    scale = check_number("scale", scale)
     check_marks("boxes", boxes, BoxSpec)
 
     def to_pixels(spec: BoxSpec, update: jax.Array) -> jax.Array:

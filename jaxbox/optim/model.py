@@ -61,7 +61,7 @@ def constrain(
       >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     """
     check_optimizer(optimizer)
-    check_number("min_size", min_size)
+    min_size = check_number("min_size", min_size)
     positions = find_positions(model, wrt)
     _check_min_size(min_size, model)
     return optax.chain(

@@ -114,7 +114,7 @@ def number(valid: float, *, zero: bool = False) -> Kind:
             *(() if zero else zeros),
         ),
         unclear=(1, 3, np.int8(2), Fraction(1, 2), Decimal("0.5"), *(zeros if zero else ())),
-    )
+    ).without(10**30)
 
 
 def choice(valid: Any, *others: Any) -> Kind:

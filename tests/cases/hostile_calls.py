@@ -526,7 +526,7 @@ def _applied(make):
     def layer():
         return make()
 
-    return lambda x: jax.eval_shape(lambda: layer()(x))
+    return lambda x: _shape_of(layer(), x)
 
 
 _X = array(_image(2, 8, 8, 4), axes=(-1,), rank=False)
@@ -638,13 +638,20 @@ def _use_block(block, arguments):
     further = ()
     if isinstance(block, blocks.Upsampling):
         further = (jnp.zeros((2, height, width, block.output.channels), jnp.int8),)
-    output = jax.eval_shape(lambda: nnx.clone(block)(jnp.ones(shape), *further))
+    x = jnp.ones(shape, arguments["dtype"])
+    output = jax.eval_shape(lambda: nnx.clone(block)(x, *further))
     return output, block.cost(features)
 
 
 def _abstractly(function):
     """Builds a module of shapes in place of arrays."""
-    return lambda **arguments: nnx.eval_shape(lambda: function(**arguments))
+
+    def build(rngs, **arguments):
+        if not isinstance(rngs, nnx.Rngs):
+            return function(rngs=rngs, **arguments)
+        return nnx.eval_shape(lambda rngs: function(rngs=rngs, **arguments), rngs)
+
+    return build
 
 
 _NAMES = tuple(models.NETWORKS)
@@ -735,12 +742,12 @@ _NETWORKS = [
     ),
     Call(
         "SegmentationNetwork()",
-        lambda images: jax.eval_shape(lambda: nnx.clone(_network())(images)),
+        lambda images: _shape_of(nnx.clone(_network()), images),
         {"images": array(_image(2, 8, 16, 3), axes=(1, 2, 3), rank=False)},
     ),
     Call(
         "SegmentationNetwork.features",
-        lambda images, depth: jax.eval_shape(lambda: nnx.clone(_network()).features(images, depth)),
+        lambda images, depth: _shape_of(nnx.clone(_network(variant="pytorch")).features, images, depth),
         {
             "images": array(_image(2, 8, 16, 3), axes=(1, 2, 3), rank=False),
             "depth": count(2, minimum=0).or_none(),
@@ -843,8 +850,7 @@ def _box_model():
 
 
 def _use_model_optimizer(optimizer, arguments):
-    params = nnx.state(_box_model(), nnx.Param)
-    return _use_optimizer(nnx.to_pure_dict(params))(optimizer, arguments)
+    return _use_optimizer(nnx.state(_box_model(), nnx.Param))(optimizer, arguments)
 
 
 _NNX_MODEL = Kind(

@@ -30,20 +30,23 @@ def check_block(
     dtype: DTypeLike,
     rngs: nnx.Rngs,
     **flags: bool,
-) -> None:
+) -> FeatureMap:
     """Checks the arguments that blocks have in common; `flags` are those that are on or off.
+
+    Returns:
+      `features`, of Python's numbers.
 
     Raises:
       TypeError: An argument is of the wrong type.
       ValueError: A number is out of range.
     """
-    check_features(features)
     check_fraction("dropout", dropout)
     check_number("epsilon", epsilon)
     check_dtype("dtype", dtype)
     check_rngs(rngs)
     for name, flag in flags.items():
         check_flag(name, flag)
+    return check_features(features)
 
 
 class Block(nnx.Module):
