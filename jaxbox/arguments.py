@@ -24,8 +24,8 @@ __all__ = [
     "check_feature_group_count",
     "check_flag",
     "check_fraction",
-    "check_number",
     "check_key",
+    "check_number",
     "check_padding",
     "check_precision",
     "check_rngs",
@@ -78,7 +78,7 @@ def check_count(name: str, value: Any, *, minimum: int = 1) -> int:
 def check_number(name: str, value: Any, *, may_be_zero: bool = False) -> Any:
     """Checks that a number is positive and finite, as far as it is known, and returns it.
 
-    Numbers of NumPy become Python's.
+    Numbers of Python and NumPy are returned as `float`, arrays of JAX as they are.
 
     Args:
       name: The name of the argument, for the error message.
@@ -101,8 +101,8 @@ def check_number(name: str, value: Any, *, may_be_zero: bool = False) -> Any:
         number = _to_float(value)
         if not math.isfinite(number) or number < 0 or (number == 0 and not may_be_zero):
             raise ValueError(f"{name} must be {allowed}, got {value}.")
-    # JAX would promote arrays to NumPy's dtypes.
-    return float(value) if isinstance(value, np.ndarray | np.generic) else value
+    # JAX would promote to NumPy's dtypes, and refuses large integers.
+    return value if isinstance(value, jax.Array) else _to_float(value)
 
 
 def check_fraction(name: str, value: Any) -> None:
@@ -120,7 +120,8 @@ def check_fraction(name: str, value: Any) -> None:
     real = _is_real(value) or isinstance(value, numbers.Rational)
     if not real or isinstance(value, bool) or is_traced(value):
         raise TypeError(f"{name} must be a number from 0 to 1, got {value!r}.")
-    if not 0 <= value <= 1:
+    # JAX would trace a comparison of its arrays.
+    if not 0 <= _to_float(value) <= 1:
         raise ValueError(f"{name} must be from 0 to 1, got {value}.")
 
 
@@ -187,17 +188,22 @@ def check_callable(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a function, got {value!r}.")
 
 
-def check_rngs(rngs: Any) -> None:
+def check_rngs(rngs: Any, *streams: str) -> None:
     """Checks that random keys for parameters can be drawn, as from `flax.nnx.Rngs`.
+
+    Args:
+      rngs: The random keys.
+      *streams: The streams that are needed besides `params`.
 
     Raises:
       TypeError: They cannot.
     """
-    if not callable(getattr(rngs, "params", None)):
-        raise TypeError(
-            "rngs must be flax.nnx.Rngs with a stream `params` or a default one, such as "
-            f"nnx.Rngs(0); got {rngs!r}."
-        )
+    for stream in ("params", *streams):
+        if not callable(getattr(rngs, stream, None)):
+            raise TypeError(
+                f"rngs must be flax.nnx.Rngs with a stream `{stream}` or a default one, such as "
+                f"nnx.Rngs(0); got {rngs!r}."
+            )
 
 
 def sizes_per_axis(
@@ -280,8 +286,9 @@ def check_padding(padding: Any, rank: int, *, transposed: bool = False) -> Any:
       >>> check_padding([1, (0, 2)], 2)
       [1, (0, 2)]
     """
-    names = _PADDINGS_ALONG_ONE_AXIS if rank == 1 else _PADDINGS
-    names = _TRANSPOSED_PADDINGS if transposed else names
+    names: tuple[str, ...] = _PADDINGS_ALONG_ONE_AXIS if rank == 1 else _PADDINGS
+    if transposed:
+        names = _TRANSPOSED_PADDINGS
     message = (
         f"padding must be one of {', '.join(names)}, a number, or for each of the {rank} axes a "
         f"number or a pair of numbers; got {padding!r}."

@@ -7,7 +7,6 @@ axes. A window is `(h, w)`, the size in pixels of the feature map that the boxes
 """
 
 import functools
-import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, get_args
@@ -107,7 +106,7 @@ def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None =
     if window is None:
         return
     h, w = check_window(window)
-    if not is_traced(min_size) and 2 * min(h, w) < min_size:
+    if not is_traced(min_size) and 2 * min(h, w) < float(min_size):
         raise ValueError(
             f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {(h, w)}."
         )
@@ -248,7 +247,9 @@ def project(
     """
     theta = check_theta(theta)
     check_min_size(min_size, window)
-    size = min_size if isinstance(min_size, int | float) else jnp.asarray(min_size, theta.dtype)
+    size = (
+        float(min_size) if isinstance(min_size, int | float) else jnp.asarray(min_size, theta.dtype)
+    )
     low, high = _bounds(theta)
     short = high - low < size
     valid = ~short

@@ -18,6 +18,7 @@ from jaxbox.arguments import (
     check_dtype,
     check_flag,
     check_rngs,
+    to_array,
 )
 from jaxbox.ops.box_conv import Implementation, box_conv
 from jaxbox_kernels.common import layout
@@ -181,9 +182,13 @@ class BoxConv(nnx.Module):
         Returns:
           The averages, with `in_features * num_boxes` channels, of the layer's `dtype` or else of
           that of `x`.
+
+        Raises:
+          TypeError: `x` is not of a real floating dtype.
+          ValueError: The shape of `x` does not fit.
         """
         return box_conv(
-            jnp.asarray(x, self.dtype),
+            jnp.asarray(to_array("x", x), self.dtype),
             self.valid_theta,
             normalize=self.normalize,
             whole_pixels=self.whole_pixels,

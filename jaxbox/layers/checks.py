@@ -43,4 +43,6 @@ def check_filter(name: str, value: Any) -> None:
     try:
         nnx.filterlib.to_predicate(value)
     except Exception:  # Flax raises errors of several types, some of them by mistake.
-        raise TypeError(f"{name} must be a filter of NNX, such as nnx.Param; got {value!r}.") from None
+        raise TypeError(
+            f"{name} must be a filter of NNX, such as nnx.Param; got {value!r}."
+        ) from None

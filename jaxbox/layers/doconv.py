@@ -138,9 +138,7 @@ class DOConv(FoldableConv):
         inputs = self.in_features // self.feature_group_count
         self.weight = param(weight_init, depth_multiplier, inputs, self.out_features)
         shape = (*self.kernel_size, depth_multiplier, self.in_features)
-        self.deviation = (
-            nnx.Param(jnp.zeros(shape, param_dtype)) if taps > 1 else nnx.data(None)
-        )
+        self.deviation = nnx.Param(jnp.zeros(shape, param_dtype)) if taps > 1 else nnx.data(None)
         self.bias = param(bias_init, self.out_features) if use_bias else nnx.data(None)
 
     @property

@@ -227,9 +227,7 @@ class _Arguments(NamedTuple):
     bias: OctaveBias
 
 
-def _check(
-    x: Features, kernels: OctaveKernels, bias: OctaveBias, pooling: Pooling
-) -> _Arguments:
+def _check(x: Features, kernels: OctaveKernels, bias: OctaveBias, pooling: Pooling) -> _Arguments:
     check_choice("pooling", pooling, get_args(Pooling))
     kernels = _to_arrays("kernels", kernels, OctaveKernels)
     bias = _to_arrays("bias", bias, OctaveBias)
@@ -334,7 +332,9 @@ def _upsample_like(y: Array, others: Sequence[Array], rank: int) -> Array:
       ValueError: The padding has cropped everything.
     """
     if 0 in spatial_size(y, rank):
-        raise ValueError(f"padding leaves nothing of the low octave, a size of {y.shape[-rank-1:-1]}.")
+        raise ValueError(
+            f"padding leaves nothing of the low octave, a size of {y.shape[-rank - 1 : -1]}."
+        )
     return upsample_nearest(y, rank, spatial_size(others[0], rank) if others else None)
 
 

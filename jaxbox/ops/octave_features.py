@@ -97,6 +97,7 @@ def to_pair(x: Features) -> tuple[Array | None, Array | None]:
       >>> to_pair(jnp.ones(3))
       (Array([1., 1., 1.], dtype=float32), None)
     """
+    branches: tuple[Array | None, ...]
     if isinstance(x, Octaves):
         branches = (x.high, x.low)
     elif not isinstance(x, tuple | list):
@@ -156,7 +157,7 @@ def map_octaves(function: Callable[[Array], Array], x: Features) -> Array | Octa
     return from_pair(high, low)
 
 
-def split_channels(channels: int, alpha: float) -> tuple[int, int]:
+def split_channels(channels: int, alpha: float | Fraction) -> tuple[int, int]:
     """Returns the numbers of channels of the high and of the low branch.
 
     The high branch has `floor((1 - alpha) * channels)`, the low one the others. `alpha` is taken as

@@ -12,7 +12,14 @@ from jaxbox.analysis import BoxLayer
 from jaxbox.arguments import check_sequence
 from jaxbox.boxes import check_window
 
-__all__ = ["check_by_name", "check_history", "check_layer", "check_layers", "check_pairs", "to_reals"]
+__all__ = [
+    "check_by_name",
+    "check_history",
+    "check_layer",
+    "check_layers",
+    "check_pairs",
+    "to_reals",
+]
 
 
 def check_layers(name: str, layers: Sequence[BoxLayer]) -> None:
@@ -37,7 +44,9 @@ def check_layer(name: str, layer: BoxLayer) -> None:
       ValueError: It has no boxes, a shape does not fit, or a number is not finite.
     """
     if not isinstance(layer, BoxLayer):
-        raise TypeError(f"{name} must be of jaxbox.analysis.BoxLayer, got a {type(layer).__name__}.")
+        raise TypeError(
+            f"{name} must be of jaxbox.analysis.BoxLayer, got a {type(layer).__name__}."
+        )
     if not isinstance(layer.name, str):
         raise TypeError(f"{name} must have a name that is a string, got {layer.name!r}.")
     theta = to_reals(f"theta of {name}", layer.theta)

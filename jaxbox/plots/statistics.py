@@ -83,7 +83,9 @@ def draw_energy(curves: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
     check_by_name("curves", curves)
     if not isinstance(title, str):
         raise TypeError(f"title must be a string, got {title!r}.")
-    reals = {name: to_reals(f"curves of {name!r}", curve, finite=False) for name, curve in curves.items()}
+    reals = {
+        name: to_reals(f"curves of {name!r}", curve, finite=False) for name, curve in curves.items()
+    }
     for name, curve in reals.items():
         if curve.ndim != 1 or not curve.size:
             raise ValueError(f"curves must be (R,), got shape {curve.shape} for {name!r}.")

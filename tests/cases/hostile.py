@@ -120,7 +120,9 @@ def number(valid: float, *, zero: bool = False) -> Kind:
 def choice(valid: Any, *others: Any) -> Kind:
     """The values of one of several names or numbers."""
     text = isinstance(valid, str)
-    near = (valid.upper(), valid + " ", valid[:-1], valid.encode()) if text else (float(valid), "-1")
+    near = (
+        (valid.upper(), valid + " ", valid[:-1], valid.encode()) if text else (float(valid), "-1")
+    )
     return Kind(
         valid,
         wrong=(*JUNK, *near, [valid], (valid,), {valid}, 0, 5, True, np.array([valid, valid])),
@@ -142,7 +144,15 @@ def sizes(valid: Sequence[int], *others: Any) -> Kind:
         tuple(valid),
         same=(list(valid), tuple(map(np.int64, valid)), [*map(np.uint8, valid)]),
         wrong=(*JUNK, *wrong),
-        unclear=(*others, np.array(valid), jnp.array(valid), range(3, 5), (1,) * len(valid), 2, (3,)),
+        unclear=(
+            *others,
+            np.array(valid),
+            jnp.array(valid),
+            range(3, 5),
+            (1,) * len(valid),
+            2,
+            (3,),
+        ),
     )
 
 
@@ -158,7 +168,18 @@ def padding(valid: Any, *others: Any) -> Kind:
         ),
         unclear=(
             *others,
-            *("VALID", "SAME", "same", "valid", "CIRCULAR", "REFLECT", "SAME_LOWER", 0, 1, np.int64(1)),
+            *(
+                "VALID",
+                "SAME",
+                "same",
+                "valid",
+                "CIRCULAR",
+                "REFLECT",
+                "SAME_LOWER",
+                0,
+                1,
+                np.int64(1),
+            ),
             *([1, 2], (0, 1), [(1, 2), 3], [[1, 2], (0, 0)], np.array([1, 1]), range(2), -1),
         ),
     )
@@ -193,7 +214,11 @@ def rngs() -> Kind:
         wrong=(
             *JUNK,
             *(0, 1, True, np.ones(2, np.uint32), nnx.Rngs, "params", jax.random.PRNGKey(0)),
-            *(Made(lambda: np.random.default_rng(0)), Made(lambda: nnx.Rngs(dropout=0)), {"params": 0}),
+            *(
+                Made(lambda: np.random.default_rng(0)),
+                Made(lambda: nnx.Rngs(dropout=0)),
+                {"params": 0},
+            ),
         ),
         unclear=(Made(lambda: nnx.Rngs(params=0)), Made(lambda: nnx.Rngs(1, dropout=2))),
     )
@@ -232,10 +257,14 @@ def array(
         *(1.0, True, 0, len),
         *(item for item in (*longer, *shorter, *other_ranks)),
     )
-    unclear: tuple[Any, ...] = (valid.astype(np.int64),) if integer else (
-        *(valid.astype(np.float16), valid.astype(np.float64), jnp.asarray(valid, jnp.bfloat16)),
-        *(np.full_like(valid, math.nan), np.full_like(valid, math.inf), np.zeros_like(valid)),
-        *(-valid, 3e38 * np.sign(valid), 1e-40 * valid),
+    unclear: tuple[Any, ...] = (
+        (valid.astype(np.int64),)
+        if integer
+        else (
+            *(valid.astype(np.float16), valid.astype(np.float64), jnp.asarray(valid, jnp.bfloat16)),
+            *(np.full_like(valid, math.nan), np.full_like(valid, math.inf), np.zeros_like(valid)),
+            *(-valid, 3e38 * np.sign(valid), 1e-40 * valid),
+        )
     )
     same = (valid, jnp.asarray(valid).copy(), *((valid.tolist(),) if listed else ()))
     return Kind(jnp.asarray(valid), same=same, wrong=wrong, unclear=unclear)

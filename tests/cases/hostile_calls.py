@@ -15,13 +15,29 @@ from matplotlib.figure import Figure
 
 import jaxbox
 from jaxbox import analysis, boxes, interop, layers, linen, models, optim, plots, surgery
-from jaxbox.layers.dcls import position_limits
 from jaxbox.models import blocks, cost, inference, pruning
 from jaxbox.ops import octave_features
 from jaxbox.ops.dcls import repulsion
 from tests.cases import hostile
-from tests.cases.hostile import Kind, Made, array, choice, count, dtype, flag, fraction, function
-from tests.cases.hostile import instance, number, padding, rngs, sizes
+from tests.cases.hostile import (
+    Kind,
+    Made,
+    array,
+    choice,
+    count,
+    dtype,
+    flag,
+    fraction,
+    function,
+    instance,
+    number,
+    padding,
+    rngs,
+    sizes,
+)
+
+# What a message names if the number of axes of another argument does not fit.
+_AXES = {"kernel_size": "strides|kernel_dilation|dilation|padding"}
 
 
 class Call(NamedTuple):
@@ -39,7 +55,7 @@ class Call(NamedTuple):
     function: Callable[..., Any]
     kinds: Mapping[str, Kind]
     use: Callable[[Any, Mapping[str, Any]], Any] = lambda result, arguments: result  # noqa: ARG005
-    names: Mapping[str, str] = {}
+    names: Mapping[str, str] = _AXES
 
 
 def _image(*shape):
@@ -61,7 +77,10 @@ def _abstract(function):
 
 # Operations.
 
-_BOX = {"x": array(_image(2, 6, 8, 3), axes=(-1,), rank=False), "theta": array(_theta(3, 2), axes=(0, 2))}
+_BOX = {
+    "x": array(_image(2, 6, 8, 3), axes=(-1,), rank=False),
+    "theta": array(_theta(3, 2), axes=(0, 2)),
+}
 _BOX_OPTIONS = {
     "normalize": flag(True),
     "whole_pixels": flag(False),
@@ -99,7 +118,13 @@ def _octave_kind(valid, *wrong):
 _X_OCTAVES = _octave_kind(
     _OCTAVES,
     *(_OCTAVES[:1], (*_OCTAVES, None), _OCTAVES[::-1], (_OCTAVES[0], None), (None, _OCTAVES[1])),
-    *((_OCTAVES[0], 3), ("x", _OCTAVES[1]), (_OCTAVES[0], _OCTAVES[1][:3]), (None, None), _OCTAVES[0]),
+    *(
+        (_OCTAVES[0], 3),
+        ("x", _OCTAVES[1]),
+        (_OCTAVES[0], _OCTAVES[1][:3]),
+        (None, None),
+        _OCTAVES[0],
+    ),
     *((_OCTAVES[0][..., :1], _OCTAVES[1]), (_OCTAVES[0], _OCTAVES[1].astype(int)), dict(a=1, b=2)),
     jaxbox.Octaves(*_OCTAVES[::-1]),
     jaxbox.Octaves(_OCTAVES[0], None),
@@ -117,9 +142,10 @@ _OCTAVE_OPTIONS = {
     "padding": padding("SAME", [(1, 1), (1, 1)]),
     "kernel_dilation": sizes((1, 1), 1),
     "dtype": dtype().or_none(),
-    "precision": choice("highest", jax.lax.Precision.HIGH, ("high", "default"))._replace(
-        unclear=("HIGHEST", "BF16_BF16_F32", ("high", "default"), None, "fastest")
-    ).or_none().without("HIGHEST"),
+    "precision": choice("highest", jax.lax.Precision.HIGH, ("high", "default"))
+    ._replace(unclear=("HIGHEST", "BF16_BF16_F32", ("high", "default"), None, "fastest"))
+    .or_none()
+    .without("HIGHEST"),
 }
 _K3 = _KERNELS.high_to_high
 _OCTAVE_KERNELS = _octave_kind(
@@ -128,7 +154,10 @@ _OCTAVE_KERNELS = _octave_kind(
     *(_KERNELS._replace(high_to_high="x"), _KERNELS._replace(low_to_low=_K3[0])),
     _KERNELS._replace(low_to_high=_K3[..., :1]),
     *(_KERNELS._replace(low_to_high=_K3.astype(int)), _KERNELS._replace(low_to_high=3)),
-    *(_KERNELS._replace(low_to_high=None, low_to_low=None), _KERNELS._replace(high_to_low=_K3[..., :0])),
+    *(
+        _KERNELS._replace(low_to_high=None, low_to_low=None),
+        _KERNELS._replace(high_to_low=_K3[..., :0]),
+    ),
     jaxbox.OctaveKernels(*[_K3.astype(int)] * 4),
     jaxbox.OctaveKernels(*[_K3[..., None]] * 4),
     jaxbox.OctaveKernels(*[_K3[0, 0]] * 4),
@@ -154,7 +183,11 @@ _OPERATIONS = [
             "version": choice("gauss", "v0", "v1", "max"),
         },
     ),
-    Call("repulsion", repulsion, {"positions": array(_image(2, 5, 2, 3), rank=False).without([[[[[1.0]]]]])}),
+    Call(
+        "repulsion",
+        repulsion,
+        {"positions": array(_image(2, 5, 2, 3), rank=False).without([[[[[1.0]]]]])},
+    ),
     Call(
         "doconv_kernel",
         _abstract(jaxbox.doconv_kernel),
@@ -342,8 +375,9 @@ def _use_box_layer(layer, arguments):
     counts = (arguments["in_features"], arguments["num_boxes"])
     assert layer.theta.shape == (*map(int, counts), 4)
     leaves, output = _use_layer(layer, arguments)
-    projected = boxes.project(layer.theta[...], layer.window, min_size=layer.min_size)
-    assert layer.window is None or bool((projected == layer.theta[...]).all())
+    theta = layer.valid_theta
+    projected = boxes.project(theta, layer.window, min_size=layer.min_size)
+    assert bool((projected == theta).all())
     return leaves, output
 
 
@@ -464,7 +498,9 @@ _LAYERS = [
         {
             **_IN,
             **_BOX_CONV,
-            "theta_init": function(lambda key, shape, dtype: jnp.asarray(_theta(*shape[:-1]), dtype), optional=True),
+            "theta_init": function(
+                lambda key, shape, dtype: jnp.asarray(_theta(*shape[:-1]), dtype), optional=True
+            ),
             "rngs": rngs(),
         },
         _use_box_layer,
@@ -480,7 +516,13 @@ _LAYERS = [
                 same=(jnp.ones((8, 16, 4)), np.ones((8, 16, 4))),
                 wrong=(
                     *(value for value in hostile.JUNK if value is not None),
-                    *((8, 16, 4), jnp.ones((8, 16, 5)), jnp.ones((16, 4)), jnp.ones(()), jnp.ones((0, 8, 4))),
+                    *(
+                        (8, 16, 4),
+                        jnp.ones((8, 16, 5)),
+                        jnp.ones((16, 4)),
+                        jnp.ones(()),
+                        jnp.ones((0, 8, 4)),
+                    ),
                 ),
             ),
             "rngs": rngs(),
@@ -502,7 +544,8 @@ _LAYERS = [
             "layer": function(_linear),
             "features": count(4),
             "alpha": fraction(0.25),
-            "rngs": rngs(),
+            # Which streams it needs is the layer's business.
+            "rngs": rngs()._replace(wrong=(*hostile.JUNK, 0, True, nnx.Rngs)),
         },
         _use_per_octave,
     ),
@@ -573,10 +616,14 @@ _LINEN = [
         _initialized(linen.OctConvTranspose),
         {**_linen({**_OCTCONV, "kernel_size": sizes((3, 1))}), "x": _X_OCTAVES},
     ),
-    Call("linen.PerOctave", _initialized(linen.PerOctave), {
-        "layer": function(lambda name: lambda x: x),
-        "x": _ANY_OCTAVES,
-    }),
+    Call(
+        "linen.PerOctave",
+        _initialized(linen.PerOctave),
+        {
+            "layer": function(lambda name: lambda x: x),
+            "x": _ANY_OCTAVES,
+        },
+    ),
 ]
 
 
@@ -588,9 +635,17 @@ _FEATURES = Kind(
     wrong=(
         *hostile.JUNK,
         *((8, 16, 16, -1), [8, 16, 16, -1], 16, blocks.FeatureMap, jnp.ones((8, 16, 16))),
-        *(blocks.FeatureMap(0, 16, 16), blocks.FeatureMap(8.0, 16, 16), blocks.FeatureMap(8, 16, True)),
+        *(
+            blocks.FeatureMap(0, 16, 16),
+            blocks.FeatureMap(8.0, 16, 16),
+            blocks.FeatureMap(8, 16, True),
+        ),
         *(blocks.FeatureMap(8, 16, 16, -2), blocks.FeatureMap(8, 16, 16, -1.0)),
-        *(blocks.FeatureMap("8", 16, 16), blocks.FeatureMap(8, None, 16), blocks.FeatureMap(8, 16, -16)),
+        *(
+            blocks.FeatureMap("8", 16, 16),
+            blocks.FeatureMap(8, None, 16),
+            blocks.FeatureMap(8, 16, -16),
+        ),
     ),
     unclear=(blocks.FeatureMap(8, 16, 16, -3), blocks.FeatureMap(9, 15, 16)),
 )
@@ -598,7 +653,12 @@ _BLOCK = {"features": _FEATURES, "dtype": dtype(), "rngs": rngs()}
 _DROPOUT = {**_BLOCK, "dropout": fraction(0.25)}
 _NORM = {**_DROPOUT, "epsilon": number(0.5)}
 _BLOCKS = {
-    blocks.InitialBlock: {**_NORM, "channels": count(20, 17), "use_bias": flag(True), "prelu": flag(True)},
+    blocks.InitialBlock: {
+        **_NORM,
+        "channels": count(20, 17),
+        "use_bias": flag(True),
+        "prelu": flag(True),
+    },
     blocks.Bottleneck: {
         **_NORM,
         "dilation": count(2),
@@ -631,7 +691,10 @@ def _use_block(block, arguments):
     features = arguments["features"]
     height, width, channels, axis = features
     shape = (2, height, width, channels) if axis == -1 else (2, channels, height, width)
-    if not isinstance(block, blocks.Bottleneck | blocks.BoxBlock | blocks.Upsampling) and axis == -3:
+    if (
+        not isinstance(block, blocks.Bottleneck | blocks.BoxBlock | blocks.Upsampling)
+        and axis == -3
+    ):
         shape = (2, height, width, channels)
     if isinstance(block, blocks.Downsampling | blocks.InitialBlock) and (height % 2 or width % 2):
         return block.output
@@ -660,8 +723,27 @@ _IMAGE_SIZE = Kind(
     same=([8, 16], (np.int64(8), np.int16(16))),
     wrong=(
         *hostile.JUNK,
-        *((8,), (8, 16, 3), (0, 16), (-8, 16), (8, 17), (8.0, 16), ("8", 16), (True, 16), (8, None), 8),
-        *((4, 16), (8, 10**30), {8: 1, 16: 2}, {8, 16}, b"\x08\x10", bytearray(b"\x08\x10"), [[8, 16]]),
+        *(
+            (8,),
+            (8, 16, 3),
+            (0, 16),
+            (-8, 16),
+            (8, 17),
+            (8.0, 16),
+            ("8", 16),
+            (True, 16),
+            (8, None),
+            8,
+        ),
+        *(
+            (4, 16),
+            (8, 10**30),
+            {8: 1, 16: 2},
+            {8, 16},
+            b"\x08\x10",
+            bytearray(b"\x08\x10"),
+            [[8, 16]],
+        ),
         *((8, np.nan), "88", np.array([8.0, 16.0]), np.ones((2, 2), int), (8, 2**63)),
     ),
     unclear=((16, 8), np.array([8, 16]), range(8, 24, 8), jnp.array([8, 16])),
@@ -676,6 +758,13 @@ def _network(name="boxerfnet", variant="paper", abstract=False):
     return nnx.eval_shape(make) if abstract else make()
 
 
+def _features_of(network, *arguments):
+    # A clone, because statistics change.
+    if len(arguments) == 1:
+        return jax.eval_shape(lambda: nnx.clone(network)(*arguments))
+    return jax.eval_shape(lambda: nnx.clone(network).features(*arguments))
+
+
 def _near_models(model_class):
     return (
         model_class,
@@ -688,9 +777,7 @@ def _near_models(model_class):
 
 
 _MODEL = instance(_network, *_near_models(models.SegmentationNetwork))
-_ABSTRACT = instance(
-    lambda: _network(abstract=True), *_near_models(models.SegmentationNetwork)
-)
+_ABSTRACT = instance(lambda: _network(abstract=True), *_near_models(models.SegmentationNetwork))
 
 
 def _use_network(model, arguments):
@@ -742,12 +829,12 @@ _NETWORKS = [
     ),
     Call(
         "SegmentationNetwork()",
-        lambda images: _shape_of(nnx.clone(_network()), images),
+        lambda images: _features_of(_network(), images),
         {"images": array(_image(2, 8, 16, 3), axes=(1, 2, 3), rank=False)},
     ),
     Call(
         "SegmentationNetwork.features",
-        lambda images, depth: _shape_of(nnx.clone(_network(variant="pytorch")).features, images, depth),
+        lambda images, depth: _features_of(_network(), images, depth),
         {
             "images": array(_image(2, 8, 16, 3), axes=(1, 2, 3), rank=False),
             "depth": count(2, minimum=0).or_none(),
@@ -769,13 +856,27 @@ _NETWORKS = [
             "model": _MODEL,
             "keep": Kind(
                 _MASKS,
-                same=(list(_MASKS), [mask.tolist() for mask in _MASKS], list(map(jnp.asarray, _MASKS))),
+                same=(
+                    list(_MASKS),
+                    [mask.tolist() for mask in _MASKS],
+                    list(map(jnp.asarray, _MASKS)),
+                ),
                 wrong=(
                     *hostile.JUNK,
-                    *(_MASKS[:-1], (*_MASKS, _MASKS[0]), [mask.astype(int) for mask in _MASKS], True, len),
+                    *(
+                        _MASKS[:-1],
+                        (*_MASKS, _MASKS[0]),
+                        [mask.astype(int) for mask in _MASKS],
+                        True,
+                        len,
+                    ),
                     *([mask.astype(float) for mask in _MASKS], [mask[:-1] for mask in _MASKS]),
                     *([mask.T for mask in _MASKS], ["x"] * len(_MASKS), [None] * len(_MASKS)),
-                    *(dict(enumerate(_MASKS)), [True] * len(_MASKS), [[True, [False]]] * len(_MASKS)),
+                    *(
+                        dict(enumerate(_MASKS)),
+                        [True] * len(_MASKS),
+                        [[True, [False]]] * len(_MASKS),
+                    ),
                     *(_MASKS[0], set(range(len(_MASKS))), Made(lambda: iter(_MASKS))),
                 ),
                 unclear=([~mask for mask in _MASKS],),
@@ -824,11 +925,22 @@ def _marks(marks, *near):
     wrong = tuple(value for value in empty if jax.tree.leaves(value))
     return Kind(
         marks,
-        wrong=(*wrong, True, 1, len, *near, _PARAMS, {**marks, "kernel": True}, {**marks, "kernel": 0}),
+        wrong=(
+            *wrong,
+            True,
+            1,
+            len,
+            *near,
+            _PARAMS,
+            {**marks, "kernel": True},
+            {**marks, "kernel": 0},
+        ),
     )
 
 
-_BOXES_KIND = _marks(_BOX_MARKS, _POSITION_MARKS, optim.BoxSpec, {"theta": (8, 16), "kernel": False})
+_BOXES_KIND = _marks(
+    _BOX_MARKS, _POSITION_MARKS, optim.BoxSpec, {"theta": (8, 16), "kernel": False}
+)
 _POSITIONS_KIND = _marks(_POSITION_MARKS, _BOX_MARKS, optim.PositionSpec)
 _BOX_NUMBERS = {
     "box_l2": number(0.5, zero=True),
@@ -871,10 +983,22 @@ _WRT = Kind(
 _NAME = Kind("theta", wrong=(*hostile.JUNK, 0, True, b"theta", "Theta", "theta ", ["theta"], len))
 _LIMITS = Kind(
     ((-2, 2), (-3, 3)),
-    same=([[-2, 2], [-3, 3]], ((-2.0, np.float32(2)), (np.int64(-3), 3)), np.array([[-2, 2], [-3, 3]])),
+    same=(
+        [[-2, 2], [-3, 3]],
+        ((-2.0, np.float32(2)), (np.int64(-3), 3)),
+        np.array([[-2, 2], [-3, 3]]),
+    ),
     wrong=(
         *hostile.JUNK,
-        *((-2, 2), ((2, -2), (-3, 3)), ((-2, 2, 3),), ((-2,), (-3,)), ((-2, "2"),), ("22", "33"), 2),
+        *(
+            (-2, 2),
+            ((2, -2), (-3, 3)),
+            ((-2, 2, 3),),
+            ((-2,), (-3,)),
+            ((-2, "2"),),
+            ("22", "33"),
+            2,
+        ),
         *(((np.nan, 2),), ((-np.inf, np.inf),), ((True, 2),), ((-2, 1j),), {(-2, 2)}, {(1, 2): 3}),
         *(((None, 2),), ((-2, [2]),), b"12", (b"12", b"12"), ((-2, 10**400),), (("-2", "2"),)),
     ),
@@ -924,13 +1048,18 @@ _OPTIM = [
     ),
     Call("optim.find_boxes", optim.find_boxes, {"model": _NNX_MODEL, "wrt": _WRT}, lambda *_: 0),
     Call(
-        "optim.find_positions", optim.find_positions, {"model": _NNX_MODEL, "wrt": _WRT}, lambda *_: 0
+        "optim.find_positions",
+        optim.find_positions,
+        {"model": _NNX_MODEL, "wrt": _WRT},
+        lambda *_: 0,
     ),
     Call(
         "optim.find_boxes_by_name",
         optim.find_boxes_by_name,
         {
-            "params": Kind(_PARAMS, wrong=(*hostile.JUNK, 0, True, len, {"theta": 3}, {"theta": "x"})),
+            "params": Kind(
+                _PARAMS, wrong=(*hostile.JUNK, 0, True, len, {"theta": 3}, {"theta": "x"})
+            ),
             "window": _WINDOW.or_none(),
             "name": _NAME,
             "axis": _SPEC_AXIS.or_none(),
@@ -962,7 +1091,14 @@ _OPTIM = [
         {
             "opt_state": Kind(
                 optim.constrain_boxes(optax.adam(1e-3), _BOX_MARKS).init(_PARAMS),
-                wrong=(*hostile.JUNK, 0, True, len, optax.adam(1e-3), optax.adam(1e-3).init(_PARAMS)),
+                wrong=(
+                    *hostile.JUNK,
+                    0,
+                    True,
+                    len,
+                    optax.adam(1e-3),
+                    optax.adam(1e-3).init(_PARAMS),
+                ),
             )
         },
     ),
@@ -981,21 +1117,37 @@ def _convs():
 _CONVS = Kind(
     Made(_convs),
     wrong=(
-        *(*hostile.JUNK, 0, True, len, nnx.Conv, _PARAMS, Made(lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0)))),
+        *(
+            *hostile.JUNK,
+            0,
+            True,
+            len,
+            nnx.Conv,
+            _PARAMS,
+            Made(lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0))),
+        ),
         Made(lambda: nnx.Conv(2, 2, (3, 3), rngs=nnx.Rngs(0))),
     ),
 )
 _VARIANTS = ("box", "dcls", "octave", "doconv")
 _SURGERY_OPTIONS = {
     "box": {"num_boxes": count(4), "window": _SMALL_WINDOW.or_none(), "normalize": flag(True)},
-    "dcls": {"kernel_size": sizes((7, 6)).or_none(), "version": choice("v0", "gauss"), "gain": number(2.0)},
+    "dcls": {
+        "kernel_size": sizes((7, 6)).or_none(),
+        "version": choice("v0", "gauss"),
+        "gain": number(2.0),
+    },
     "octave": {"alpha": _ALPHA, "pooling": choice("floor", "ceil"), "use_bias": flag(True)},
     "doconv": {"depth_multiplier": count(9, 9).or_none(), "legacy_torch_grouping": flag(False)},
 }
 
 
 def _use_convs(model, arguments):
-    assert not any(surgery.is_dilated(conv) for _, conv in nnx.iter_modules(model) if isinstance(conv, nnx.Conv))
+    assert not any(
+        surgery.is_dilated(conv)
+        for _, conv in nnx.iter_modules(model)
+        if isinstance(conv, nnx.Conv)
+    )
     return _leaves(model), jax.eval_shape(lambda: model(jnp.ones((2, 12, 12, 4))))
 
 
@@ -1091,7 +1243,10 @@ _ANALYSIS = [
     Call(
         "saturation_radius",
         analysis.saturation_radius,
-        {"curve": _CURVE, "share": fraction(0.5)._replace(unclear=(1, 0.95), wrong=(*fraction(0.5).wrong, 0))},
+        {
+            "curve": _CURVE,
+            "share": fraction(0.5)._replace(unclear=(1, 0.95), wrong=(*fraction(0.5).wrong, 0)),
+        },
     ),
 ]
 
@@ -1106,12 +1261,19 @@ def _layer(seed=0, shape=(3, 2)):
 _LAYER = _layer()
 _BAD_LAYERS = (
     *(len, 0, True, analysis.BoxLayer, tuple(_LAYER[:2])),
-    *(_LAYER._replace(theta=None), _LAYER._replace(theta="x"), _LAYER._replace(theta=_LAYER.theta[0])),
+    *(
+        _LAYER._replace(theta=None),
+        _LAYER._replace(theta="x"),
+        _LAYER._replace(theta=_LAYER.theta[0]),
+    ),
     *(_LAYER._replace(importance=None), _LAYER._replace(importance=_LAYER.importance[0])),
     *(_LAYER._replace(theta=_LAYER.theta[..., :3]), _LAYER._replace(importance=jnp.ones((0, 2)))),
     *(_LAYER._replace(window=(8,)), _LAYER._replace(window="ab"), _LAYER._replace(window=(0, 8))),
     *(_LAYER._replace(theta=jnp.ones((3, 2, 4), int)), _LAYER._replace(name=3)),
-    *(_LAYER._replace(theta=jnp.full((3, 2, 4), np.nan)), _LAYER._replace(theta=jnp.full((3, 2, 4), np.inf))),
+    *(
+        _LAYER._replace(theta=jnp.full((3, 2, 4), np.nan)),
+        _LAYER._replace(theta=jnp.full((3, 2, 4), np.inf)),
+    ),
     _LAYER._replace(importance=jnp.full((3, 2), np.nan)),
 )
 _LAYERS_KIND = Kind(
@@ -1129,7 +1291,13 @@ _HISTORY = Kind(
     same=({"start": np.asarray(_layer(1).theta), "end": _LAYER.theta.tolist()},),
     wrong=(
         *hostile.JUNK,
-        *([_LAYER.theta], {"a": None}, {"a": "x"}, {"a": _LAYER.theta[0]}, {"a": jnp.ones((3, 2, 5))}),
+        *(
+            [_LAYER.theta],
+            {"a": None},
+            {"a": "x"},
+            {"a": _LAYER.theta[0]},
+            {"a": jnp.ones((3, 2, 5))},
+        ),
         *({"a": np.ones((3, 2, 4), complex)}, {"a": np.full((3, 2, 4), np.nan)}, {3: _LAYER.theta}),
         *({"a": np.full((3, 2, 4), "1")}, len, 0, True, {"a": np.full((3, 2, 4), np.inf)}),
     ),
@@ -1154,7 +1322,14 @@ _CURVES = Kind(
     same=({"a": np.array([0.1, 0.6, 1.0]), "b": (0.2, 1.0)},),
     wrong=(
         *hostile.JUNK,
-        *({"a": None}, {"a": "x"}, {"a": 0.5}, {"a": np.ones((2, 2, 2))}, {"a": [1j, 2]}, {"a": []}),
+        *(
+            {"a": None},
+            {"a": "x"},
+            {"a": 0.5},
+            {"a": np.ones((2, 2, 2))},
+            {"a": [1j, 2]},
+            {"a": []},
+        ),
         *([[0.1, 1.0]], {"a": ["x", "y"]}, {"a": [[1], [1, 2]]}, {3: [0.1, 1.0]}, len, 0, True),
         *({"a": np.ones((3, 2))}, {"a": [True, False]}, {"a": [None, 1.0]}),
     ),
@@ -1163,7 +1338,9 @@ _CURVES = Kind(
 _PLOTS = [
     Call("draw_layers", plots.draw_layers, {"layers": _LAYERS_KIND, "most": _MOST}, _use_figure),
     Call("draw_areas", plots.draw_areas, {"layers": _LAYERS_KIND}, _use_figure),
-    Call("draw_histograms", plots.draw_histograms, {"before": _PAIRED, "after": _PAIRED}, _use_figure),
+    Call(
+        "draw_histograms", plots.draw_histograms, {"before": _PAIRED, "after": _PAIRED}, _use_figure
+    ),
     Call(
         "draw_before_and_after",
         plots.draw_before_and_after,
@@ -1212,17 +1389,50 @@ def _damaged_states(state, *more):
     first, array_ = names[0], np.asarray(state[names[0]])
     return (
         *hostile.JUNK,
-        *(0, True, len, list(state), list(state.items()), list(state.values()), set(state), str(state)),
-        *({}, {"state_dict": {}}, {"state_dict": None}, {"model": 3}, {"a": state}, {**state, "extra": array_}),
+        *(
+            0,
+            True,
+            len,
+            list(state),
+            list(state.items()),
+            list(state.values()),
+            set(state),
+            str(state),
+        ),
+        *(
+            {},
+            {"state_dict": {}},
+            {"state_dict": None},
+            {"model": 3},
+            {"a": state},
+            {**state, "extra": array_},
+        ),
         *({**state, 3: array_}, {**state, None: array_}, {**state, b"W": array_}, {("a",): array_}),
-        *({k: v for k, v in state.items() if k != name} for name in names if name != "bias" and "bias" not in name),
-        *({**state, name: value} for name in names for value in _damaged_arrays(np.asarray(state[name]))),
+        *(
+            {key: value for key, value in state.items() if key != name}
+            for name in names
+            if "bias" not in name and name != "d_diag"  # Which may be missing.
+        ),
+        *(
+            {**state, name: value}
+            for name in names
+            for value in _damaged_arrays(np.asarray(state[name]))
+        ),
         *more,
     )
 
 
 def _damaged_arrays(array_):
-    damaged = [None, "x", object(), 1j, {}, array_.astype(complex), array_.astype(str), array_.astype(bool)]
+    damaged = [
+        None,
+        "x",
+        object(),
+        1j,
+        {},
+        array_.astype(complex),
+        array_.astype(str),
+        array_.astype(bool),
+    ]
     damaged += [array_.astype(object), array_[None], array_[..., None], array_[:0], array_[:, None]]
     damaged += [np.full_like(array_, np.nan), np.full_like(array_, np.inf), [[1], [1, 2]]]
     damaged += [np.concatenate([array_, array_[:1]]), 1.0, np.float32(1)]
@@ -1265,12 +1475,16 @@ def _layer_kind(layer, *near):
 
 
 def _like(state):
+    # What comes back has the names and dtypes of `like`.
     kind = _state(state)
-    return kind._replace(valid=state, wrong=tuple(v for v in kind.wrong if v is not None)).or_none()
+    return kind._replace(same=kind.same[:2], unclear=kind.same[2:]).or_none()
 
 
-_SOME = [0, 1, 6, 7]
 _FEW = {k: v for i, (k, v) in enumerate(_NETWORK_STATE.items()) if i % 16 == 0 or "x_min" in k}
+
+
+_VARIANCE = next(name for name in _NETWORK_STATE if name.endswith("running_var"))
+_BOUND = next(name for name in _NETWORK_STATE if name.endswith("x_min"))
 
 
 def _network_states():
@@ -1279,14 +1493,10 @@ def _network_states():
         for name in _FEW
         for value in _damaged_arrays(_NETWORK_STATE[name])
     )
-    negative = next(name for name in _NETWORK_STATE if name.endswith("running_var"))
-    low = next(name for name in _NETWORK_STATE if name.endswith("x_min"))
     return (
         *hostile.JUNK[:8],
         *(None, 0, True, {}, list(_NETWORK_STATE), {"state_dict": {}}, _DCLS_STATE),
         *damaged,
-        {**_NETWORK_STATE, negative: -1 - _NETWORK_STATE[negative]},
-        {**_NETWORK_STATE, low: 5 + _NETWORK_STATE[low]},
         *({k: v for k, v in _NETWORK_STATE.items() if k != name} for name in _FEW),
     )
 
@@ -1349,7 +1559,10 @@ _INTEROP = [
     Call(
         "doconv_to_pytorch",
         interop.doconv_to_pytorch,
-        {"layer": _layer_kind(_DOCONV_LAYER, _OCT_LAYER, _DCLS_LAYER), "like": _like(_DOCONV_STATE)},
+        {
+            "layer": _layer_kind(_DOCONV_LAYER, _OCT_LAYER, _DCLS_LAYER),
+            "like": _like(_DOCONV_STATE),
+        },
         names={"like": r"\b(state|W|D|d_diag|bias)\b"},
     ),
     Call(
@@ -1363,7 +1576,14 @@ _INTEROP = [
         interop.from_pytorch,
         {
             "name": choice("boxerfnet"),
-            "state": Kind(_NETWORK_STATE, wrong=_network_states()),
+            "state": Kind(
+                _NETWORK_STATE,
+                wrong=(
+                    *_network_states(),
+                    {**_NETWORK_STATE, _VARIANCE: -1 - _NETWORK_STATE[_VARIANCE]},
+                    {**_NETWORK_STATE, _BOUND: 5 + _NETWORK_STATE[_BOUND]},
+                ),
+            ),
             "image_size": _IMAGE_SIZE._replace(same=(), unclear=()),
             "invalid_boxes": choice("error"),
             "rngs": rngs()._replace(unclear=()),
@@ -1382,7 +1602,7 @@ _INTEROP = [
                 Made(lambda: _network()),
                 Made(lambda: inference.for_inference(_network(variant="pytorch"))),
             ),
-            "like": Kind(_NETWORK_STATE, wrong=tuple(v for v in _network_states() if v is not None)).or_none(),
+            "like": Kind(_NETWORK_STATE, wrong=_network_states()).or_none(),
         },
         names={"like": r"state|\d+\.", "name": "model"},
     ),

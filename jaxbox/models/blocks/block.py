@@ -43,7 +43,7 @@ def check_block(
     check_fraction("dropout", dropout)
     check_number("epsilon", epsilon)
     check_dtype("dtype", dtype)
-    check_rngs(rngs)
+    check_rngs(rngs, *(["dropout"] if dropout else []))
     for name, flag in flags.items():
         check_flag(name, flag)
     return check_features(features)

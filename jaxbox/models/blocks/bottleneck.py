@@ -59,7 +59,9 @@ class Bottleneck(BottleneckBranch, ResidualBlock):
         rngs: nnx.Rngs,
     ) -> None:
         flags = {"use_bias": use_bias, "prelu": prelu}
-        features = check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
+        features = check_block(
+            features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags
+        )
         dilation = check_count("dilation", dilation)
         if asymmetric is not None:
             asymmetric = check_count("asymmetric", asymmetric)

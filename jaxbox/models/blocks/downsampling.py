@@ -60,7 +60,9 @@ class Downsampling(BottleneckBranch):
         rngs: nnx.Rngs,
     ) -> None:
         flags = {"use_bias": use_bias, "prelu": prelu}
-        features = check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
+        features = check_block(
+            features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags
+        )
         check_choice("output_axis", output_axis, get_args(layout.ChannelAxis))
         height, width, C, _ = features
         channels = check_count("channels", channels, minimum=max(C, 4))

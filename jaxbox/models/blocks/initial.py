@@ -51,7 +51,9 @@ class InitialBlock(Block):
         rngs: nnx.Rngs,
     ) -> None:
         flags = {"use_bias": use_bias, "prelu": prelu}
-        features = check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
+        features = check_block(
+            features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags
+        )
         height, width, C, _ = features
         channels = check_count("channels", channels, minimum=C + 1)
         self.input = FeatureMap(height, width, C)
