@@ -138,8 +138,10 @@ def sample(
       The boxes, `(*shape, 4)`, in pixels.
 
     Raises:
-      TypeError: `dtype` is not floating, `key` is no random key, or `shape` is not made of integers.
-      ValueError: `window` is not two finite numbers of at least one pixel, or an axis is negative.
+      TypeError: `dtype` is not floating, `key` is no random key, or `shape` is not made of
+        integers.
+      ValueError: `window` is not two finite numbers of at least one pixel, or an axis is
+        negative.
 
     Example:
       >>> import jax

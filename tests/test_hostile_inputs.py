@@ -184,6 +184,8 @@ def _run(cases):
         with warnings.catch_warnings():
             # JAX says so itself where a float64 is asked for.
             warnings.filterwarnings("ignore", "Explicitly requested dtype")
+            # Of an iterator in place of a tree. It is refused afterwards.
+            warnings.filterwarnings("ignore", "Python iterable type")
             problem = checker.problem(case)
         if problem:
             found.append(f"{case}\n    {problem[:300]}")

@@ -169,7 +169,8 @@ def share_at_minimum(
 
     Raises:
       TypeError: `theta` is not floating, or a number is none.
-      ValueError: The last axis of `theta` is not 4, there are no boxes, or a number is out of range.
+      ValueError: The last axis of `theta` is not 4, there are no boxes, or a number is out of
+        range.
 
     Example:
       >>> import jax.numpy as jnp

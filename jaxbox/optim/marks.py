@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from types import UnionType
 from typing import Any, Final
 
 import flax.core.meta
@@ -294,7 +295,7 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
       trees and `True` for every other.
 
     Raises:
-      TypeError: There is no tree.
+      TypeError: There is no tree, or a tree of something else.
 
     Example:
       >>> import optax
@@ -306,6 +307,8 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
     """
     if not marks:
         raise TypeError("decay_mask needs at least one tree of marks, got none.")
+    for tree in marks:
+        check_marks("marks", tree, BoxSpec | PositionSpec)
     return jax.tree.map(lambda *specs: not any(map(is_marked, specs)), *marks)
 
 
@@ -333,7 +336,7 @@ def map_marked(
     return jax.tree.map(transform, marks, updates, *rest)
 
 
-def check_marks(name: str, marks: Any, kind: type[BoxSpec] | type[PositionSpec]) -> None:
+def check_marks(name: str, marks: Any, kind: type[BoxSpec | PositionSpec] | UnionType) -> None:
     """Checks that a tree has only marks of a kind and `False` as its leaves.
 
     Raises:
@@ -341,9 +344,11 @@ def check_marks(name: str, marks: Any, kind: type[BoxSpec] | type[PositionSpec])
     """
     for leaf in jax.tree.leaves(marks):
         if leaf is not False and not isinstance(leaf, kind):
+            kinds = " or ".join(k.__name__ for k in getattr(kind, "__args__", (kind,)))
+            found = "find_boxes or find_positions" if name == "marks" else f"find_{name}"
             raise TypeError(
-                f"{name} must be a tree of {kind.__name__} and False, as find_{name} and "
-                f"find_{name}_by_name return it; it has a leaf of type {type(leaf).__name__}."
+                f"{name} must be a tree of {kinds} and False, as from {found}, or that ending in "
+                f"_by_name; it has a leaf of type {type(leaf).__name__}."
             )
 
 

@@ -107,7 +107,8 @@ def draw_training(
     Raises:
       TypeError: `layer` is no `BoxLayer`, `history` no mapping of captions to boxes, or `most` no
         integer.
-      ValueError: There are no moments, boxes of another shape than the layer's, or `most` is below 1.
+      ValueError: There are no moments, boxes of another shape than the layer's, or `most` is
+        below 1.
 
     Example:
       >>> import jax

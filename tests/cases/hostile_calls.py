@@ -125,7 +125,11 @@ _X_OCTAVES = _octave_kind(
         (None, None),
         _OCTAVES[0],
     ),
-    *((_OCTAVES[0][..., :1], _OCTAVES[1]), (_OCTAVES[0], _OCTAVES[1].astype(int)), dict(a=1, b=2)),
+    *(
+        (_OCTAVES[0][..., :1], _OCTAVES[1]),
+        (_OCTAVES[0], _OCTAVES[1].astype(int)),
+        {"a": 1, "b": 2},
+    ),
     jaxbox.Octaves(*_OCTAVES[::-1]),
     jaxbox.Octaves(_OCTAVES[0], None),
     tuple(branch.astype(jnp.int32) for branch in _OCTAVES),
@@ -302,7 +306,7 @@ _BOXES_CALLS = [
         "boxes.initializer",
         boxes.initializer,
         {"window": _SMALL_WINDOW},
-        lambda init, arguments: None,
+        lambda *_: None,
     ),
     Call(
         "boxes.initializer()",
@@ -499,7 +503,7 @@ _LAYERS = [
             **_IN,
             **_BOX_CONV,
             "theta_init": function(
-                lambda key, shape, dtype: jnp.asarray(_theta(*shape[:-1]), dtype), optional=True
+                lambda _, shape, dtype: jnp.asarray(_theta(*shape[:-1]), dtype), optional=True
             ),
             "rngs": rngs(),
         },
@@ -602,25 +606,36 @@ def _linen(kinds):
     return {name: kind for name, kind in kinds.items() if name != "rngs"}
 
 
+# The channels are those of `x`.
+_LINEN_NAMES = {**_AXES, "x": "in_features|channels"}
 _LINEN = [
-    Call("linen.BoxConv", _initialized(linen.BoxConv), {**_BOX_CONV, "x": _X}),
-    Call("linen.DclsConv", _initialized(linen.DclsConv), {**_linen(_DCLS), "x": _X}),
-    Call("linen.DOConv", _initialized(linen.DOConv), {**_linen(_DOCONV), "x": _X}),
+    Call("linen.BoxConv", _initialized(linen.BoxConv), {**_BOX_CONV, "x": _X}, names=_LINEN_NAMES),
+    Call(
+        "linen.DclsConv",
+        _initialized(linen.DclsConv),
+        {**_linen(_DCLS), "x": _X},
+        names=_LINEN_NAMES,
+    ),
+    Call(
+        "linen.DOConv", _initialized(linen.DOConv), {**_linen(_DOCONV), "x": _X}, names=_LINEN_NAMES
+    ),
     Call(
         "linen.OctConv",
         _initialized(linen.OctConv),
         {**_linen({**_OCTCONV, **_OCTCONV_ONLY, "kernel_size": sizes((3, 1))}), "x": _X_OCTAVES},
+        names=_LINEN_NAMES,
     ),
     Call(
         "linen.OctConvTranspose",
         _initialized(linen.OctConvTranspose),
         {**_linen({**_OCTCONV, "kernel_size": sizes((3, 1))}), "x": _X_OCTAVES},
+        names=_LINEN_NAMES,
     ),
     Call(
         "linen.PerOctave",
         _initialized(linen.PerOctave),
         {
-            "layer": function(lambda name: lambda x: x),
+            "layer": function(lambda *, name: jnp.tanh if name else None),
             "x": _ANY_OCTAVES,
         },
     ),
@@ -780,7 +795,7 @@ _MODEL = instance(_network, *_near_models(models.SegmentationNetwork))
 _ABSTRACT = instance(lambda: _network(abstract=True), *_near_models(models.SegmentationNetwork))
 
 
-def _use_network(model, arguments):
+def _use_network(model, _):
     return jax.tree.map(lambda leaf: leaf.shape, jax.tree.leaves(nnx.state(model)))
 
 
@@ -897,10 +912,10 @@ _POSITION_MARKS = {"positions": optim.PositionSpec(((-2, 2), (-3, 3))), "kernel"
 def _use_optimizer(params):
     """Returns a function that makes two steps with an optimizer."""
 
-    def use(optimizer, arguments):
+    def use(optimizer, _):
         values, state = params, optimizer.init(params)
         for scale in (1.0, -100.0):
-            gradients = jax.tree.map(lambda value: scale * jnp.ones_like(value), values)
+            gradients = jax.tree.map(lambda value: jnp.full_like(value, scale), values)  # noqa: B023
             updates, state = optimizer.update(gradients, state, values)
             values = jax.tree.map(jnp.add, values, updates)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values))
@@ -1142,7 +1157,7 @@ _SURGERY_OPTIONS = {
 }
 
 
-def _use_convs(model, arguments):
+def _use_convs(model, _):
     assert not any(
         surgery.is_dilated(conv)
         for _, conv in nnx.iter_modules(model)
@@ -1194,8 +1209,8 @@ _RESPONSE = {
         _shrink,
         wrong=(
             *(*hostile.JUNK, 0, True, "layer"),
-            *(lambda images: images[0], lambda images: 3, lambda images: (images, images)),
-            *(lambda images: images.sum(), lambda images: None, lambda images: images.astype(int)),
+            *(lambda images: images[0], lambda _: 3, lambda images: (images, images)),
+            *(lambda images: images.sum(), lambda _: None, lambda images: images.astype(int)),
         ),
     ),
     "images": array(_image(1, 4, 4, 1)),
@@ -1306,7 +1321,7 @@ _MOST = count(3)
 _ONE_LAYER = Kind(_LAYER, wrong=(*hostile.JUNK, *_BAD_LAYERS, [_LAYER]))
 
 
-def _use_figure(figure, arguments):
+def _use_figure(figure, _):
     assert isinstance(figure, Figure)
     return sum(len(axes.patches) + len(axes.lines) for axes in figure.axes)
 
@@ -1386,7 +1401,7 @@ _PLOTS = [
 def _damaged_states(state, *more):
     """Returns state dicts that do not fit, made from a good one."""
     names = list(state)
-    first, array_ = names[0], np.asarray(state[names[0]])
+    array_ = np.asarray(state[names[0]])
     return (
         *hostile.JUNK,
         *(
