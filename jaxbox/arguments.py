@@ -30,6 +30,7 @@ __all__ = [
     "check_precision",
     "check_rngs",
     "check_sequence",
+    "is_sequence",
     "is_traced",
     "sizes_per_axis",
     "to_array",
@@ -231,7 +232,7 @@ def sizes_per_axis(
     expected = "1 to 3 positive sizes" if rank is None else f"{rank} positive sizes"
     message = f"{name} must be {expected}, got {sizes!r}."
     each = [sizes] * (rank or 1) if _is_integer(sizes) else sizes
-    if not _is_sequence(each) or not all(map(_is_integer, each)):
+    if not is_sequence(each) or not all(map(_is_integer, each)):
         raise TypeError(message)
     counts = tuple(map(int, each))
     lengths = (1, 2, 3) if rank is None else (rank,)
@@ -299,7 +300,7 @@ def check_padding(padding: Any, rank: int, *, transposed: bool = False) -> Any:
             raise ValueError(message)
         return padding
     pads = [padding] if _is_integer(padding) else padding
-    if not _is_sequence(pads):
+    if not is_sequence(pads):
         raise TypeError(message)
     pairs = [pad for pad in pads if not _is_integer(pad)]
     if not all(isinstance(p, tuple | list) and all(map(_is_integer, p)) for p in pairs):
@@ -376,7 +377,7 @@ def check_sequence(name: str, value: Any, elements: str) -> None:
       >>> from jaxbox.arguments import check_sequence
       >>> check_sequence("layers", (1, 2), "layers")
     """
-    if not _is_sequence(value):
+    if not is_sequence(value):
         raise TypeError(f"{name} must be a sequence of {elements}, got {_short(value)}.")
 
 
@@ -436,7 +437,7 @@ def _to_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
     """Tells whether a value is a sequence or an array of at least one axis, but not a text."""
     if isinstance(value, np.ndarray | jax.Array):
         return value.ndim > 0

@@ -22,6 +22,7 @@ from jaxbox.arguments import (
     check_key,
     check_number,
     check_sequence,
+    is_sequence,
     is_traced,
     to_array,
 )
@@ -72,7 +73,8 @@ def check_window(window: Sequence[float]) -> Window:
       (64, 128)
     """
     message = f"window must be two positive finite numbers (h, w) in pixels, got {window!r}."
-    check_sequence("window", window, "two positive finite numbers (h, w) in pixels")
+    if not is_sequence(window):
+        raise TypeError(message)
     try:
         sizes = tuple(size.item() if hasattr(size, "item") else size for size in window)
     except (TypeError, ValueError):  # Arrays or traced numbers.

@@ -68,7 +68,7 @@ class FoldableConv(nnx.Module):
           TypeError: `x` is not of a real floating dtype.
           ValueError: The channels or the number of axes of `x` do not fit.
         """
-        x = check_images("x", x, len(self.kernel_size), self.in_features)
+        x = check_images(x, len(self.kernel_size), self.in_features)
         bias = None if self.bias is None else self.bias[...]
         return conv(x, self.kernel, bias, **self._conv_options())
 
@@ -84,11 +84,10 @@ class FoldableConv(nnx.Module):
         }
 
 
-def check_images(name: str, x: jax.Array, rank: int, channels: int) -> jax.Array:
+def check_images(x: jax.Array, rank: int, channels: int) -> jax.Array:
     """Checks the input of a convolution and returns it as an array of JAX.
 
     Args:
-      name: The name of the argument, for the error message.
       x: The input.
       rank: The number of spatial axes that it should have at least.
       channels: The number of channels that it should have.
@@ -97,10 +96,10 @@ def check_images(name: str, x: jax.Array, rank: int, channels: int) -> jax.Array
       TypeError: `x` is not of a real floating dtype.
       ValueError: `x` is not `(..., *spatial, channels)`, or is empty along a spatial axis.
     """
-    x = to_array(name, x)
+    x = to_array("x", x)
     if x.ndim < rank + 1 or x.shape[-1] != channels or 0 in x.shape[-rank - 1 : -1]:
         raise ValueError(
-            f"{name} must be (..., {rank} spatial axes, {channels} channels), got shape {x.shape}."
+            f"x must be (..., {rank} spatial axes, {channels} channels), got shape {x.shape}."
         )
     return x
 

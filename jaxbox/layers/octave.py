@@ -378,7 +378,7 @@ class ArrayOctConv(nnx.Module):
           ValueError: The channels or the number of axes of `x` do not fit.
         """
         rank = len(self.conv.kernel_size)
-        x = check_images("x", x, rank, sum(self.conv.in_features))
+        x = check_images(x, rank, sum(self.conv.in_features))
         octaves = to_octaves(x, self.conv.alpha[0], rank=rank, pooling=self.conv.pooling)
         size = spatial_size(x, rank)
         if self.conv.strides == 2:

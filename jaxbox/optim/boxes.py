@@ -68,9 +68,9 @@ def constrain_boxes(
 
     Raises:
       TypeError: `optimizer` is no optax optimizer, `boxes` are no marks, or a number is none.
-      ValueError: A number is out of range, or `min_size` does not fit in a window; when initializing
-        or updating, `boxes` has another structure than the parameters; when updating, `params` is
-        `None`.
+      ValueError: A number is out of range, or `min_size` does not fit in a window; when
+        initializing or updating, `boxes` has another structure than the parameters; when updating,
+        `params` is `None`.
 
     Example:
       >>> import jax

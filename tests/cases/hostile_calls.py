@@ -577,6 +577,7 @@ def _applied(make):
 
 
 _X = array(_image(2, 8, 8, 4), axes=(-1,), rank=False)
+_ANY_X = array(_image(2, 8, 8, 4), rank=False).without([[[[[1.0]]]]])
 _APPLIED = [
     Call(f"{name}()", _applied(make), {"x": kind})
     for name, make, kind in (
@@ -609,7 +610,9 @@ def _linen(kinds):
 # The channels are those of `x`.
 _LINEN_NAMES = {**_AXES, "x": "in_features|channels"}
 _LINEN = [
-    Call("linen.BoxConv", _initialized(linen.BoxConv), {**_BOX_CONV, "x": _X}, names=_LINEN_NAMES),
+    Call(
+        "linen.BoxConv", _initialized(linen.BoxConv), {**_BOX_CONV, "x": _ANY_X}, names=_LINEN_NAMES
+    ),
     Call(
         "linen.DclsConv",
         _initialized(linen.DclsConv),

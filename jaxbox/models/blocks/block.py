@@ -25,13 +25,15 @@ __all__ = ["Block", "ResidualBlock", "apply_in_order", "check_block", "residual_
 def check_block(
     features: FeatureMap,
     *,
-    dropout: float = 0.0,
+    dropout: float | None = None,
     epsilon: float = 1e-5,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
     **flags: bool,
 ) -> FeatureMap:
     """Checks the arguments that blocks have in common; `flags` are those that are on or off.
+
+    `dropout` is `None` for blocks that have none. Others need its random keys at a rate of 0 too.
 
     Returns:
       `features`, of Python's numbers.
@@ -40,10 +42,13 @@ def check_block(
       TypeError: An argument is of the wrong type.
       ValueError: A number is out of range.
     """
-    check_fraction("dropout", dropout)
     check_number("epsilon", epsilon)
     check_dtype("dtype", dtype)
-    check_rngs(rngs, *(["dropout"] if dropout else []))
+    if dropout is None:
+        check_rngs(rngs)
+    else:
+        check_fraction("dropout", dropout)
+        check_rngs(rngs, "dropout")
     for name, flag in flags.items():
         check_flag(name, flag)
     return check_features(features)
