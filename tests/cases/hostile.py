@@ -267,14 +267,10 @@ def array(
         )
     )
     same = (valid, jnp.asarray(valid).copy(), *((valid.tolist(),) if listed else ()))
-    return Kind(jnp.asarray(valid), same=same, wrong=wrong, unclear=unclear)
+    kind = Kind(jnp.asarray(valid), same=same, wrong=wrong, unclear=unclear)
+    return kind if rank else kind.without([[[[[1.0]]]]])
 
 
 def instance(make: Callable[[], Any], *near: Any) -> Kind:
     """The values of an object of a class, such as a model; `near` is what looks like one."""
     return Kind(Made(make), wrong=(*JUNK, 0, 1.0, True, jnp.ones((2, 4)), len, *near))
-
-
-def boolean(valid: Any) -> Kind:
-    """A value that is not replaced."""
-    return Kind(valid)

@@ -190,7 +190,7 @@ _OPERATIONS = [
     Call(
         "repulsion",
         repulsion,
-        {"positions": array(_image(2, 5, 2, 3), rank=False).without([[[[[1.0]]]]])},
+        {"positions": array(_image(2, 5, 2, 3), rank=False)},
     ),
     Call(
         "doconv_kernel",
@@ -577,7 +577,7 @@ def _applied(make):
 
 
 _X = array(_image(2, 8, 8, 4), axes=(-1,), rank=False)
-_ANY_X = array(_image(2, 8, 8, 4), rank=False).without([[[[[1.0]]]]])
+_ANY_X = array(_image(2, 8, 8, 4), rank=False)
 _APPLIED = [
     Call(f"{name}()", _applied(make), {"x": kind})
     for name, make, kind in (
@@ -608,7 +608,9 @@ def _linen(kinds):
 
 
 # The channels are those of `x`.
-_LINEN_NAMES = {**_AXES, "x": "in_features|channels"}
+_LINEN_NAMES = {**_AXES, "x": "in_features|channels", "alpha": "channels of high"}
+# Three channels too are divided as an `alpha` of 0.5 says.
+_LINEN_OCTAVES = _X_OCTAVES.without((_OCTAVES[0][..., :1], _OCTAVES[1]))
 _LINEN = [
     Call(
         "linen.BoxConv", _initialized(linen.BoxConv), {**_BOX_CONV, "x": _ANY_X}, names=_LINEN_NAMES
@@ -625,13 +627,16 @@ _LINEN = [
     Call(
         "linen.OctConv",
         _initialized(linen.OctConv),
-        {**_linen({**_OCTCONV, **_OCTCONV_ONLY, "kernel_size": sizes((3, 1))}), "x": _X_OCTAVES},
+        {
+            **_linen({**_OCTCONV, **_OCTCONV_ONLY, "kernel_size": sizes((3, 1))}),
+            "x": _LINEN_OCTAVES,
+        },
         names=_LINEN_NAMES,
     ),
     Call(
         "linen.OctConvTranspose",
         _initialized(linen.OctConvTranspose),
-        {**_linen({**_OCTCONV, "kernel_size": sizes((3, 1))}), "x": _X_OCTAVES},
+        {**_linen({**_OCTCONV, "kernel_size": sizes((3, 1))}), "x": _LINEN_OCTAVES},
         names=_LINEN_NAMES,
     ),
     Call(
