@@ -97,7 +97,7 @@ def cumulative_energy(response: ArrayLike, centre: ArrayLike) -> jax.Array:
     H, W = response.shape[-2:]
     centre = _check_centre(centre, response)
     rows, columns = (
-        jnp.abs(jnp.arange(size, dtype=response.dtype) - centre[..., axis, None])
+        jnp.abs(_along_last_axis(size, centre) - centre[..., axis, None])
         for axis, size in ((0, H), (1, W))
     )
     distance = jnp.maximum(rows[..., :, None], columns[..., None, :])
@@ -228,6 +228,11 @@ def _check_arguments(
     if np.any(positions < 0) or np.any(positions >= (h, w)):
         raise ValueError(f"positions must lie in the activations of {h} x {w} pixels.")
     return images, jnp.asarray(positions, jnp.int32), (h, w)
+
+
+def _along_last_axis(size: int, like: jax.Array) -> jax.Array:
+    """Returns 0, 1, ... along the last axis, with the number of axes and the dtype of `like`."""
+    return jnp.arange(size, dtype=like.dtype).reshape((1,) * (like.ndim - 1) + (size,))
 
 
 def _check_centre(centre: ArrayLike, response: jax.Array) -> jax.Array:

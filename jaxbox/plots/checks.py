@@ -50,6 +50,8 @@ def check_layer(name: str, layer: BoxLayer) -> None:
     if not isinstance(layer.name, str):
         raise TypeError(f"{name} must have a name that is a string, got {layer.name!r}.")
     theta = to_reals(f"theta of {name}", layer.theta)
+    if not jnp.issubdtype(np.asarray(layer.theta).dtype, jnp.floating):
+        raise TypeError(f"theta of {name} must be of a real floating dtype, got integers.")
     importance = to_reals(f"importance of {name}", layer.importance)
     if theta.ndim != 3 or theta.shape[-1] != 4 or not theta.size:
         raise ValueError(f"theta of {name} must be (C, F, 4), got shape {theta.shape}.")

@@ -1211,7 +1211,7 @@ def _shrink(images):
     return images[:, ::2, ::2] * jnp.asarray([[[[2.0, -3.0]]]], images.dtype)
 
 
-_CURVE = array([0.1, 0.6, 0.97, 1.0])
+_CURVE = array([0.1, 0.6, 0.97, 1.0], rank=False)
 _RESPONSE = {
     "layer": Kind(
         _shrink,
@@ -1262,6 +1262,7 @@ _ANALYSIS = [
             "response": array(_image(2, 3, 4), rank=False),
             "centre": array(np.ones((2, 2)), axes=(0, 1), rank=False)._replace(unclear=()),
         },
+        names={"response": "centre"},
     ),
     Call(
         "saturation_radius",
