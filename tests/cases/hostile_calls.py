@@ -1341,6 +1341,9 @@ def _animate(**arguments):
     return path
 
 
+# Grey values may be integers too.
+_GREY = array(_image(4, 6))._replace(unclear=(np.zeros((4, 6), np.uint8),)).or_none()
+_GREY = _GREY.without(np.ones((4, 6), int), np.ones((4, 6), int).tolist())
 _CURVES = Kind(
     {"a": [0.1, 0.6, 1.0], "b": jnp.array([0.2, 1.0])},
     same=({"a": np.array([0.1, 0.6, 1.0]), "b": (0.2, 1.0)},),
@@ -1392,7 +1395,7 @@ _PLOTS = [
             "history": _HISTORY,
             "most": _MOST,
             "milliseconds": count(100),
-            "image": array(_image(4, 6))._replace(unclear=(np.zeros((4, 6), np.uint8), None)),
+            "image": _GREY,
         },
         lambda file, _: len(file.getvalue()),
         names={"history": "layer", "layer": "history"},
