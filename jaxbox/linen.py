@@ -19,7 +19,7 @@ from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
 from jaxbox import layers
-from jaxbox.arguments import to_array
+from jaxbox.arguments import check_callable, to_array
 from jaxbox.boxes import initializer
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
@@ -275,6 +275,7 @@ class PerOctave(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> jax.Array | Octaves:
         """Maps each octave by its layer."""
+        check_callable("layer", self.layer)
         high, low = (
             None if octave is None else self.layer(name=name)(octave)
             for name, octave in zip(("high", "low"), to_pair(x), strict=True)

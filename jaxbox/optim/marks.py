@@ -9,8 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from types import UnionType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import flax.core.meta
 import jax
@@ -336,7 +335,7 @@ def map_marked(
     return jax.tree.map(transform, marks, updates, *rest)
 
 
-def check_marks(name: str, marks: Any, kind: type[BoxSpec | PositionSpec] | UnionType) -> None:
+def check_marks(name: str, marks: Any, kind: Any) -> None:
     """Checks that a tree has only marks of a kind and `False` as its leaves.
 
     Raises:
@@ -344,7 +343,7 @@ def check_marks(name: str, marks: Any, kind: type[BoxSpec | PositionSpec] | Unio
     """
     for leaf in jax.tree.leaves(marks):
         if leaf is not False and not isinstance(leaf, kind):
-            kinds = " or ".join(k.__name__ for k in getattr(kind, "__args__", (kind,)))
+            kinds = " or ".join(k.__name__ for k in (get_args(kind) or (kind,)))
             found = "find_boxes or find_positions" if name == "marks" else f"find_{name}"
             raise TypeError(
                 f"{name} must be a tree of {kinds} and False, as from {found}, or that ending in "
