@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxbox.arguments import check_callable, check_count, check_number, is_traced, to_array
+from jaxbox.arguments import check_callable, check_count, check_fraction, is_traced, to_array
 
 __all__ = [
     "Layer",
@@ -187,13 +187,13 @@ def saturation_radius(curve: ArrayLike, share: float = 0.95) -> jax.Array:
       >>> saturation_radius(jnp.array([0.2, 0.6, 0.96, 1.0])).item()
       2
     """
-    share = check_number("share", share)
-    if share > 1:
+    check_fraction("share", share)
+    if not share:
         raise ValueError(f"share must be above 0 and at most 1, got {share}.")
     curve = to_array("curve", curve)
     if not curve.ndim or not curve.shape[-1]:
         raise ValueError(f"curve must be (..., R) with R at least 1, got shape {curve.shape}.")
-    return jnp.argmax(curve >= share, axis=-1).astype(jnp.int32)
+    return jnp.argmax(curve >= float(share), axis=-1).astype(jnp.int32)
 
 
 def _check_arguments(
