@@ -77,10 +77,12 @@ def check_pairs(before: Sequence[BoxLayer], after: Sequence[BoxLayer]) -> None:
     """
     check_layers("before", before)
     check_layers("after", after)
+    if len(before) != len(after):
+        raise ValueError(f"before must have {len(after)} layers, as after, got {len(before)}.")
     shapes = [[np.shape(layer.theta) for layer in layers] for layers in (before, after)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"before must have the layers of after: boxes {shapes[1]}, got {shapes[0]}."
+            f"before must have the boxes of after, of shapes {shapes[1]}; got {shapes[0]}."
         )
 
 
