@@ -25,7 +25,8 @@ __all__ = ["Block", "ResidualBlock", "apply_in_order", "check_block", "residual_
 def check_block(
     features: FeatureMap,
     *,
-    dropout: float | None = None,
+    dropout: float = 0.0,
+    has_dropout: bool = True,
     epsilon: float = 1e-5,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
@@ -33,7 +34,7 @@ def check_block(
 ) -> FeatureMap:
     """Checks the arguments that blocks have in common; `flags` are those that are on or off.
 
-    `dropout` is `None` for blocks that have none. Others need its random keys at a rate of 0 too.
+    Blocks with dropout need its random keys at a rate of 0 too.
 
     Returns:
       `features`, of Python's numbers.
@@ -44,11 +45,8 @@ def check_block(
     """
     check_number("epsilon", epsilon)
     check_dtype("dtype", dtype)
-    if dropout is None:
-        check_rngs(rngs)
-    else:
-        check_fraction("dropout", dropout)
-        check_rngs(rngs, "dropout")
+    check_fraction("dropout", dropout)
+    check_rngs(rngs, *(["dropout"] if has_dropout else []))
     for name, flag in flags.items():
         check_flag(name, flag)
     return check_features(features)

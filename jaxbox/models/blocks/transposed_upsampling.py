@@ -41,7 +41,9 @@ class TransposedUpsampling(Block):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        features = check_block(features, dtype=dtype, rngs=rngs, use_bias=use_bias)
+        features = check_block(
+            features, has_dropout=False, dtype=dtype, rngs=rngs, use_bias=use_bias
+        )
         channels = check_count("channels", channels)
         height, width, C, _ = features
         self.input = FeatureMap(height, width, C)
