@@ -7,22 +7,32 @@ axes. A window is `(h, w)`, the size in pixels of the feature map that the boxes
 """
 
 import functools
-import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxbox.arguments import check_choice, check_dtype, check_number, is_traced
+from jaxbox.arguments import (
+    check_choice,
+    check_count,
+    check_dtype,
+    check_key,
+    check_number,
+    check_sequence,
+    is_sequence,
+    is_traced,
+    to_array,
+)
 
 __all__ = [
     "Rounding",
     "Window",
     "area",
     "check_min_size",
+    "check_theta",
     "check_window",
     "initializer",
     "project",
@@ -37,6 +47,9 @@ Rounding = Literal["nearest", "inward"]
 
 # The paper's epsilon: no box is narrower or lower than one pixel.
 _MIN_SIZE = 1.0
+
+# The largest size of a window: larger ones, and sums of them, are no float32.
+_LARGEST_SIZE: Final = 2.0**126
 # The minimum size of the authors' code where it rounds boxes inward.
 _MIN_INWARD_SIZE = 2.001
 
@@ -60,13 +73,15 @@ def check_window(window: Sequence[float]) -> Window:
       (64, 128)
     """
     message = f"window must be two positive finite numbers (h, w) in pixels, got {window!r}."
+    if not is_sequence(window):
+        raise TypeError(message)
     try:
         sizes = tuple(size.item() if hasattr(size, "item") else size for size in window)
-    except (TypeError, ValueError):  # No sequence, or of arrays or traced numbers.
+    except (TypeError, ValueError):  # Arrays or traced numbers.
         raise TypeError(message) from None
     if any(isinstance(size, bool) or not isinstance(size, numbers.Real) for size in sizes):
         raise TypeError(message)
-    if len(sizes) != 2 or not all(math.isfinite(size) and size > 0 for size in sizes):
+    if len(sizes) != 2 or not all(0 < size <= _LARGEST_SIZE for size in sizes):
         raise ValueError(message)
     h, w = sizes
     return h, w
@@ -93,7 +108,7 @@ def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None =
     if window is None:
         return
     h, w = check_window(window)
-    if not is_traced(min_size) and 2 * min(h, w) < min_size:
+    if not is_traced(min_size) and 2 * min(h, w) < float(min_size):
         raise ValueError(
             f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {(h, w)}."
         )
@@ -125,8 +140,10 @@ def sample(
       The boxes, `(*shape, 4)`, in pixels.
 
     Raises:
-      TypeError: `dtype` is not floating.
-      ValueError: `window` is not two finite numbers of at least one pixel.
+      TypeError: `dtype` is not floating, `key` is no random key, or `shape` is not made of
+        integers.
+      ValueError: `window` is not two finite numbers of at least one pixel, or an axis is
+        negative.
 
     Example:
       >>> import jax
@@ -138,11 +155,13 @@ def sample(
       >>> bool(jnp.all(jnp.abs(theta[..., :2]) <= 64)), bool(jnp.all(jnp.abs(theta[..., 2:]) <= 32))
       (True, True)
     """
+    check_key("key", key)
     check_dtype("dtype", dtype)
+    axes = _check_axes(shape)
     h, w = check_window(window)
     if min(h, w) < _MIN_SIZE:
         raise ValueError(f"window must be at least one pixel high and wide, got {(h, w)}.")
-    theta: jax.Array = _sample(key, tuple(shape), (h, w), jnp.dtype(dtype))
+    theta: jax.Array = _sample(key, axes, (h, w), jnp.dtype(dtype))
     return theta
 
 
@@ -183,8 +202,9 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
     window = check_window(window)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        _check_last_axis("shape", tuple(shape))
-        return sample(key, shape[:-1], window, dtype)
+        axes = _check_axes(shape)
+        _check_last_axis("shape", axes)
+        return sample(key, axes[:-1], window, dtype)
 
     return init
 
@@ -229,9 +249,11 @@ def project(
       >>> boxes.project(theta).tolist()
       [2.5, 3.5, -9.0, 20.0]
     """
-    theta = _check_theta(theta)
+    theta = check_theta(theta)
     check_min_size(min_size, window)
-    size = min_size if isinstance(min_size, int | float) else jnp.asarray(min_size, theta.dtype)
+    size = (
+        float(min_size) if isinstance(min_size, int | float) else jnp.asarray(min_size, theta.dtype)
+    )
     low, high = _bounds(theta)
     short = high - low < size
     valid = ~short
@@ -314,7 +336,7 @@ def area(theta: ArrayLike) -> jax.Array:
       >>> boxes.area(jnp.array([-1.5, 0.5, 0.0, 4.0])).item()
       8.0
     """
-    low, high = _bounds(_check_theta(theta))
+    low, high = _bounds(check_theta(theta))
     return jnp.prod(high - low, axis=-1)
 
 
@@ -337,9 +359,24 @@ def _join(low: jax.Array, high: jax.Array) -> jax.Array:
     return jnp.stack([low, high], axis=-1).reshape(*low.shape[:-1], 4)
 
 
-def _check_theta(theta: ArrayLike) -> jax.Array:
-    theta = jnp.asarray(theta)
-    check_dtype("theta", theta.dtype)
+def _check_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    check_sequence("shape", shape, "integers")
+    return tuple(check_count("each axis of shape", size, minimum=0) for size in shape)
+
+
+def check_theta(theta: ArrayLike) -> jax.Array:
+    """Checks an array of boxes and returns it as one of JAX.
+
+    Raises:
+      TypeError: `theta` is not floating.
+      ValueError: The last axis of `theta` is not 4.
+
+    Example:
+      >>> from jaxbox import boxes
+      >>> boxes.check_theta([-0.5, 0.5, -1.0, 1.0]).shape
+      (4,)
+    """
+    theta = to_array("theta", theta)
     _check_last_axis("theta", theta.shape)
     return theta
 

@@ -19,6 +19,7 @@ from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
 from jaxbox import layers
+from jaxbox.arguments import check_callable, to_array
 from jaxbox.boxes import initializer
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
@@ -53,6 +54,9 @@ class _LinenLayer(nn.Module):
 
     def _from_input(self, x: Any) -> dict[str, Any]:
         """Returns the arguments of the NNX layer that follow from the input."""
+        x = to_array("x", x)
+        if x.ndim < 2 or not x.shape[-1]:
+            raise ValueError(f"x must be (..., *spatial, channels), got shape {x.shape}.")
         return {"in_features": x.shape[-1]}
 
 
@@ -92,7 +96,8 @@ class BoxConv(_LinenLayer):
 
     def _from_input(self, x: jax.Array) -> dict[str, Any]:
         axes = layout.describe(self.channel_axis)
-        if x.ndim < 3:
+        x = to_array("x", x)
+        if x.ndim < 3 or 0 in x.shape[-3:]:
             raise ValueError(f"x must be {axes}, got shape {x.shape}.")
         size, channels = layout.split_shape(x.shape, self.channel_axis)
         # Only where boxes start depends on the input: maps of other sizes may follow.
@@ -170,7 +175,10 @@ class _OctaveLayer(_LinenLayer):
     """A layer whose input are features of two octaves."""
 
     def _from_input(self, x: Features) -> dict[str, Any]:
-        return {"in_features": sum(0 if y is None else y.shape[-1] for y in to_pair(x))}
+        channels = sum(0 if branch is None else branch.shape[-1] for branch in to_pair(x))
+        if not channels:
+            raise ValueError("x must have channels, got none.")
+        return {"in_features": channels}
 
 
 class OctConv(_OctaveLayer):
@@ -267,6 +275,7 @@ class PerOctave(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> jax.Array | Octaves:
         """Maps each octave by its layer."""
+        check_callable("layer", self.layer)
         high, low = (
             None if octave is None else self.layer(name=name)(octave)
             for name, octave in zip(("high", "low"), to_pair(x), strict=True)

@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxbox.arguments import check_callable, check_choice, check_count, check_rngs, sizes_per_axis
 from jaxbox.layers import ArrayOctConv, BoxConv, DclsConv, DOConv
+from jaxbox.layers.checks import check_model
 from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
 
@@ -23,12 +24,17 @@ Variant = Literal["box", "dcls", "octave", "doconv"]
 def is_dilated(conv: nnx.Conv) -> bool:
     """Tells whether a convolution is dilated, as those of ENet's context blocks are.
 
+    Raises:
+      TypeError: `conv` is no `flax.nnx.Conv`.
+
     Example:
       >>> from flax import nnx
       >>> from jaxbox.surgery import is_dilated
       >>> is_dilated(nnx.Conv(2, 2, (3, 3), kernel_dilation=4, rngs=nnx.Rngs(0)))
       True
     """
+    if not isinstance(conv, nnx.Conv):
+        raise TypeError(f"conv must be a flax.nnx.Conv, got a {type(conv).__name__}.")
     return max(_per_axis(conv, conv.kernel_dilation)) > 1
 
 
@@ -71,7 +77,7 @@ def replace_convs[Model: nnx.Module](
       A copy of the model. Other layers keep their parameters.
 
     Raises:
-      TypeError: `where` is no function, or an option is of the wrong type.
+      TypeError: `model` is no NNX model, `where` is no function, or an option is of the wrong type.
       ValueError: `variant` is unknown, no convolution is selected, or one has what the variant
         does not support: a mask or input dilation; a parameter that another layer has too; an axis
         of stacked layers; for `"dcls"` an extent larger than
@@ -93,6 +99,7 @@ def replace_convs[Model: nnx.Module](
     check_choice("variant", variant, tuple(_REPLACEMENTS))
     check_callable("where", where)
     check_rngs(rngs)
+    check_model(model)
     copy = nnx.clone(model)
     modules = [module for _, module in nnx.iter_modules(copy)]
     selected = [conv for conv in modules if isinstance(conv, nnx.Conv) and where(conv)]
@@ -285,7 +292,7 @@ def _box(
     **options: Any,
 ) -> nnx.Sequential:
     """Makes the 1x1 convolution and the boxes that take the place of a convolution."""
-    check_count("num_boxes", num_boxes)
+    num_boxes = check_count("num_boxes", num_boxes)
     if (
         max(_per_axis(conv, conv.strides)) > 1
         or conv.feature_group_count > 1

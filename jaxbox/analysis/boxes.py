@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxbox import boxes
+from jaxbox.arguments import check_number, to_array
 from jaxbox.boxes import Window
-from jaxbox.models.network import SegmentationNetwork
+from jaxbox.models.network import SegmentationNetwork, check_network
 
 __all__ = ["BoxLayer", "at_minimum", "box_layers", "importance", "share_at_minimum", "symmetry"]
 
@@ -47,7 +49,8 @@ def importance(incoming: ArrayLike, outgoing: ArrayLike) -> jax.Array:
       The importance of each box, `(C, F)`.
 
     Raises:
-      ValueError: The channels of the two kernels do not fit together.
+      TypeError: A kernel is not of a real floating dtype.
+      ValueError: A kernel is empty, or the channels of the two kernels do not fit together.
 
     Example:
       >>> import jax.numpy as jnp
@@ -57,9 +60,15 @@ def importance(incoming: ArrayLike, outgoing: ArrayLike) -> jax.Array:
       >>> importance(incoming, outgoing).tolist()
       [[3.0, 6.0], [5.0, 0.0]]
     """
-    incoming, outgoing = jnp.abs(jnp.asarray(incoming)), jnp.abs(jnp.asarray(outgoing))
-    channels = incoming.shape[-1]
-    if incoming.ndim < 2 or outgoing.ndim < 2 or outgoing.shape[-2] % channels:
+    incoming = jnp.abs(to_array("incoming", incoming))
+    outgoing = jnp.abs(to_array("outgoing", outgoing))
+    empty = 0 in incoming.shape or 0 in outgoing.shape
+    if (
+        empty
+        or incoming.ndim < 2
+        or outgoing.ndim < 2
+        or outgoing.shape[-2] % (channels := incoming.shape[-1])
+    ):
         raise ValueError(
             "incoming must be (..., inputs, C) and outgoing (..., C * F, outputs), "
             f"got shapes {incoming.shape} and {outgoing.shape}."
@@ -88,6 +97,7 @@ def box_layers(model: SegmentationNetwork) -> list[BoxLayer]:
       The layers in the order in which the network applies them; none if it has no boxes.
 
     Raises:
+      TypeError: `model` is no network.
       ValueError: The network has been pruned.
 
     Example:
@@ -98,6 +108,7 @@ def box_layers(model: SegmentationNetwork) -> list[BoxLayer]:
       >>> len(layers), layers[0].name, layers[0].theta.shape, layers[0].importance.shape
       (5, 'box layer 1', (16, 4, 4), (16, 4))
     """
+    check_network(model)
     layers = []
     readers = [*(block.input_convs for block in model.blocks), (model.classifier,)]
     for number, (index, block) in enumerate(model.box_blocks(), start=1):
@@ -105,8 +116,8 @@ def box_layers(model: SegmentationNetwork) -> list[BoxLayer]:
         (before,), after = block.input_convs, readers[index + 1]
         outgoing = jnp.concatenate([conv.kernel[...] for conv in after], axis=-1)
         weights = importance(before.kernel[...], outgoing)
-        boxes = block.boxes
-        layers.append(BoxLayer(f"box layer {number}", boxes.theta[...], boxes.window, weights))
+        conv = block.boxes
+        layers.append(BoxLayer(f"box layer {number}", conv.theta[...], conv.window, weights))
     return layers
 
 
@@ -125,13 +136,19 @@ def at_minimum(
     Returns:
       Booleans `(...)`.
 
+    Raises:
+      TypeError: `theta` is not floating, or a number is none.
+      ValueError: The last axis of `theta` is not 4, or a number is out of range.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxbox.analysis import at_minimum
       >>> at_minimum(jnp.array([[3.0, 4.0, -0.5, 0.5], [3.0, 4.0, -2.0, 2.0]])).tolist()
       [True, False]
     """
-    theta = jnp.asarray(theta)
+    theta = boxes.check_theta(theta)
+    min_size = check_number("min_size", min_size)
+    tolerance = check_number("tolerance", tolerance, may_be_zero=True)
     return jnp.all(theta[..., 1::2] - theta[..., 0::2] <= min_size + tolerance, axis=-1)
 
 
@@ -150,13 +167,21 @@ def share_at_minimum(
     Returns:
       A scalar from 0 to 1.
 
+    Raises:
+      TypeError: `theta` is not floating, or a number is none.
+      ValueError: The last axis of `theta` is not 4, there are no boxes, or a number is out of
+        range.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxbox.analysis import share_at_minimum
       >>> share_at_minimum(jnp.array([[3.0, 4.0, -0.5, 0.5], [3.0, 4.0, -2.0, 2.0]])).item()
       0.5
     """
-    return jnp.mean(at_minimum(theta, min_size=min_size, tolerance=tolerance), dtype=jnp.float32)
+    counted = at_minimum(theta, min_size=min_size, tolerance=tolerance)
+    if not counted.size:
+        raise ValueError(f"theta must have boxes, got shape {jnp.shape(theta)}.")
+    return jnp.mean(counted, dtype=jnp.float32)
 
 
 def symmetry(theta: ArrayLike) -> jax.Array:
@@ -174,6 +199,10 @@ def symmetry(theta: ArrayLike) -> jax.Array:
     Returns:
       Numbers from 0 to 1, `(...)`.
 
+    Raises:
+      TypeError: `theta` is not floating.
+      ValueError: The last axis of `theta` is not 4.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxbox.analysis import symmetry
@@ -181,6 +210,6 @@ def symmetry(theta: ArrayLike) -> jax.Array:
       >>> symmetry(theta).tolist()
       [1.0, 0.25, 0.0]
     """
-    theta = jnp.asarray(theta)
+    theta = boxes.check_theta(theta)
     left, right = -theta[..., 0], theta[..., 1]
     return jnp.maximum(jnp.minimum(left, right), 0) / jnp.maximum(left, right)

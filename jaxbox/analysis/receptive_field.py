@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxbox.arguments import check_callable, check_count, check_fraction, is_traced, to_array
+
 __all__ = [
     "Layer",
     "cumulative_energy",
@@ -45,7 +47,7 @@ def gradient_response(
       The maps, `(N, P, H, W)`, of the dtype of `images`.
 
     Raises:
-      TypeError: The positions are not integers.
+      TypeError: An argument is of the wrong type, or the positions are not integers.
       ValueError: A shape does not fit, or a position is outside the activations.
 
     Example:
@@ -78,6 +80,10 @@ def cumulative_energy(response: ArrayLike, centre: ArrayLike) -> jax.Array:
       `E(r)` for the radii `r = 0, 1, ..., max(H, W)`, `(..., max(H, W) + 1)`. The last is 1. If a
       map is 0 everywhere, all are NaN.
 
+    Raises:
+      TypeError: An array is not of a real floating dtype.
+      ValueError: A shape does not fit, or a centre is outside the image.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxbox.analysis import cumulative_energy
@@ -85,11 +91,13 @@ def cumulative_energy(response: ArrayLike, centre: ArrayLike) -> jax.Array:
       >>> cumulative_energy(response, jnp.array([0.0, 2.0])).tolist()
       [0.375, 0.875, 1.0, 1.0, 1.0]
     """
-    response = jnp.asarray(response)
-    centre = jnp.asarray(centre, response.dtype)
+    response = to_array("response", response)
+    if response.ndim < 2 or 0 in response.shape:
+        raise ValueError(f"response must be (..., H, W), got shape {response.shape}.")
     H, W = response.shape[-2:]
+    centre = _check_centre(centre, response)
     rows, columns = (
-        jnp.abs(jnp.arange(size, dtype=response.dtype) - centre[..., axis, None])
+        jnp.abs(_along_last_axis(size, centre) - centre[..., axis, None])
         for axis, size in ((0, H), (1, W))
     )
     distance = jnp.maximum(rows[..., :, None], columns[..., None, :])
@@ -170,7 +178,8 @@ def saturation_radius(curve: ArrayLike, share: float = 0.95) -> jax.Array:
       The smallest `r` with `E(r) >= share`, `(...)`, int32.
 
     Raises:
-      ValueError: `share` is out of range.
+      TypeError: `curve` is not of a real floating dtype, or `share` no real number.
+      ValueError: `share` is out of range, or `curve` is empty.
 
     Example:
       >>> import jax.numpy as jnp
@@ -178,17 +187,26 @@ def saturation_radius(curve: ArrayLike, share: float = 0.95) -> jax.Array:
       >>> saturation_radius(jnp.array([0.2, 0.6, 0.96, 1.0])).item()
       2
     """
-    if not 0 < share <= 1:
+    check_fraction("share", share)
+    if not share:
         raise ValueError(f"share must be above 0 and at most 1, got {share}.")
-    return jnp.argmax(jnp.asarray(curve) >= share, axis=-1).astype(jnp.int32)
+    curve = to_array("curve", curve)
+    if not curve.ndim or not curve.shape[-1]:
+        raise ValueError(f"curve must be (..., R) with R at least 1, got shape {curve.shape}.")
+    return jnp.argmax(curve >= float(share), axis=-1).astype(jnp.int32)
 
 
 def _check_arguments(
     layer: Layer, images: ArrayLike, positions: ArrayLike
 ) -> tuple[jax.Array, jax.Array, tuple[int, int]]:
     """Returns images and positions as arrays, and the height and width of the activations."""
-    images, positions = jnp.asarray(images), np.asarray(positions)
-    if images.ndim != 4:
+    check_callable("layer", layer)
+    images = to_array("images", images)
+    try:
+        positions = np.asarray(positions)
+    except (TypeError, ValueError):
+        raise TypeError(f"positions must be integers, got {positions!r}.") from None
+    if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must be (N, H, W, C), got shape {images.shape}.")
     if not np.issubdtype(positions.dtype, np.integer):
         raise TypeError(f"positions must be integers, got {positions.dtype}.")
@@ -198,13 +216,40 @@ def _check_arguments(
             f"got shape {positions.shape}."
         )
     activations = jax.eval_shape(layer, images)
-    if activations.ndim != 4:
-        raise ValueError(f"layer must return (N, h, w, K), got shape {activations.shape}.")
+    if not isinstance(activations, jax.ShapeDtypeStruct):
+        raise TypeError(f"layer must return an array, got a {type(activations).__name__}.")
+    if not jnp.issubdtype(activations.dtype, jnp.floating):
+        raise TypeError(f"layer must return a real floating dtype, got {activations.dtype}.")
+    shape = activations.shape
+    if len(shape) != 4 or shape[0] != len(images) or 0 in shape:
+        raise ValueError(f"layer must return (N, h, w, K) for N images, got shape {shape}.")
     h, w = activations.shape[1:3]
     # JAX silently drops or clamps an index that is out of bounds.
     if np.any(positions < 0) or np.any(positions >= (h, w)):
         raise ValueError(f"positions must lie in the activations of {h} x {w} pixels.")
     return images, jnp.asarray(positions, jnp.int32), (h, w)
+
+
+def _along_last_axis(size: int, like: jax.Array) -> jax.Array:
+    """Returns 0, 1, ... along the last axis, with the number of axes and the dtype of `like`."""
+    return jnp.arange(size, dtype=like.dtype).reshape((1,) * (like.ndim - 1) + (size,))
+
+
+def _check_centre(centre: ArrayLike, response: jax.Array) -> jax.Array:
+    """Returns the centres `(..., 2)` of maps `(..., H, W)`, in the dtype of the maps."""
+    centre = to_array("centre", centre).astype(response.dtype)
+    batch = response.shape[:-2]
+    if centre.shape not in ((*batch, 2), (2,)):
+        raise ValueError(
+            f"centre must be (..., 2) for each of the maps (..., H, W), whose shape is "
+            f"{response.shape}; got shape {centre.shape}."
+        )
+    if not is_traced(centre):
+        farthest = np.array(response.shape[-2:]) - 0.5
+        inside = (np.asarray(centre) >= -0.5) & (np.asarray(centre) <= farthest)
+        if not inside.all():
+            raise ValueError(f"centre must lie in the image, got {centre} for {response.shape}.")
+    return centre
 
 
 def _map_responses(
@@ -215,6 +260,7 @@ def _map_responses(
     function: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
     """Applies a function to the gradient response map at each position and to the position."""
+    units_at_once = check_count("units_at_once", units_at_once)
 
     def of_image(arguments: tuple[jax.Array, jax.Array]) -> Any:
         image, positions = arguments

@@ -85,7 +85,7 @@ def dcls_from_pytorch(
     check_choice("axis_order", axis_order, get_args(AxisOrder))
     check_choice("version", version, get_args(Version))
     size = sizes_per_axis("kernel_size", kernel_size)
-    check_count("feature_group_count", feature_group_count)
+    feature_group_count = check_count("feature_group_count", feature_group_count)
     widths = ["SIG"] if version in ("max", "gauss") else []
     arrays = read_state_dict(state, ["weight", "P", *widths], ["bias", "SIG"])
     check_shape("weight", arrays["weight"], "(O, I / groups, K)", rank=3)

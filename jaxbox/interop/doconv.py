@@ -65,7 +65,7 @@ def doconv_from_pytorch(
       (3, 3, 4, 6)
     """
     kernel_size = sizes_per_axis("kernel_size", kernel_size)
-    check_count("feature_group_count", feature_group_count)
+    feature_group_count = check_count("feature_group_count", feature_group_count)
     taps = math.prod(kernel_size)
     diagonals = _DIAGONALS if taps > 1 else ()
     arrays = read_state_dict(state, ["W", *(["D"] if taps > 1 else [])], [*diagonals, "bias"])

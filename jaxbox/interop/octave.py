@@ -62,7 +62,7 @@ def octave_from_pytorch(
       >>> layer.in_features, layer.out_features
       ((3, 0), (5, 2))
     """
-    check_count("feature_group_count", feature_group_count)
+    feature_group_count = check_count("feature_group_count", feature_group_count)
     names = [f"{path}.{kind}" for path in _PATHS for kind in ("weight", "bias")]
     arrays = read_state_dict(state, [], names)
     inputs, outputs, kernel_size = _channels(arrays, feature_group_count)

@@ -18,6 +18,7 @@ from jaxbox.arguments import (
     check_dtype,
     check_flag,
     check_rngs,
+    to_array,
 )
 from jaxbox.ops.box_conv import Implementation, box_conv
 from jaxbox_kernels.common import layout
@@ -131,7 +132,7 @@ class BoxConv(nnx.Module):
         check_dtype("param_dtype", param_dtype)
         self.in_features = check_count("in_features", in_features)
         self.num_boxes = check_count("num_boxes", num_boxes)
-        window = _choose_window(window, example, in_features, channel_axis)
+        window = _choose_window(window, example, self.in_features, channel_axis)
         boxes.check_min_size(min_size, window)
         if theta_init is None:
             theta_init = boxes.initializer(DEFAULT_WINDOW if window is None else window)
@@ -147,7 +148,7 @@ class BoxConv(nnx.Module):
         self.implementation = implementation
         variable = nnx.Param if trainable else FrozenBoxes
         self.theta = variable(
-            theta_init(rngs.params(), (in_features, num_boxes, 4), param_dtype),
+            theta_init(rngs.params(), (self.in_features, self.num_boxes, 4), param_dtype),
             tag=BOX_TAG,
             window=window,
         )
@@ -181,9 +182,13 @@ class BoxConv(nnx.Module):
         Returns:
           The averages, with `in_features * num_boxes` channels, of the layer's `dtype` or else of
           that of `x`.
+
+        Raises:
+          TypeError: `x` is not of a real floating dtype.
+          ValueError: The shape of `x` does not fit.
         """
         return box_conv(
-            jnp.asarray(x, self.dtype),
+            jnp.asarray(to_array("x", x), self.dtype),
             self.valid_theta,
             normalize=self.normalize,
             whole_pixels=self.whole_pixels,
@@ -234,4 +239,7 @@ def _choose_window(
             f"example must be {layout.describe(channel_axis)} with C = in_features = "
             f"{in_features}, got shape {shape}."
         )
-    return boxes.check_window(layout.split_shape(shape, channel_axis)[0])
+    size = layout.split_shape(shape, channel_axis)[0]
+    if 0 in size:
+        raise ValueError(f"example must have pixels, got shape {shape}.")
+    return boxes.check_window(size)

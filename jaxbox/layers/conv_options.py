@@ -1,7 +1,7 @@
 """The options that all layers of convolutions have in common, and their checks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from flax import nnx
 from flax.typing import Dtype, PrecisionLike
@@ -18,11 +18,6 @@ from jaxbox.arguments import (
 
 __all__ = ["check_conv_options", "per_axis_if_needed"]
 
-# The names of paddings that `jaxbox_kernels.common.conv` knows.
-_PADDINGS: Final = ("SAME", "VALID", "SAME_LOWER", "CIRCULAR", "REFLECT")
-_PADDINGS_ALONG_ONE_AXIS: Final = (*_PADDINGS, "CAUSAL")
-_TRANSPOSED_PADDINGS: Final = ("SAME", "VALID", "CIRCULAR")
-
 
 def check_conv_options(
     rank: int,
@@ -32,7 +27,7 @@ def check_conv_options(
     param_dtype: Dtype,
     precision: PrecisionLike,
     flags: Mapping[str, bool],
-    functions: Mapping[str, Callable[..., Any] | None],
+    functions: Mapping[str, Callable[..., Any]],
     rngs: nnx.Rngs,
     transposed: bool = False,
 ) -> Any:
@@ -45,7 +40,7 @@ def check_conv_options(
       param_dtype: The dtype of the parameters.
       precision: The precision of products.
       flags: Options that are on or off, by their names.
-      functions: Functions, such as initializers, by their names; `None` for the default.
+      functions: Functions, such as initializers, by their names.
       rngs: The random keys.
       transposed: Whether convolutions are transposed, which know fewer paddings.
 
@@ -59,15 +54,13 @@ def check_conv_options(
     for name, flag in flags.items():
         check_flag(name, flag)
     for name, function in functions.items():
-        if function is not None:
-            check_callable(name, function)
+        check_callable(name, function)
     if dtype is not None:
         check_dtype("dtype", dtype)
     check_dtype("param_dtype", param_dtype)
     check_precision(precision)
     check_rngs(rngs)
-    names = _PADDINGS_ALONG_ONE_AXIS if rank == 1 else _PADDINGS
-    return check_padding(padding, rank, _TRANSPOSED_PADDINGS if transposed else names)
+    return check_padding(padding, rank, transposed=transposed)
 
 
 def per_axis_if_needed(name: str, sizes: int | Sequence[int], rank: int) -> int | tuple[int, ...]:

@@ -18,6 +18,7 @@ from jaxbox.arguments import (
     check_number,
     sizes_per_axis,
 )
+from jaxbox.layers.checks import check_model
 from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
 from jaxbox.layers.fold import FoldableConv
 from jaxbox.layers.initializers import OFFSETS_INIT, uniform
@@ -143,7 +144,9 @@ class DclsConv(FoldableConv):
         sigma_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        check_feature_group_count(in_features, out_features, feature_group_count)
+        in_features, out_features, feature_group_count = check_feature_group_count(
+            in_features, out_features, feature_group_count
+        )
         check_choice("version", version, get_args(Version))
         gain = float(check_number("gain", gain))
         self.kernel_size, grid = _initial_grid(kernel_size, kernel_count, dilation)
@@ -151,6 +154,7 @@ class DclsConv(FoldableConv):
         self.out_features = out_features
         self.kernel_count = grid.shape[1]
         rank = len(self.kernel_size)
+        optional = {"weight_init": weight_init, "bias_init": bias_init, "sigma_init": sigma_init}
         self.strides = per_axis_if_needed("strides", strides, rank)
         self.padding = check_conv_options(
             rank,
@@ -164,10 +168,8 @@ class DclsConv(FoldableConv):
                 "whole_positions": whole_positions,
             },
             functions={
-                "weight_init": weight_init,
-                "bias_init": bias_init,
                 "positions_init": positions_init,
-                "sigma_init": sigma_init,
+                **{name: init for name, init in optional.items() if init is not None},
             },
             rngs=rngs,
         )
@@ -250,6 +252,9 @@ def repulsive_loss(model: nnx.Module) -> jax.Array:
     Returns:
       The mean of :func:`jaxbox.ops.dcls.repulsion`, a scalar; 0 for a model without such layers.
 
+    Raises:
+      TypeError: `model` is no NNX model.
+
     Example:
       >>> from flax import nnx
       >>> from jaxbox.layers import DclsConv, repulsive_loss
@@ -257,6 +262,7 @@ def repulsive_loss(model: nnx.Module) -> jax.Array:
       >>> repulsive_loss(DclsConv(1, 1, 7, 3, positions_init=zeros, rngs=nnx.Rngs(0))).item()
       1.0
     """
+    check_model(model)
     layers = [layer for _, layer in nnx.iter_modules(model) if isinstance(layer, DclsConv)]
     if not layers:
         return jnp.zeros(())
@@ -329,8 +335,8 @@ def _initial_grid(
         cells = tuple(map(operator.mul, kernel_size, dilation))
         return cells, dilated_positions(kernel_size, dilation, cells)
     if kernel_count is not None and dilation is None:
-        check_count("kernel_count", kernel_count)
-        return kernel_size, np.zeros((len(kernel_size), kernel_count))
+        taps = check_count("kernel_count", kernel_count)
+        return kernel_size, np.zeros((len(kernel_size), taps))
     raise ValueError(
         "give either kernel_count, the number of taps, or dilation; got "
         f"{kernel_count!r} and {dilation!r}."

@@ -96,19 +96,19 @@ class DOConv(FoldableConv):
         conv_general_dilated: ConvGeneralDilated = lax.conv_general_dilated,
         rngs: nnx.Rngs,
     ) -> None:
-        check_feature_group_count(in_features, out_features, feature_group_count)
+        self.in_features, self.out_features, self.feature_group_count = check_feature_group_count(
+            in_features, out_features, feature_group_count
+        )
         self.kernel_size = sizes_per_axis("kernel_size", kernel_size)
         rank, taps = len(self.kernel_size), math.prod(self.kernel_size)
         if depth_multiplier is None:
             depth_multiplier = taps
-        check_count("depth_multiplier", depth_multiplier)
+        depth_multiplier = check_count("depth_multiplier", depth_multiplier)
         if depth_multiplier < taps or (taps == 1 and depth_multiplier != 1):
             raise ValueError(
-                f"depth_multiplier must be at least the {taps} taps of a kernel of "
+                f"depth_multiplier must be at least the {taps} taps of kernel_size = "
                 f"{self.kernel_size}, and 1 for a single tap; got {depth_multiplier}."
             )
-        self.in_features = in_features
-        self.out_features = out_features
         self.depth_multiplier = depth_multiplier
         self.strides = per_axis_if_needed("strides", strides, rank)
         self.padding = check_conv_options(
@@ -126,7 +126,6 @@ class DOConv(FoldableConv):
             rngs=rngs,
         )
         self.kernel_dilation = per_axis_if_needed("kernel_dilation", kernel_dilation, rank)
-        self.feature_group_count = feature_group_count
         self.legacy_torch_grouping = legacy_torch_grouping
         self.dtype = dtype
         self.param_dtype = param_dtype
@@ -136,14 +135,11 @@ class DOConv(FoldableConv):
         def param(initializer: Initializer, *shape: int) -> nnx.Param[jax.Array]:
             return nnx.Param(initializer(rngs.params(), shape, param_dtype))
 
-        inputs = in_features // feature_group_count
-        self.weight = param(weight_init, depth_multiplier, inputs, out_features)
-        self.deviation = (
-            nnx.Param(jnp.zeros((*self.kernel_size, depth_multiplier, in_features), param_dtype))
-            if taps > 1
-            else nnx.data(None)
-        )
-        self.bias = param(bias_init, out_features) if use_bias else nnx.data(None)
+        inputs = self.in_features // self.feature_group_count
+        self.weight = param(weight_init, depth_multiplier, inputs, self.out_features)
+        shape = (*self.kernel_size, depth_multiplier, self.in_features)
+        self.deviation = nnx.Param(jnp.zeros(shape, param_dtype)) if taps > 1 else nnx.data(None)
+        self.bias = param(bias_init, self.out_features) if use_bias else nnx.data(None)
 
     @property
     def kernel(self) -> jax.Array:

@@ -7,9 +7,10 @@ import jax
 from flax import nnx
 from flax.typing import Dtype, PaddingLike, PrecisionLike
 
+from jaxbox.arguments import to_array
 from jaxbox_kernels.common.conv import conv
 
-__all__ = ["FoldableConv", "conv_from_arrays"]
+__all__ = ["FoldableConv", "check_images", "conv_from_arrays"]
 
 
 class FoldableConv(nnx.Module):
@@ -18,6 +19,8 @@ class FoldableConv(nnx.Module):
     A subclass has these attributes, and the property `kernel`.
     """
 
+    in_features: int
+    kernel_size: tuple[int, ...]
     strides: int | Sequence[int]
     padding: PaddingLike
     kernel_dilation: int | Sequence[int]
@@ -60,7 +63,12 @@ class FoldableConv(nnx.Module):
 
         Returns:
           The output that a `flax.nnx.Conv` with the kernel gives.
+
+        Raises:
+          TypeError: `x` is not of a real floating dtype.
+          ValueError: The channels or the number of axes of `x` do not fit.
         """
+        x = check_images(x, len(self.kernel_size), self.in_features)
         bias = None if self.bias is None else self.bias[...]
         return conv(x, self.kernel, bias, **self._conv_options())
 
@@ -74,6 +82,26 @@ class FoldableConv(nnx.Module):
             "precision": self.precision,
             "conv_general_dilated": self.conv_general_dilated,
         }
+
+
+def check_images(x: jax.Array, rank: int, channels: int) -> jax.Array:
+    """Checks the input of a convolution and returns it as an array of JAX.
+
+    Args:
+      x: The input.
+      rank: The number of spatial axes that it should have at least.
+      channels: The number of channels that it should have.
+
+    Raises:
+      TypeError: `x` is not of a real floating dtype.
+      ValueError: `x` is not `(..., *spatial, channels)`, or is empty along a spatial axis.
+    """
+    x = to_array("x", x)
+    if x.ndim < rank + 1 or x.shape[-1] != channels or 0 in x.shape[-rank - 1 : -1]:
+        raise ValueError(
+            f"x must be (..., {rank} spatial axes, {channels} channels), got shape {x.shape}."
+        )
+    return x
 
 
 def conv_from_arrays(

@@ -17,6 +17,7 @@ from jaxbox.arguments import (
     sizes_per_axis,
 )
 from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
+from jaxbox.layers.fold import check_images
 from jaxbox.layers.initializers import KERNEL_INIT
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import (
@@ -190,6 +191,7 @@ class OctConv(nnx.Module):
           The output, features of the same form.
 
         Raises:
+          TypeError: A branch is not of a real floating dtype.
           ValueError: The channels or sizes do not fit.
         """
         self._check_channels(x)
@@ -369,8 +371,14 @@ class ArrayOctConv(nnx.Module):
         self.conv = OctConv(in_features, out_features, kernel_size, strides, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(..., *spatial, in_features)` to `(..., *outputs, out_features)`."""
+        """Maps `(..., *spatial, in_features)` to `(..., *outputs, out_features)`.
+
+        Raises:
+          TypeError: `x` is not of a real floating dtype.
+          ValueError: The channels or the number of axes of `x` do not fit.
+        """
         rank = len(self.conv.kernel_size)
+        x = check_images(x, rank, sum(self.conv.in_features))
         octaves = to_octaves(x, self.conv.alpha[0], rank=rank, pooling=self.conv.pooling)
         size = spatial_size(x, rank)
         if self.conv.strides == 2:
@@ -389,7 +397,8 @@ class PerOctave(nnx.Module):
       rngs: The random keys for the layers.
 
     Raises:
-      ValueError: `alpha` is not from 0 to 1.
+      TypeError: An argument is of the wrong type.
+      ValueError: `alpha` is not from 0 to 1, or `features` is below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -431,9 +440,10 @@ class PerOctave(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         check_callable("layer", layer)
-        check_count("features", features)
         check_fraction("alpha", alpha)
-        high, low = split_channels(features, alpha)
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs must be flax.nnx.Rngs, got {rngs!r}.")
+        high, low = split_channels(check_count("features", features), alpha)
         self.high: Any = layer(high, rngs=rngs) if high else nnx.data(None)
         self.low: Any = layer(low, rngs=rngs) if low else nnx.data(None)
 

@@ -2,7 +2,7 @@
 
 from jaxbox.models.features import FeatureMap
 from jaxbox.models.layer_costs import Cost, layer_cost
-from jaxbox.models.network import SegmentationNetwork
+from jaxbox.models.network import SegmentationNetwork, check_image_size, check_network
 
 __all__ = ["Cost", "cost"]
 
@@ -29,7 +29,9 @@ def cost(model: SegmentationNetwork, image_size: tuple[int, int]) -> Cost:
       The counts.
 
     Raises:
-      TypeError: The network has a layer of a kind that is not in the table.
+      TypeError: `model` is no network, `image_size` is not made of integers, or the network has a
+        layer of a kind that is not in the table.
+      ValueError: `image_size` is not two multiples of 8.
 
     Example:
       >>> from flax import nnx
@@ -39,7 +41,8 @@ def cost(model: SegmentationNetwork, image_size: tuple[int, int]) -> Cost:
       >>> cost(model, (512, 1024)).multiply_adds
       4600627200
     """
-    features, total = FeatureMap(*image_size, 3), Cost()
+    check_network(model)
+    features, total = FeatureMap(*check_image_size(image_size), 3), Cost()
     for block in model.blocks:
         features, added = block.cost(features)
         total += added

@@ -35,8 +35,8 @@ class FeatureMap(NamedTuple):
         return self.height * self.width * self.channels
 
 
-def check_features(features: FeatureMap) -> None:
-    """Checks the description of an image's features.
+def check_features(features: FeatureMap) -> FeatureMap:
+    """Checks the description of an image's features and returns it in Python's numbers.
 
     Raises:
       TypeError: `features` is not a `FeatureMap`, or a size is not an integer.
@@ -44,6 +44,9 @@ def check_features(features: FeatureMap) -> None:
     """
     if not isinstance(features, FeatureMap):
         raise TypeError(f"features must be a FeatureMap, got {features!r}.")
-    for name in ("height", "width", "channels"):
+    height, width, channels = (
         check_count(f"the {name} of features", getattr(features, name))
+        for name in ("height", "width", "channels")
+    )
     check_choice("the channel_axis of features", features.channel_axis, get_args(ChannelAxis))
+    return FeatureMap(height, width, channels, features.channel_axis)

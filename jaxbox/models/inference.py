@@ -1,10 +1,13 @@
 """The form of a trained network for inference."""
 
+from typing import get_args
+
 from flax import nnx
 
 from jaxbox import boxes
+from jaxbox.arguments import check_choice
 from jaxbox.layers.box import BOX_TAG, BoxConv, FrozenBoxes
-from jaxbox.models.network import SegmentationNetwork
+from jaxbox.models.network import SegmentationNetwork, check_network
 
 __all__ = ["for_inference", "round_boxes"]
 
@@ -28,6 +31,7 @@ def round_boxes(
       A copy whose boxes begin and end at pixel edges.
 
     Raises:
+      TypeError: `model` is no network.
       ValueError: `rounding` is unknown.
 
     Example:
@@ -40,6 +44,8 @@ def round_boxes(
       >>> bool(((layer.theta[...] + 0.5) % 1 == 0).all())
       True
     """
+    check_network(model)
+    check_choice("rounding", rounding, get_args(boxes.Rounding))
     rounded = nnx.clone(model)
     for _, layer in nnx.iter_modules(rounded):
         if isinstance(layer, BoxConv):
@@ -64,6 +70,9 @@ def for_inference(model: SegmentationNetwork) -> SegmentationNetwork:
     Returns:
       A network that returns, up to rounding, the logits of `model` in evaluation mode.
 
+    Raises:
+      TypeError: `model` is no network.
+
     Example:
       >>> import jax
       >>> from flax import nnx
@@ -73,6 +82,7 @@ def for_inference(model: SegmentationNetwork) -> SegmentationNetwork:
       >>> nnx.state(model, nnx.BatchStat)
       State({})
     """
+    check_network(model)
     folded = nnx.clone(model)
     folded.eval()  # type: ignore[no-untyped-call, unused-ignore]
     for block in folded.blocks:

@@ -1,6 +1,5 @@
 """A segmentation network: a sequence of blocks, then a classifier of each pixel."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -8,13 +7,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxbox.arguments import check_count, check_dtype, check_rngs
+from jaxbox.arguments import (
+    check_callable,
+    check_count,
+    check_dtype,
+    check_rngs,
+    check_sequence,
+    to_array,
+)
 from jaxbox.models.architecture import Architecture
 from jaxbox.models.blocks import BoxBlock, ChannelsFirstBranch, Downsampling, FeatureMap, Upsampling
 from jaxbox.models.layouts import derive_layouts
 from jaxbox_kernels.common import layout, sizes
 
-__all__ = ["SegmentationNetwork"]
+__all__ = ["SegmentationNetwork", "check_image_size", "check_network"]
 
 # Three blocks halve the image, and each needs an even height and width.
 _STRIDE = 8
@@ -62,10 +68,14 @@ class SegmentationNetwork(nnx.Module):
     ) -> None:
         if not isinstance(architecture, Architecture):
             raise TypeError(f"architecture must be an Architecture, got {architecture!r}.")
-        check_count("num_classes", num_classes)
+        check_sequence("the blocks of architecture", architecture.blocks, "functions")
+        for block in architecture.blocks:
+            check_callable("each block of architecture", block)
+        check_callable("the classifier of architecture", architecture.classifier)
+        num_classes = check_count("num_classes", num_classes)
         check_dtype("dtype", dtype)
         check_rngs(rngs)
-        features = FeatureMap(*_check_image_size(image_size), 3)
+        features = FeatureMap(*check_image_size(image_size), 3)
         blocks = []
         for factory in derive_layouts(architecture.blocks):
             block = factory(features, dtype=dtype, rngs=rngs)
@@ -109,7 +119,7 @@ class SegmentationNetwork(nnx.Module):
           ValueError: The images have another shape, `H` or `W` is not a multiple of 8, or there are
             fewer blocks.
         """
-        _check_images(images)
+        images = _check_images(images)
         depth = len(self.blocks) if depth is None else check_count("depth", depth, minimum=0)
         if depth > len(self.blocks):
             raise ValueError(f"depth must be from 0 to {len(self.blocks)}, got {depth}.")
@@ -143,13 +153,27 @@ class SegmentationNetwork(nnx.Module):
         return found
 
 
-def _check_image_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    message = f"image_size must be two integers (H, W), got {image_size!r}."
-    if isinstance(image_size, str) or not isinstance(image_size, Iterable):
-        raise TypeError(message)
+def check_network(model: SegmentationNetwork) -> None:
+    """Checks that an argument `model` is a network of this package.
+
+    Raises:
+      TypeError: It is not.
+    """
+    if not isinstance(model, SegmentationNetwork):
+        raise TypeError(f"model must be a SegmentationNetwork, got a {type(model).__name__}.")
+
+
+def check_image_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Checks the size `(H, W)` of images and returns it as `int`.
+
+    Raises:
+      TypeError: It is not made of integers.
+      ValueError: It is not two multiples of 8.
+    """
+    check_sequence("image_size", image_size, "two integers (H, W)")
     sides = tuple(image_size)
     if len(sides) != 2:
-        raise ValueError(message)
+        raise ValueError(f"image_size must be two integers (H, W), got {image_size!r}.")
     height, width = (
         check_count(f"each side of {image_size!r} as image_size", n, minimum=0) for n in sides
     )
@@ -157,12 +181,12 @@ def _check_image_size(image_size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _check_images(images: jax.Array) -> None:
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(f"images must be of a floating dtype, got {images.dtype}.")
+def _check_images(images: jax.Array) -> jax.Array:
+    images = to_array("images", images)
     if images.ndim < 3 or images.shape[-1] != 3:
         raise ValueError(f"images must be (..., H, W, 3), got shape {images.shape}.")
     _check_sides("images", images.shape[-3:-1])
+    return images
 
 
 def _check_sides(name: str, sides: tuple[int, ...]) -> None:

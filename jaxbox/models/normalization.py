@@ -44,7 +44,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
         self.use_running_average = False
         self.channel_axis = channel_axis
-        self.epsilon = epsilon
+        self.epsilon = float(epsilon)
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:

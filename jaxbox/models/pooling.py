@@ -15,7 +15,7 @@ def max_pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     Returns:
       The maxima, `(..., H/2, W/2, C)`, and their positions, int8 of the same shape: 0 to 3 from
       left to right and top to bottom. Of equal values the first is the maximum, and gets the
-      gradient.
+      gradient. A NaN is the maximum of its cell, the last one if there are several, as in PyTorch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -27,7 +27,7 @@ def max_pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     first, *rest = _split_cells(x)
     largest, positions = first, jnp.zeros(first.shape, jnp.int8)
     for index, pixel in enumerate(rest, start=1):
-        larger = pixel > largest
+        larger = (pixel > largest) | jnp.isnan(pixel)
         largest = jnp.where(larger, pixel, largest)
         positions = jnp.where(larger, jnp.int8(index), positions)
     return largest, positions

@@ -14,8 +14,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxbox.arguments import check_sequence
 from jaxbox.models.blocks import prune_boxes
-from jaxbox.models.network import SegmentationNetwork
+from jaxbox.models.network import SegmentationNetwork, check_network
 
 __all__ = ["contributions", "prune"]
 
@@ -36,6 +37,7 @@ def contributions(model: SegmentationNetwork) -> list[jax.Array]:
       The contributions `(C, F)` of each box layer, in the order of `jaxbox.analysis.box_layers`.
 
     Raises:
+      TypeError: `model` is no network.
       ValueError: The network has been pruned, or prepared for inference.
 
     Example:
@@ -47,6 +49,7 @@ def contributions(model: SegmentationNetwork) -> list[jax.Array]:
       >>> first.shape, f"{first[0, 0]:.3f}"
       ((16, 4), '0.100')
     """
+    check_network(model)
     return [block.contributions() for _, block in model.box_blocks()]
 
 
@@ -77,7 +80,7 @@ def prune(model: SegmentationNetwork, keep: Sequence[ArrayLike]) -> Segmentation
       The smaller network.
 
     Raises:
-      TypeError: The masks are not boolean.
+      TypeError: `model` is no network, or the masks are not boolean.
       ValueError: The number of masks or a mask's shape is wrong, or the network has already been
         pruned or prepared for inference.
 
@@ -92,6 +95,7 @@ def prune(model: SegmentationNetwork, keep: Sequence[ArrayLike]) -> Segmentation
       >>> cost(pruned, (16, 24)).parameters < cost(model, (16, 24)).parameters
       True
     """
+    check_network(model)
     pruned = nnx.clone(model)
     box_blocks = pruned.box_blocks()
     masks = _check_masks(keep, [block.boxes.theta.shape[:2] for _, block in box_blocks])
@@ -103,11 +107,15 @@ def prune(model: SegmentationNetwork, keep: Sequence[ArrayLike]) -> Segmentation
 def _check_masks(
     keep: Sequence[ArrayLike], shapes: Sequence[tuple[int, ...]]
 ) -> list[NDArray[np.bool_]]:
+    check_sequence("keep", keep, "masks")
     if len(keep) != len(shapes):
         raise ValueError(
             f"keep must have a mask for each of {len(shapes)} layers, got {len(keep)}."
         )
-    masks = [np.asarray(mask) for mask in keep]
+    try:
+        masks = [np.asarray(mask) for mask in keep]
+    except ValueError:  # Nested lists of different lengths.
+        raise TypeError("keep must be boolean arrays, got lists that are none.") from None
     for index, (mask, shape) in enumerate(zip(masks, shapes, strict=True)):
         if mask.dtype != np.bool_:
             raise TypeError(f"keep must be boolean, got {mask.dtype} for layer {index}.")

@@ -13,7 +13,7 @@ from jax.custom_derivatives import CustomVJPPrimal
 from jax.typing import ArrayLike
 
 from jaxbox import boxes
-from jaxbox.arguments import check_flag
+from jaxbox.arguments import check_flag, to_array
 from jaxbox_kernels import registry
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import layout, sizes, xla_hints
@@ -100,7 +100,7 @@ def box_conv(
     """
     check_flag("normalize", normalize)
     check_flag("whole_pixels", whole_pixels)
-    x, theta = jnp.asarray(x), jnp.asarray(theta)
+    x, theta = to_array("x", x), to_array("theta", theta)
     _check(x, theta, channel_axis)
     batch = x.shape[:-3]
     size, channels = layout.split_shape(x.shape, channel_axis)
@@ -126,9 +126,6 @@ def box_conv(
 
 def _check(x: Array, theta: Array, channel_axis: int) -> None:
     axes = layout.describe(channel_axis)
-    for name, array in (("x", x), ("theta", theta)):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name} must be of a real floating dtype; got {array.dtype}.")
     if x.ndim < 3:
         raise ValueError(
             f"x must be {axes} with channel_axis={channel_axis}; got the shape {x.shape}."

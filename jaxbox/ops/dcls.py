@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxbox.arguments import check_choice, sizes_per_axis, to_array
 from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
 
@@ -73,7 +74,7 @@ def dcls_kernel(
       arithmetic is float32 or wider.
 
     Raises:
-      TypeError: An array is not of a real floating dtype.
+      TypeError: An array is not of a real floating dtype, or a size is not an integer.
       ValueError: A shape does not fit, `version` is unknown, or its `sigma` is missing.
 
     Example:
@@ -84,8 +85,10 @@ def dcls_kernel(
       >>> dcls_kernel(weight, positions, None, (5,), "v0")[:, 0, 0].tolist()
       [0.0, 0.0, 6.0, 2.0, 0.0]
     """
-    weight, positions = jnp.asarray(weight), jnp.asarray(positions)
-    sigma = None if sigma is None or version in ("v0", "v1") else jnp.asarray(sigma)
+    check_choice("version", version, get_args(Version))
+    kernel_size = sizes_per_axis("kernel_size", kernel_size)
+    weight, positions = to_array("weight", weight), to_array("positions", positions)
+    sigma = None if sigma is None or version in ("v0", "v1") else to_array("sigma", sigma)
     _check(weight, positions, sigma, kernel_size, version)
     dtype = sum_dtype(weight)
     count, inputs, outputs = weight.shape
@@ -134,6 +137,7 @@ def repulsion(positions: ArrayLike) -> Array:
       The loss, a scalar; 0 for a single tap.
 
     Raises:
+      TypeError: `positions` is not of a real floating dtype.
       ValueError: `positions` has less than four axes.
 
     Example:
@@ -142,7 +146,7 @@ def repulsion(positions: ArrayLike) -> Array:
       >>> repulsion(jnp.array([0.0, 0.25, 4.0]).reshape(1, 3, 1, 1)).item()
       0.25
     """
-    positions = jnp.asarray(positions)
+    positions = to_array("positions", positions)
     if positions.ndim < 4:
         raise ValueError(f"positions must be (..., d, K, I, O), got shape {positions.shape}.")
     count = positions.shape[-3]
@@ -166,22 +170,16 @@ def _check(
     kernel_size: Sequence[int],
     version: Version,
 ) -> None:
-    if version not in get_args(Version):
-        raise ValueError(f"version must be one of {', '.join(get_args(Version))}, got {version!r}.")
     if version in ("max", "gauss") and sigma is None:
         raise ValueError(f"version {version!r} needs sigma, got None.")
-    for name, array in (("weight", weight), ("positions", positions), ("sigma", sigma)):
-        if array is not None and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
-    if not 1 <= len(kernel_size) <= 3 or min(kernel_size) < 1:
-        raise ValueError(f"kernel_size must be 1 to 3 positive sizes, got {tuple(kernel_size)}.")
     if weight.ndim != 3 or 0 in weight.shape:
         raise ValueError(f"weight must be (K, I, O), each at least 1, got shape {weight.shape}.")
     shape = (len(kernel_size), *weight.shape)
     for name, array in (("positions", positions), ("sigma", sigma)):
         if array is not None and array.shape not in (shape, (*shape[:-1], 1)):
             raise ValueError(
-                f"{name} must be (d, K, I, O) = {shape} or (d, K, I, 1), got shape {array.shape}."
+                f"{name} must be (d, K, I, O) = {shape} or (d, K, I, 1), for weight {weight.shape} "
+                f"and kernel_size {kernel_size}; got shape {array.shape}."
             )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxbox.arguments import check_count, check_flag, to_array
 from jaxbox_kernels.common.dtypes import sum_dtype
 
 __all__ = ["doconv_kernel", "identity"]
@@ -46,7 +47,7 @@ def doconv_kernel(
       The arithmetic is float32 or wider.
 
     Raises:
-      TypeError: An array is not of a real floating dtype.
+      TypeError: An array is not of a real floating dtype, or another argument of the wrong type.
       ValueError: A shape does not fit, or `S` is less than the number of taps, with which not every
         kernel could be composed.
 
@@ -57,8 +58,9 @@ def doconv_kernel(
       >>> doconv_kernel(weight, jnp.zeros((3, 3, 1)))[:, 0, 0].tolist()
       [0.0, 1.0, 2.0]
     """
-    weight, deviation = jnp.asarray(weight), jnp.asarray(deviation)
-    groups = feature_group_count
+    weight, deviation = to_array("weight", weight), to_array("deviation", deviation)
+    groups = check_count("feature_group_count", feature_group_count)
+    check_flag("legacy_torch_grouping", legacy_torch_grouping)
     _check(weight, deviation, groups)
     *kernel_size, multiplier, inputs = deviation.shape
     taps, outputs = math.prod(kernel_size), weight.shape[-1]
@@ -94,24 +96,21 @@ def identity(taps: int, multiplier: int) -> np.ndarray:
 
 
 def _check(weight: Array, deviation: Array, groups: int) -> None:
-    for name, array in (("weight", weight), ("deviation", deviation)):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
-    if weight.ndim != 3 or groups < 1 or weight.shape[-1] % groups:
+    if weight.ndim != 3 or weight.shape[-1] % groups or 0 in weight.shape:
         raise ValueError(
-            f"weight must be (S, I / groups, O), O a multiple of {groups} groups; got shape "
-            f"{weight.shape}."
+            f"weight must be (S, I / groups, O), O a multiple of feature_group_count = {groups}; "
+            f"got shape {weight.shape}."
         )
     multiplier, inputs, _ = weight.shape
     expected = (multiplier, inputs * groups)
     if deviation.ndim < 3 or deviation.shape[-2:] != expected:
         raise ValueError(
-            f"deviation must be (*kernel_size, S, I), (S, I) = {expected}, got shape "
-            f"{deviation.shape}."
+            f"deviation must be (*kernel_size, S, I), (S, I) = {expected} for weight "
+            f"{weight.shape} and feature_group_count = {groups}; got shape {deviation.shape}."
         )
     taps = math.prod(deviation.shape[:-2])
     if multiplier < taps:
         raise ValueError(
-            f"the depth multiplier must be at least the {taps} taps of the kernel, got "
-            f"{multiplier}."
+            f"weight must have at least as many elements along S, the depth multiplier, as there "
+            f"are taps in deviation, {taps}; got {multiplier}."
         )

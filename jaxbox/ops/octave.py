@@ -3,11 +3,21 @@
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Unpack, get_args
+from typing import Any, Final, NamedTuple, Unpack, get_args
 
 import jax.numpy as jnp
 from jax import Array
 
+from jaxbox.arguments import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_dtype,
+    check_padding,
+    check_precision,
+    sizes_per_axis,
+    to_array,
+)
 from jaxbox.ops.octave_features import (
     Features,
     Octaves,
@@ -92,6 +102,7 @@ def octave_conv(
       none leads to the low one, they are the array `high` alone.
 
     Raises:
+      TypeError: An argument is of the wrong type, or an array not of a real floating dtype.
       ValueError: A kernel does not fit its input, an input has no kernel, the sizes of the octaves
         do not fit, pooling would leave nothing of the high octave, or an option is out of range.
 
@@ -104,13 +115,15 @@ def octave_conv(
       >>> high.shape, low.shape, high[0, 0, 0].item()
       ((4, 6, 1), (2, 3, 1), 2.0)
     """
-    if strides not in (1, 2):
+    strides = check_count("strides", strides)
+    if strides > 2:
         raise ValueError(f"strides must be 1 or 2, got {strides}.")
-    rank, high, low = _check(x, kernels, pooling)
+    rank, high, low, kernels, bias = _check(x, kernels, bias, pooling)
+    checked = _check_options(rank, options)
 
     def convolve(x: Array, kernel: Array) -> Array:
         groups = x.shape[-1] // kernel.shape[-2]
-        return conv(x, kernel, feature_group_count=groups, **options)
+        return conv(x, kernel, feature_group_count=groups, **checked)
 
     to_high, to_low = [], []
     if high is not None and kernels.high_to_high is not None:
@@ -158,6 +171,7 @@ def octave_conv_transpose(
       The features, as from :func:`octave_conv`.
 
     Raises:
+      TypeError: As in :func:`octave_conv`.
       ValueError: As in :func:`octave_conv`, or a kernel has groups.
 
     Example:
@@ -169,9 +183,9 @@ def octave_conv_transpose(
       >>> high.shape, low.shape
       ((6, 10, 1), (3, 5, 1))
     """
-    if strides < 1:
-        raise ValueError(f"strides must be at least 1, got {strides}.")
-    rank, high, low = _check(x, kernels, pooling)
+    strides = check_count("strides", strides)
+    rank, high, low, kernels, bias = _check(x, kernels, bias, pooling)
+    checked = _check_options(rank, options, transposed=True)
 
     def convolve(x: Array, kernel: Array) -> Array:
         if kernel.shape[-2] != x.shape[-1]:
@@ -179,7 +193,7 @@ def octave_conv_transpose(
                 f"kernels must have no groups here: all {x.shape[-1]} channels of the input; one "
                 f"has the shape {kernel.shape}."
             )
-        return conv_transpose(x, kernel, strides=strides, **options)
+        return conv_transpose(x, kernel, strides=strides, **checked)
 
     to_high, to_low = [], []
     if high is not None and kernels.high_to_high is not None:
@@ -196,26 +210,77 @@ def octave_conv_transpose(
     return from_pair(_sum(to_high, bias.high), _sum(to_low, bias.low))
 
 
-def _check(
-    x: Features, kernels: OctaveKernels, pooling: Pooling
-) -> tuple[int, Array | None, Array | None]:
-    """Returns the number of spatial axes and the two branches."""
-    if pooling not in get_args(Pooling):
-        raise ValueError(f"pooling must be 'floor' or 'ceil', got {pooling!r}.")
+class _Arguments(NamedTuple):
+    """The arguments of an octave convolution, checked, with arrays of JAX.
+
+    Attributes:
+      rank: The number of spatial axes.
+      high: The high branch, or `None`.
+      low: The low branch, or `None`.
+      kernels: The kernels of the four paths.
+      bias: The biases of the two outputs.
+    """
+
+    rank: int
+    high: Array | None
+    low: Array | None
+    kernels: OctaveKernels
+    bias: OctaveBias
+
+
+def _check(x: Features, kernels: OctaveKernels, bias: OctaveBias, pooling: Pooling) -> _Arguments:
+    check_choice("pooling", pooling, get_args(Pooling))
+    kernels = _to_arrays("kernels", kernels, OctaveKernels)
+    bias = _to_arrays("bias", bias, OctaveBias)
     ranks = {kernel.ndim - 2 for kernel in kernels if kernel is not None}
     if len(ranks) != 1 or not 1 <= (rank := ranks.pop()) <= 3:
         raise ValueError("kernels must be at least one, all (*kernel_size, I, O) of 1 to 3 axes.")
+    if any(kernel is not None and 0 in kernel.shape for kernel in kernels):
+        raise ValueError("kernels must not be empty; the kernel of a path that is missing is None.")
     high, low = to_pair(x)
     _check_branch("high", high, [kernels.high_to_high, kernels.high_to_low], rank)
     _check_branch("low", low, [kernels.low_to_high, kernels.low_to_low], rank)
+    _check_output("high", [kernels.high_to_high, kernels.low_to_high], bias.high)
+    _check_output("low", [kernels.high_to_low, kernels.low_to_low], bias.low)
     if high is not None and low is not None:
-        expected = pooled_size(spatial_size(high, rank), 2, pooling)
-        if spatial_size(low, rank) != expected:
+        expected = (*high.shape[: -rank - 1], *pooled_size(spatial_size(high, rank), 2, pooling))
+        if low.shape[:-1] != expected:
             raise ValueError(
                 f"with pooling={pooling!r} the low branch of x must have the size {expected} for a "
-                f"high branch of {spatial_size(high, rank)}, got {spatial_size(low, rank)}."
+                f"high branch of {high.shape[:-1]}, got {low.shape[:-1]}."
             )
-    return rank, high, low
+    return _Arguments(rank, high, low, kernels, bias)
+
+
+def _to_arrays[Arrays: (OctaveKernels, OctaveBias)](
+    name: str, arrays: Arrays, kind: type[Arrays]
+) -> Arrays:
+    if not isinstance(arrays, kind):
+        raise TypeError(f"{name} must be jaxbox.{kind.__name__}, got a {type(arrays).__name__}.")
+    return kind(
+        *(
+            None if array is None else to_array(f"{field} of {name}", array)
+            for field, array in zip(kind._fields, arrays, strict=True)
+        )
+    )
+
+
+def _check_options(
+    rank: int, options: ConvOptions | ConvTransposeOptions, *, transposed: bool = False
+) -> dict[str, Any]:
+    """Returns the options of the convolutions, checked, with Python's numbers."""
+    checked: dict[str, Any] = dict(options)
+    if "padding" in checked:
+        checked["padding"] = check_padding(checked["padding"], rank, transposed=transposed)
+    if "kernel_dilation" in checked:
+        dilation = checked["kernel_dilation"]
+        checked["kernel_dilation"] = sizes_per_axis("kernel_dilation", dilation, rank)
+    if checked.get("dtype") is not None:
+        check_dtype("dtype", checked["dtype"])
+    check_precision(checked.get("precision"))
+    if "conv_general_dilated" in checked:
+        check_callable("conv_general_dilated", checked["conv_general_dilated"])
+    return checked
 
 
 def _check_branch(
@@ -234,7 +299,8 @@ def _check_branch(
         if branch.ndim < rank + 1 or branch.shape[-1] % kernel.shape[-2]:
             raise ValueError(
                 f"the {name} branch of x must be (..., {rank} spatial axes, channels), the "
-                f"channels a multiple of {kernel.shape[-2]}; got shape {branch.shape}."
+                f"channels a multiple of {kernel.shape[-2]}, for kernels of the shape "
+                f"{kernel.shape}; got shape {branch.shape}."
             )
         groups = branch.shape[-1] // kernel.shape[-2]
         if kernel.shape[-1] % groups:
@@ -244,8 +310,32 @@ def _check_branch(
             )
 
 
+def _check_output(name: str, kernels: Sequence[Array | None], bias: Array | None) -> None:
+    """Checks that the kernels of the paths to an output, and its bias, fit each other."""
+    outputs = {kernel.shape[-1] for kernel in kernels if kernel is not None}
+    if len(outputs) > 1:
+        raise ValueError(
+            f"the kernels of the paths to the {name} output must have the same number of outputs; "
+            f"got {outputs}."
+        )
+    if bias is not None and (bias.ndim != 1 or set(bias.shape) != outputs):
+        number = outputs.pop() if outputs else "no channels: None"
+        raise ValueError(
+            f"{name} of bias must be (O,) for the {name} output of {number}; got shape "
+            f"{bias.shape}."
+        )
+
+
 def _upsample_like(y: Array, others: Sequence[Array], rank: int) -> Array:
-    """Upsamples `y` to the size of the other shares of its output, or else by two."""
+    """Upsamples `y` to the size of the other shares of its output, or else by two.
+
+    Raises:
+      ValueError: The padding has cropped everything.
+    """
+    if 0 in spatial_size(y, rank):
+        raise ValueError(
+            f"padding leaves nothing of the low octave, a size of {y.shape[-rank - 1 : -1]}."
+        )
     return upsample_nearest(y, rank, spatial_size(others[0], rank) if others else None)
 
 

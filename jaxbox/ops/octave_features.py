@@ -10,13 +10,21 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxbox.arguments import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_fraction,
+    sizes_per_axis,
+    to_array,
+)
 from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
 
@@ -25,6 +33,7 @@ __all__ = [
     "Octaves",
     "Pooling",
     "average_pool",
+    "check_rank",
     "from_octaves",
     "from_pair",
     "map_octaves",
@@ -77,10 +86,11 @@ _MAX_DENOMINATOR: Final = 10**6
 
 
 def to_pair(x: Features) -> tuple[Array | None, Array | None]:
-    """Returns features as a pair `(high, low)`.
+    """Returns features as a pair `(high, low)` of arrays.
 
     Raises:
-      ValueError: `x` is neither an array nor a pair.
+      TypeError: A branch is no array of a real floating dtype.
+      ValueError: `x` is neither an array nor a pair, or a branch has no axis of channels.
 
     Example:
       >>> import jax.numpy as jnp
@@ -88,13 +98,22 @@ def to_pair(x: Features) -> tuple[Array | None, Array | None]:
       >>> to_pair(jnp.ones(3))
       (Array([1., 1., 1.], dtype=float32), None)
     """
+    branches: tuple[Array | None, ...]
     if isinstance(x, Octaves):
-        return x.high, x.low
-    if not isinstance(x, tuple | list):
-        return x, None
-    if len(x) != 2:
-        raise ValueError(f"features must be an array or a pair (high, low), got {len(x)} branches.")
-    high, low = x
+        branches = (x.high, x.low)
+    elif not isinstance(x, tuple | list):
+        return _to_branch("x, Octaves, a pair (high, low) or the array high,", x), None
+    elif len(x) != 2:
+        raise ValueError(
+            "x must be Octaves, a pair (high, low) or the array high; got a sequence of "
+            f"{len(x)} branches."
+        )
+    else:
+        branches = tuple(x)
+    high, low = (
+        None if branch is None else _to_branch(f"the {name} branch of x", branch)
+        for name, branch in zip(("high", "low"), branches, strict=True)
+    )
     return high, low
 
 
@@ -123,6 +142,10 @@ def map_octaves(function: Callable[[Array], Array], x: Features) -> Array | Octa
     Returns:
       Features with the same branches.
 
+    Raises:
+      TypeError: `function` is no function, or a branch no array of a real floating dtype.
+      ValueError: `x` is neither an array nor a pair.
+
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
@@ -130,11 +153,12 @@ def map_octaves(function: Callable[[Array], Array], x: Features) -> Array | Octa
       >>> map_octaves(jax.nn.relu, (None, jnp.array([-1.0, 2.0])))
       Octaves(high=None, low=Array([0., 2.], dtype=float32))
     """
+    check_callable("function", function)
     high, low = (None if branch is None else function(branch) for branch in to_pair(x))
     return from_pair(high, low)
 
 
-def split_channels(channels: int, alpha: float) -> tuple[int, int]:
+def split_channels(channels: int, alpha: float | Fraction) -> tuple[int, int]:
     """Returns the numbers of channels of the high and of the low branch.
 
     The high branch has `floor((1 - alpha) * channels)`, the low one the others. `alpha` is taken as
@@ -150,6 +174,7 @@ def split_channels(channels: int, alpha: float) -> tuple[int, int]:
       The numbers of channels `(high, low)`.
 
     Raises:
+      TypeError: `channels` is not an integer, or `alpha` not a real number.
       ValueError: A number is out of range.
 
     Example:
@@ -157,11 +182,10 @@ def split_channels(channels: int, alpha: float) -> tuple[int, int]:
       >>> split_channels(20, 0.8), split_channels(3, 0.5), split_channels(3, 1)
       ((4, 16), (1, 2), (0, 3))
     """
-    if channels < 1:
-        raise ValueError(f"channels must be at least 1, got {channels}.")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1, got {alpha}.")
-    high = math.floor((1 - Fraction(alpha).limit_denominator(_MAX_DENOMINATOR)) * channels)
+    channels = check_count("channels", channels)
+    check_fraction("alpha", alpha)
+    share = alpha if isinstance(alpha, Fraction) else Fraction(float(alpha))
+    high = math.floor((1 - share.limit_denominator(_MAX_DENOMINATOR)) * channels)
     return high, channels - high
 
 
@@ -180,7 +204,8 @@ def to_octaves(
       The two branches, or `x` itself if `alpha` leaves no channels to the low branch.
 
     Raises:
-      ValueError: `alpha` is out of range.
+      TypeError: `x` is no array of a real floating dtype, or another argument of the wrong type.
+      ValueError: A number is out of range, `pooling` is unknown, or no pixel would be left.
 
     Example:
       >>> import jax.numpy as jnp
@@ -189,6 +214,10 @@ def to_octaves(
       >>> high.shape, low.shape
       ((6, 8, 3), (3, 4, 1))
     """
+    rank = check_rank(rank)
+    check_choice("pooling", pooling, get_args(Pooling))
+    x = _to_branch("x", x)
+    _check_spatial("x", x, rank)
     high, low = split_channels(x.shape[-1], alpha)
     if not low:
         return x
@@ -209,7 +238,10 @@ def from_octaves(x: Features, *, rank: int = 2, size: Sequence[int] | None = Non
       Ordinary features `(..., *spatial, C)`, the channels of the high branch first.
 
     Raises:
-      ValueError: `x` has neither branch.
+      TypeError: A branch is no array of a real floating dtype, or another argument of the wrong
+        type.
+      ValueError: `x` has neither branch, `rank` or `size` does not fit, or the branches have other
+        batch axes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -217,15 +249,40 @@ def from_octaves(x: Features, *, rank: int = 2, size: Sequence[int] | None = Non
       >>> from_octaves((jnp.ones((5, 8, 3)), jnp.ones((2, 4, 1)))).shape
       (5, 8, 4)
     """
+    rank = check_rank(rank)
+    size = None if size is None else sizes_per_axis("size", size, rank)
     high, low = to_pair(x)
+    for branch in (high, low):
+        if branch is not None:
+            _check_spatial("each branch of x", branch, rank)
     if low is None:
         if high is None:
             raise ValueError("x must have a branch, got none.")
         return high
+    if 0 in low.shape:
+        raise ValueError(f"the low branch of x must not be empty, got shape {low.shape}.")
+    if high is not None and high.shape[: -rank - 1] != low.shape[: -rank - 1]:
+        raise ValueError(
+            f"both branches of x must have the same batch axes; got {high.shape} and {low.shape}, "
+            f"of which the last {rank + 1} are no batch axes."
+        )
     if high is None:
         return upsample_nearest(low, rank, size)
     upsampled = upsample_nearest(low, rank, spatial_size(high, rank))
     return jnp.concatenate([high, upsampled], axis=-1)
+
+
+def check_rank(rank: int) -> int:
+    """Checks a number of spatial axes and returns it as an `int`.
+
+    Raises:
+      TypeError: It is not an integer.
+      ValueError: It is not from 1 to 3.
+    """
+    rank = check_count("rank", rank)
+    if rank > 3:
+        raise ValueError(f"rank must be from 1 to 3, got {rank}.")
+    return rank
 
 
 def spatial_size(x: Array, rank: int) -> tuple[int, ...]:
@@ -337,3 +394,18 @@ def upsample_nearest(x: Array, rank: int, size: Sequence[int] | None = None) -> 
     for axis, (n, m) in enumerate(zip(old, new, strict=True), start=len(batch)):
         x = jnp.take(x, jnp.arange(m) * n // m, axis=axis, mode="clip")
     return x
+
+
+def _to_branch(name: str, branch: Array) -> Array:
+    array = to_array(name, branch)
+    if not array.ndim:
+        raise ValueError(f"{name} must be (..., *spatial, channels), got a single number.")
+    return array
+
+
+def _check_spatial(name: str, x: Array, rank: int) -> None:
+    if x.ndim < rank + 1:
+        raise ValueError(
+            f"{name} must be (..., *spatial, channels) with rank = {rank} spatial axes; got shape "
+            f"{x.shape}."
+        )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxbox.arguments import check_number
-from jaxbox.boxes import project
+from jaxbox.boxes import check_min_size, project
 from jaxbox.layers.box import DEFAULT_WINDOW
 from jaxbox.optim.marks import (
     Boxes,
@@ -68,9 +68,9 @@ def constrain_boxes(
 
     Raises:
       TypeError: `optimizer` is no optax optimizer, `boxes` are no marks, or a number is none.
-      ValueError: A number is out of range; when initializing or updating, `boxes` has another
-        structure than the parameters; when updating, `params` is `None`, or `min_size` does not
-        fit in a window.
+      ValueError: A number is out of range, or `min_size` does not fit in a window; when
+        initializing or updating, `boxes` has another structure than the parameters; when updating,
+        `params` is `None`.
 
     Example:
       >>> import jax
@@ -84,8 +84,8 @@ def constrain_boxes(
       >>> state = tx.init(params)
     """
     check_optimizer(optimizer)
-    check_number("box_l2", box_l2, may_be_zero=True)
-    check_number("step_scale", step_scale)
+    box_l2 = check_number("box_l2", box_l2, may_be_zero=True)
+    step_scale = check_number("step_scale", step_scale)
     check_marks("boxes", boxes, BoxSpec)
     chained = optax.chain(
         optax.add_decayed_weights(box_l2, mask=jax.tree.map(is_marked, boxes)),
@@ -137,8 +137,8 @@ def keep_boxes_valid(
 
     Raises:
       TypeError: `boxes` are no marks, or `min_size` is not a real number.
-      ValueError: `min_size` is not positive and finite; when updating, `params` is `None`, or
-        `min_size` does not fit in a window.
+      ValueError: `min_size` is not positive and finite, or does not fit in a window; when updating,
+        `params` is `None`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -150,7 +150,10 @@ def keep_boxes_valid(
       [-8.0, 4.0, 0.0, 1.0]
     """
     check_marks("boxes", boxes, BoxSpec)
-    check_number("min_size", min_size)
+    for spec in jax.tree.leaves(boxes):
+        if is_marked(spec):
+            check_min_size(min_size, spec.window)
+    min_size = check_number("min_size", min_size)
 
     def keep_valid(spec: BoxSpec, update: jax.Array, theta: jax.Array) -> jax.Array:
         moved = theta + update
@@ -210,7 +213,7 @@ def steps_in_pixels(
       >>> steps.tolist()
       [64.0, 0.0, 32.0, 0.0]
     """
-    check_number("scale", scale)
+    scale = check_number("scale", scale)
     check_marks("boxes", boxes, BoxSpec)
 
     def to_pixels(spec: BoxSpec, update: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final, get_args
 
 import flax.core.meta
 import jax
@@ -17,9 +17,10 @@ import optax
 from flax import nnx
 
 from jaxbox import linen
-from jaxbox.arguments import check_number, sizes_per_axis
+from jaxbox.arguments import check_count, check_number, check_sequence, sizes_per_axis, to_real
 from jaxbox.boxes import check_window
 from jaxbox.layers.box import BOX_TAG
+from jaxbox.layers.checks import check_filter, check_model
 from jaxbox.layers.dcls import POSITIONS_TAG, Limits, axes_of_stack, position_limits
 from jaxbox.layers.stacking import last_axis_of_size
 
@@ -39,6 +40,14 @@ __all__ = [
     "map_marked",
 ]
 
+_HINT: Final = (
+    "For a tree of parameters, such as a Linen model's, use jaxbox.optim.find_boxes_by_name and "
+    "constrain_boxes."
+)
+
+# No array of JAX has more axes.
+_MOST_AXES: Final = 64
+
 # A tree of BoxSpec and False, a tree of PositionSpec and False.
 type Boxes = Any
 type Positions = Any
@@ -55,7 +64,7 @@ class BoxSpec:
         one if layers are stacked along the last.
 
     Raises:
-      TypeError: `window` is not a sequence of numbers.
+      TypeError: `window` is not a sequence of numbers, or `axis` not an integer.
       ValueError: `window` is not two positive finite numbers.
 
     Example:
@@ -69,6 +78,7 @@ class BoxSpec:
     def __post_init__(self) -> None:
         if self.window is not None:
             object.__setattr__(self, "window", check_window(self.window))
+        _check_axis(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +92,7 @@ class PositionSpec:
         layers are stacked along a later axis than this.
 
     Raises:
-      TypeError: `limits` is not a sequence of pairs of numbers.
+      TypeError: `limits` is not a sequence of pairs of numbers, or `axis` not an integer.
       ValueError: `limits` is empty, or a number is not finite or a pair in the wrong order.
 
     Example:
@@ -96,12 +106,21 @@ class PositionSpec:
     def __post_init__(self) -> None:
         message = f"limits must be pairs of finite numbers, the lesser first; got {self.limits!r}."
         try:
-            limits = tuple((float(low), float(high)) for low, high in self.limits)
+            check_sequence("limits", self.limits, "pairs of numbers")
+            for pair in self.limits:
+                check_sequence("limits", pair, "pairs of numbers")
+            limits = tuple((to_real(low), to_real(high)) for low, high in self.limits)
         except (TypeError, ValueError):
             raise TypeError(message) from None
         if not limits or not all(-math.inf < low <= high < math.inf for low, high in limits):
             raise ValueError(message)
         object.__setattr__(self, "limits", limits)
+        _check_axis(self)
+
+
+def _check_axis(spec: "BoxSpec | PositionSpec") -> None:
+    """Checks the axis of a mark and makes it an `int`."""
+    object.__setattr__(spec, "axis", check_count("axis", spec.axis, minimum=-_MOST_AXES))
 
 
 def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxes:
@@ -205,9 +224,10 @@ def find_boxes_by_name(
     def make(leaf: Any) -> BoxSpec:
         # `nnx.bridge.to_linen` keeps the metadata of NNX layers.
         metadata = leaf.metadata if isinstance(leaf, nnx.bridge.NNXMeta) else {}
+        shape = _shape(leaf)
         return BoxSpec(
             metadata.get("window") if window is None else window,
-            last_axis_of_size(_shape(leaf), 4) if axis is None else axis,
+            last_axis_of_size(shape, 4) if axis is None else axis,
         )
 
     BoxSpec(window)  # Raises before a name is looked for.
@@ -249,7 +269,7 @@ def find_positions_by_name(
       >>> optim.find_positions_by_name(params, (5,))
       {'dcls': {'bias': False, 'positions': PositionSpec(limits=((-2.0, 2.0),), axis=-4)}}
     """
-    check_number("gain", gain)
+    gain = check_number("gain", gain)
     sizes = sizes_per_axis("kernel_size", kernel_size)
     limits = tuple((low / gain, high / gain) for low, high in position_limits(sizes))
 
@@ -274,7 +294,7 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
       trees and `True` for every other.
 
     Raises:
-      TypeError: There is no tree.
+      TypeError: There is no tree, or a tree of something else.
 
     Example:
       >>> import optax
@@ -286,6 +306,8 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
     """
     if not marks:
         raise TypeError("decay_mask needs at least one tree of marks, got none.")
+    for tree in marks:
+        check_marks("marks", tree, BoxSpec | PositionSpec)
     return jax.tree.map(lambda *specs: not any(map(is_marked, specs)), *marks)
 
 
@@ -313,7 +335,7 @@ def map_marked(
     return jax.tree.map(transform, marks, updates, *rest)
 
 
-def check_marks(name: str, marks: Any, kind: type[BoxSpec] | type[PositionSpec]) -> None:
+def check_marks(name: str, marks: Any, kind: Any) -> None:
     """Checks that a tree has only marks of a kind and `False` as its leaves.
 
     Raises:
@@ -321,9 +343,11 @@ def check_marks(name: str, marks: Any, kind: type[BoxSpec] | type[PositionSpec])
     """
     for leaf in jax.tree.leaves(marks):
         if leaf is not False and not isinstance(leaf, kind):
+            kinds = " or ".join(k.__name__ for k in (get_args(kind) or (kind,)))
+            found = "find_boxes or find_positions" if name == "marks" else f"find_{name}"
             raise TypeError(
-                f"{name} must be a tree of {kind.__name__} and False, as find_{name} and "
-                f"find_{name}_by_name return it; it has a leaf of type {type(leaf).__name__}."
+                f"{name} must be a tree of {kinds} and False, as from {found}, or that ending in "
+                f"_by_name; it has a leaf of type {type(leaf).__name__}."
             )
 
 
@@ -350,7 +374,8 @@ def _find(
     tag: str,
     make: Callable[[nnx.Variable[Any]], BoxSpec | PositionSpec],
 ) -> Any:
-    _check_model(model)
+    check_model(model, _HINT)
+    check_filter("wrt", wrt)
     bridged = _marks_in_bridges(model, tag)
 
     def mark(variable: nnx.Variable[Any]) -> BoxSpec | PositionSpec | bool:
@@ -408,24 +433,12 @@ def _cells(layer: linen.DclsConv) -> tuple[int, ...]:
     return tuple(n * d for n, d in zip(size, dilation, strict=True))
 
 
-def _check_model(model: Any) -> None:
-    """Checks that a model is an NNX model: a module, or Variables in any container."""
-    try:
-        found = isinstance(model, nnx.Module) or bool(jax.tree.leaves(nnx.state(model)))
-    except Exception:  # Flax raises errors of several types where there are no Variables.
-        found = False
-    if not found:
-        raise TypeError(
-            "model must be an NNX model; got "
-            f"{model if model is None else type(model).__name__}. For a tree of parameters, such "
-            "as a Linen model's, use jaxbox.optim.find_boxes_by_name and constrain_boxes."
-        )
-
-
 def _shape(leaf: Any) -> tuple[int, ...]:
     """Returns the shape of an array, or of the array that a box of Linen holds."""
-    boxed = isinstance(leaf, flax.core.meta.AxisMetadata)
-    shape: tuple[int, ...] = (leaf.unbox() if boxed else leaf).shape
+    array = leaf.unbox() if isinstance(leaf, flax.core.meta.AxisMetadata) else leaf
+    shape: tuple[int, ...] | None = getattr(array, "shape", None)
+    if shape is None:
+        raise TypeError(f"params must be a tree of arrays, got a leaf {array!r}.")
     return shape
 
 

@@ -61,7 +61,7 @@ def constrain(
       >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     """
     check_optimizer(optimizer)
-    check_number("min_size", min_size)
+    min_size = check_number("min_size", min_size)
     positions = find_positions(model, wrt)
     _check_min_size(min_size, model)
     return optax.chain(
@@ -80,8 +80,9 @@ def _check_min_size(min_size: float | jax.Array, model: nnx.Module) -> None:
     """Checks that no layer computes with larger boxes than the optimizer enforces."""
     if is_traced(min_size):
         return
+    enforced = float(min_size)
     for path, layer in nnx.iter_modules(model):
-        if isinstance(layer, BoxConv) and min_size < layer.min_size:
+        if isinstance(layer, BoxConv) and enforced < layer.min_size:
             raise ValueError(
                 f"min_size must be at least that of the layers, got {min_size}; the BoxConv at "
                 f"{'.'.join(map(str, path)) or 'the top'} was made with min_size={layer.min_size}."

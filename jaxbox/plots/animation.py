@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import IO
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxbox.analysis import BoxLayer
-from jaxbox.plots.checks import check_history
+from jaxbox.arguments import check_count
+from jaxbox.plots.checks import check_history, to_reals
 from jaxbox.plots.panels import MOST_DRAWN, Panel, draw_boxes, limits_of
 
 __all__ = ["animate_training"]
@@ -21,7 +23,7 @@ _LAST_FRAME_FACTOR = 20  # How many times as long as the others the last frame l
 def animate_training(
     layer: BoxLayer,
     history: Mapping[str, ArrayLike],
-    path: str | PathLike[str],
+    path: str | PathLike[str] | IO[bytes],
     *,
     most: int = MOST_DRAWN,
     milliseconds: int = 100,
@@ -35,13 +37,15 @@ def animate_training(
       layer: The layer at the end of training. Its importance decides which boxes are drawn, and
         their opacity.
       history: The layer's boxes `(C, F, 4)` in each frame, in order, by the frame's caption.
-      path: The file to write.
+      path: The file to write, a path or an open file.
       most: The number of boxes to draw, the most important ones.
       milliseconds: The duration of a frame. The last frame lasts 20 times as long.
       image: Grey values `(h, w)` to draw below the boxes, whose output pixel is `(h // 2, w // 2)`.
 
     Raises:
-      ValueError: There are no frames, or boxes of another shape than the layer's.
+      TypeError: An argument is of the wrong type.
+      ValueError: There are no frames, boxes of another shape than the layer's, or a number is out
+        of range.
 
     Example:
       >>> import jax
@@ -52,9 +56,16 @@ def animate_training(
       >>> layer = BoxLayer("box layer 1", end, (32, 64), jnp.ones((8, 4)))
       >>> plots.animate_training(layer, {"at first": start, "at last": end}, "boxes.gif")
     """
+    if not isinstance(path, str | PathLike | io.IOBase):
+        raise TypeError(f"path must be a path or a binary file, got {path!r}.")
     check_history(layer, history)
+    most = check_count("most", most)
+    milliseconds = check_count("milliseconds", milliseconds)
     limits = limits_of(layer, history.values(), most)
     if image is not None:
+        image = to_reals("image", image)
+        if image.ndim != 2 or not image.size:
+            raise ValueError(f"image must be (h, w), got shape {image.shape}.")
         x, y, _, _ = _frame_of(image)
         limits = max(limits[0], -1.05 * x), max(limits[1], -1.05 * y)
     panels = [Panel(caption, layer, theta, limits) for caption, theta in history.items()]

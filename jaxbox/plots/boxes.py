@@ -6,7 +6,8 @@ from jax.typing import ArrayLike
 from matplotlib.figure import Figure
 
 from jaxbox.analysis import BoxLayer
-from jaxbox.plots.checks import check_history, check_not_empty, check_pairs
+from jaxbox.arguments import check_count
+from jaxbox.plots.checks import check_history, check_layers, check_pairs
 from jaxbox.plots.panels import MAX_COLUMNS, MOST_DRAWN, Panel, draw_panels, limits_of
 
 __all__ = ["draw_before_and_after", "draw_layers", "draw_training"]
@@ -23,7 +24,8 @@ def draw_layers(layers: Sequence[BoxLayer], *, most: int = MOST_DRAWN) -> Figure
       A figure with a panel for each layer. The boxes of one channel have the same colour.
 
     Raises:
-      ValueError: There are no layers.
+      TypeError: `layers` is no sequence of `BoxLayer`, or `most` no integer.
+      ValueError: There are no layers, one does not fit together, or `most` is below 1.
 
     Example:
       >>> from flax import nnx
@@ -33,7 +35,8 @@ def draw_layers(layers: Sequence[BoxLayer], *, most: int = MOST_DRAWN) -> Figure
       >>> [panel.get_title() for panel in figure.axes if panel.get_title()][0]
       'box layer 1'
     """
-    check_not_empty("layers", layers)
+    check_layers("layers", layers)
+    most = check_count("most", most)
     panels = [
         Panel(layer.name, layer, layer.theta, limits_of(layer, [layer.theta], most))
         for layer in layers
@@ -56,7 +59,8 @@ def draw_before_and_after(
       A figure with two panels for each layer.
 
     Raises:
-      ValueError: There are no layers, or the numbers of layers differ.
+      TypeError: `before` or `after` is no sequence of `BoxLayer`, or `most` no integer.
+      ValueError: There are no layers, layers differ in number or shape, or `most` is below 1.
 
     Example:
       >>> from flax import nnx
@@ -68,6 +72,7 @@ def draw_before_and_after(
       >>> figure = plots.draw_before_and_after(before, after)
     """
     check_pairs(before, after)
+    most = check_count("most", most)
     limits = [
         limits_of(new, [old.theta, new.theta], most) for old, new in zip(before, after, strict=True)
     ]
@@ -100,7 +105,10 @@ def draw_training(
       A figure with a panel for each moment.
 
     Raises:
-      ValueError: There are no moments, or boxes of another shape than the layer's.
+      TypeError: `layer` is no `BoxLayer`, `history` no mapping of captions to boxes, or `most` no
+        integer.
+      ValueError: There are no moments, boxes of another shape than the layer's, or `most` is
+        below 1.
 
     Example:
       >>> import jax
@@ -112,6 +120,7 @@ def draw_training(
       >>> figure = plots.draw_training(layer, {"at first": start, "at last": end})
     """
     check_history(layer, history)
+    most = check_count("most", most)
     limits = limits_of(layer, history.values(), most)
     panels = [Panel(caption, layer, theta, limits) for caption, theta in history.items()]
     figure = draw_panels(panels, min(len(panels), MAX_COLUMNS), most)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jaxbox import analysis, boxes
 from jaxbox.analysis import BoxLayer
-from jaxbox.plots.checks import check_not_empty, check_pairs
+from jaxbox.plots.checks import check_by_name, check_layers, check_pairs, to_reals
 from jaxbox.plots.panels import FIGURE_WIDTH
 
 __all__ = ["draw_areas", "draw_energy", "draw_histograms"]
@@ -28,7 +28,8 @@ def draw_areas(layers: Sequence[BoxLayer]) -> Figure:
       A figure with two logarithmic scales.
 
     Raises:
-      ValueError: There are no layers.
+      TypeError: `layers` is no sequence of `BoxLayer`.
+      ValueError: There are no layers, or one does not fit together.
 
     Example:
       >>> from flax import nnx
@@ -38,7 +39,7 @@ def draw_areas(layers: Sequence[BoxLayer]) -> Figure:
       >>> figure.axes[0].get_ylabel()
       'area of the box (square pixels)'
     """
-    check_not_empty("layers", layers)
+    check_layers("layers", layers)
     figure = Figure((FIGURE_WIDTH, 4.5), layout="constrained")
     axes = figure.subplots()
     # From blue to yellow.
@@ -70,7 +71,8 @@ def draw_energy(curves: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
       A figure with a line for each network.
 
     Raises:
-      ValueError: There are no curves.
+      TypeError: `curves` is no mapping of names to real numbers, or `title` no string.
+      ValueError: There are no curves, or one is not `(R,)`.
 
     Example:
       >>> from jaxbox import plots
@@ -78,16 +80,24 @@ def draw_energy(curves: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
       >>> [line.get_label() for line in figure.axes[0].lines]
       ['ENet', 'BoxENet']
     """
-    check_not_empty("curves", curves)
+    check_by_name("curves", curves)
+    if not isinstance(title, str):
+        raise TypeError(f"title must be a string, got {title!r}.")
+    reals = {
+        name: to_reals(f"curves of {name!r}", curve, finite=False) for name, curve in curves.items()
+    }
+    for name, curve in reals.items():
+        if curve.ndim != 1 or not curve.size:
+            raise ValueError(f"curves must be (R,), got shape {curve.shape} for {name!r}.")
     figure = Figure((FIGURE_WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
-    for name, curve in curves.items():
-        axes.plot(np.asarray(curve), label=name)
+    for name, curve in reals.items():
+        axes.plot(curve, label=name)
     axes.set(
         xlabel="radius r of the window (pixels of the image)",
         ylabel="share of the gradient inside, E(r)",
         ylim=(0, 1.02),
-        xlim=(0, max(len(np.asarray(curve)) for curve in curves.values()) - 1),
+        xlim=(0, max(1, *(len(curve) - 1 for curve in reals.values()))),
         title=title,
     )
     axes.grid(alpha=0.3)
@@ -109,7 +119,8 @@ def draw_histograms(before: Sequence[BoxLayer], after: Sequence[BoxLayer]) -> Fi
       A figure with four panels.
 
     Raises:
-      ValueError: There are no layers, or the numbers of layers differ.
+      TypeError: `before` or `after` is no sequence of `BoxLayer`.
+      ValueError: There are no layers, or layers differ in number or shape.
 
     Example:
       >>> from flax import nnx

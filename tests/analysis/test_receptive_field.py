@@ -101,3 +101,13 @@ def test_saturation_radius():
     np.testing.assert_array_equal(analysis.saturation_radius(curves), [2, 0])
     with pytest.raises(ValueError, match="share must be above 0 and at most 1, got 0"):
         analysis.saturation_radius(curves, 0)
+
+
+def test_several_maps_have_their_own_centres_or_the_same():
+    """Under strict rank promotion too, as all tests run."""
+    response = jnp.asarray(np.arange(24.0).reshape(2, 3, 4), jnp.float32)
+    centres = jnp.array([[1.0, 1.0], [0.0, 3.0]])
+    each = [analysis.cumulative_energy(*pair) for pair in zip(response, centres, strict=True)]
+    np.testing.assert_array_equal(analysis.cumulative_energy(response, centres), jnp.stack(each))
+    both = [analysis.cumulative_energy(one, centres[0]) for one in response]
+    np.testing.assert_array_equal(analysis.cumulative_energy(response, centres[0]), jnp.stack(both))

@@ -53,3 +53,13 @@ def test_ties_go_to_the_first_position():
     assert (positions == 0).all()
     gradient = jax.grad(lambda x: max_pool(x)[0].sum())(x)
     np.testing.assert_array_equal(gradient[..., 0], np.tile([[1.0, 0.0], [0.0, 0.0]], (2, 2)))
+
+
+def test_a_nan_is_the_maximum_of_its_cell_wherever_it_is():
+    # One cell for each set of pixels that are NaN, along the height.
+    is_nan = np.array([[index >> pixel & 1 for pixel in range(4)] for index in range(16)], bool)
+    values = np.where(is_nan, np.nan, np.array([1.0, 3.0, 2.0, 0.0]))
+    pooled, positions = max_pool(jnp.asarray(values.reshape(32, 2, 1), jnp.float32))
+    np.testing.assert_array_equal(pooled.ravel(), np.where(is_nan.any(1), np.nan, 3.0))
+    last = 3 - is_nan[:, ::-1].argmax(1)
+    np.testing.assert_array_equal(positions.ravel(), np.where(is_nan.any(1), last, 1))

@@ -26,24 +26,30 @@ def check_block(
     features: FeatureMap,
     *,
     dropout: float = 0.0,
+    has_dropout: bool = True,
     epsilon: float = 1e-5,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
     **flags: bool,
-) -> None:
+) -> FeatureMap:
     """Checks the arguments that blocks have in common; `flags` are those that are on or off.
+
+    Blocks with dropout need its random keys at a rate of 0 too.
+
+    Returns:
+      `features`, of Python's numbers.
 
     Raises:
       TypeError: An argument is of the wrong type.
       ValueError: A number is out of range.
     """
-    check_features(features)
-    check_fraction("dropout", dropout)
     check_number("epsilon", epsilon)
     check_dtype("dtype", dtype)
-    check_rngs(rngs)
+    check_fraction("dropout", dropout)
+    check_rngs(rngs, *(["dropout"] if has_dropout else []))
     for name, flag in flags.items():
         check_flag(name, flag)
+    return check_features(features)
 
 
 class Block(nnx.Module):

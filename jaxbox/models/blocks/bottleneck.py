@@ -59,10 +59,12 @@ class Bottleneck(BottleneckBranch, ResidualBlock):
         rngs: nnx.Rngs,
     ) -> None:
         flags = {"use_bias": use_bias, "prelu": prelu}
-        check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
-        check_count("dilation", dilation)
+        features = check_block(
+            features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags
+        )
+        dilation = check_count("dilation", dilation)
         if asymmetric is not None:
-            check_count("asymmetric", asymmetric)
+            asymmetric = check_count("asymmetric", asymmetric)
         C, axis = features.channels, features.channel_axis
         check_count("the channels of features", C, minimum=4)
         inner = C // 4

@@ -117,9 +117,9 @@ class BoxBlock(BoxBranch):
         rngs: nnx.Rngs,
     ) -> None:
         flags = {"use_bias": use_bias, "relu": relu, "trainable": trainable}
-        check_block(features, dropout=dropout, dtype=dtype, rngs=rngs, **flags)
+        features = check_block(features, dropout=dropout, dtype=dtype, rngs=rngs, **flags)
         height, width, C, axis = features
-        check_count("num_boxes", num_boxes)
+        num_boxes = check_count("num_boxes", num_boxes)
         if C % num_boxes:
             raise ValueError(f"num_boxes must divide the {C} channels, got {num_boxes}.")
         inner = C // num_boxes

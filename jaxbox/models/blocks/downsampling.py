@@ -60,10 +60,12 @@ class Downsampling(BottleneckBranch):
         rngs: nnx.Rngs,
     ) -> None:
         flags = {"use_bias": use_bias, "prelu": prelu}
-        check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
+        features = check_block(
+            features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags
+        )
         check_choice("output_axis", output_axis, get_args(layout.ChannelAxis))
         height, width, C, _ = features
-        check_count("channels", channels, minimum=max(C, 4))
+        channels = check_count("channels", channels, minimum=max(C, 4))
         inner = channels // 4
         norm = partial(BatchNorm, epsilon=epsilon, dtype=dtype)
         self.input = FeatureMap(height, width, C)

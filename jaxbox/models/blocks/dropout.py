@@ -12,4 +12,4 @@ def channel_dropout(
 ) -> nnx.Dropout:
     """Returns a layer that sets whole channels to 0, each with probability `rate`."""
     pixel_axes = (-3, -2) if channel_axis == -1 else (-2, -1)
-    return nnx.Dropout(rate, broadcast_dims=pixel_axes, rngs=rngs)
+    return nnx.Dropout(float(rate), broadcast_dims=pixel_axes, rngs=rngs)

@@ -51,9 +51,11 @@ class InitialBlock(Block):
         rngs: nnx.Rngs,
     ) -> None:
         flags = {"use_bias": use_bias, "prelu": prelu}
-        check_block(features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags)
+        features = check_block(
+            features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, **flags
+        )
         height, width, C, _ = features
-        check_count("channels", channels, minimum=C + 1)
+        channels = check_count("channels", channels, minimum=C + 1)
         self.input = FeatureMap(height, width, C)
         self.output = FeatureMap(height // 2, width // 2, channels)
         self.conv: Layer = nnx.Conv(

@@ -46,8 +46,8 @@ class NonBottleneck1D(ResidualBlock):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        check_block(features, dropout=dropout, dtype=dtype, rngs=rngs, use_bias=use_bias)
-        check_count("dilation", dilation)
+        features = check_block(features, dropout=dropout, dtype=dtype, rngs=rngs, use_bias=use_bias)
+        dilation = check_count("dilation", dilation)
         C = features.channels
         conv = partial(
             nnx.Conv,

@@ -41,8 +41,10 @@ class TransposedUpsampling(Block):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        check_block(features, dtype=dtype, rngs=rngs, use_bias=use_bias)
-        check_count("channels", channels)
+        features = check_block(
+            features, has_dropout=False, dtype=dtype, rngs=rngs, use_bias=use_bias
+        )
+        channels = check_count("channels", channels)
         height, width, C, _ = features
         self.input = FeatureMap(height, width, C)
         self.output = FeatureMap(2 * height, 2 * width, channels)

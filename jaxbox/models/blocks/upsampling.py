@@ -55,10 +55,10 @@ class Upsampling(BottleneckBranch):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        check_block(
+        features = check_block(
             features, dropout=dropout, epsilon=epsilon, dtype=dtype, rngs=rngs, use_bias=use_bias
         )
-        check_count("channels", channels, minimum=4)
+        channels = check_count("channels", channels, minimum=4)
         height, width, C, axis = features
         inner = channels // 4
         pointwise = partial(PointwiseConv, dtype=dtype, rngs=rngs)
