@@ -24,5 +24,5 @@ def save_animation(
 ) -> None:
     """Writes the boxes of a layer through training as a GIF; see `plots.animate_training`."""
     buffer = io.BytesIO()
-    plots.animate_training(layer, history, buffer, **options)  # type: ignore[arg-type]
+    plots.animate_training(layer, history, buffer, **options)
     file.write(mark(buffer.getvalue()))
