@@ -10,12 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-from jax.typing import DTypeLike
 
 from jaxbox_kernels.backend import Backward, Forward, Gradients, Options
-from jaxbox_kernels.common import bounds, sizes
+from jaxbox_kernels.common import bounds
 from jaxbox_kernels.common.area import scales
 from jaxbox_kernels.common.contraction import contract
 from jaxbox_kernels.common.manual_axes import vary_alike
@@ -35,10 +33,12 @@ def guard_forward(forward: Forward) -> Forward:
         output = forward(x, theta, options)
 
         def add(output: Array, x: Array, theta: Array) -> Array:
-            def add_to_plane(plane: Array, n: Array, c: Array, f: Array) -> Array:
-                return plane.at[n, c, f].add(_contribution(x[n, c], theta[c, f], options, x.dtype))
+            def add_to_box(output: Array, c: Array, f: Array) -> Array:
+                return output.at[:, c, f].add(
+                    _contribution(x[:, c], theta[c, f], options).astype(x.dtype)
+                )
 
-            return _for_each_plane(add_to_plane, output, output.shape[:3])
+            return _for_each_box(add_to_box, output, theta)
 
         whole: Array = lax.cond(_any_non_finite(x), add, _keep, output, x, theta)
         return whole
@@ -93,51 +93,53 @@ def _any_non_finite_in_batch(
     return _any_non_finite(planes), False
 
 
-def _for_each_plane(
-    update: Callable[[Array, Array, Array, Array], Array], values: Array, shape: tuple[int, ...]
+def _for_each_box(
+    update: Callable[[Array, Array, Array], Array], values: Array, theta: Array
 ) -> Array:
-    """Updates values for one plane after the other, which takes the memory of one plane.
+    """Updates values for one box after the other, which takes the memory of one box's planes.
+
+    Images are taken together, so that devices that hold different ones need not exchange them.
 
     Args:
-      update: takes the values, the image, the channel and the box, and returns the values.
+      update: takes the values, the channel and the box, and returns the values.
       values: what is updated.
-      shape: `(N, C, F)`.
+      theta: the boxes, `(C, F, 4)`.
     """
-    batch, channels, boxes = shape
+    channels, boxes, _ = theta.shape
 
     def body(number: Array, values: Array) -> Array:
-        plane, box = number // boxes, number % boxes
-        return update(values, plane // channels, plane % channels, box)
+        return update(values, number // boxes, number % boxes)
 
-    updated: Array = lax.fori_loop(0, batch * channels * boxes, body, values)
+    updated: Array = lax.fori_loop(0, channels * boxes, body, values)
     return updated
 
 
-def _contribution(plane: Array, box: Array, options: Options, dtype: DTypeLike) -> Array:
-    """What NaN and infinite pixels of a plane `(H, W)` add to the output of a box: `(H, W)`."""
+def _contribution(planes: Array, box: Array, options: Options) -> Array:
+    """What NaN and infinite pixels of planes `(N, H, W)` add to the output of a box."""
     x_min, x_max, y_min, y_max = box
     scale_x, scale_y = scales(box, normalize=options.normalize)
     # Of a box with swapped bounds, the integral is negative.
     factor = jnp.sign(x_max - x_min) * scale_x * jnp.sign(y_max - y_min) * scale_y
-    kinds = jnp.stack([plane == jnp.inf, plane == -jnp.inf, jnp.isnan(plane)])
+    kinds = jnp.stack([planes == jnp.inf, planes == -jnp.inf, jnp.isnan(planes)])
     positive, negative, nan = _touched(kinds, jnp.stack([box] * 3))
     values = jnp.where(positive, jnp.inf, 0) - jnp.where(negative, jnp.inf, 0)
     values = jnp.where(nan, jnp.nan, values)
-    return jnp.where(values == 0, 0, values * factor).astype(dtype)
+    return jnp.where(values == 0, 0, values * factor)
 
 
 def _touched(pixels: Array, theta: Array) -> Array:
-    """Whether boxes `(K, 4)` touch marked pixels of planes `(K, H, W)`: `(K, H, W)`, boolean."""
+    """Whether boxes `(K, 4)` touch marked pixels of planes `(K, N, H, W)`, for every output."""
     height, width = pixels.shape[-2:]
     # Prefix sums as products of matrices compile in a tenth of the time of `jnp.cumsum`.
-    tri = np.tri if sizes.are_known(height, width) else jnp.tri
-    before = [jnp.asarray(tri(size + 1, size, -1), jnp.float32) for size in (height, width)]
-    rows = contract("khw,ih->kwi", pixels.astype(jnp.float32), before[0])
-    sums = contract("kwi,jw->kij", rows, before[1])
+    before_row, before_column = (
+        jnp.tri(size + 1, size, -1, jnp.float32) for size in (height, width)
+    )
+    rows = contract("knhw,ih->knwi", pixels.astype(jnp.float32), before_row)
+    sums = contract("knwi,jw->knij", rows, before_column)
     along_y, along_x = bounds.touched(theta[:, None], height, width)
-    low, high = (bounds.count(offset, height)[:, 0, :, None] for offset in along_y)
+    low, high = (bounds.count(offset, height)[..., None] for offset in along_y)
     rows = jnp.take_along_axis(sums, high, -2) - jnp.take_along_axis(sums, low, -2)
-    low, high = (bounds.count(offset, width) for offset in along_x)
+    low, high = (bounds.count(offset, width)[:, :, None] for offset in along_x)
     return jnp.take_along_axis(rows, high, -1) > jnp.take_along_axis(rows, low, -1)
 
 
@@ -145,10 +147,10 @@ def _add_to_dx(dx: Array, theta: Array, g: Array, options: Options) -> Array:
     """Adds what NaN and infinite values of `g`, `(N, C, F, H, W)`, contribute to `dx`."""
     mirrored = bounds.mirrored(theta)
 
-    def add(dx: Array, n: Array, c: Array, f: Array) -> Array:
-        return dx.at[n, c].add(_contribution(g[n, c, f], mirrored[c, f], options, dx.dtype))
+    def add(dx: Array, c: Array, f: Array) -> Array:
+        return dx.at[:, c].add(_contribution(g[:, c, f], mirrored[c, f], options).astype(dx.dtype))
 
-    return _for_each_plane(add, dx, g.shape[:3])
+    return _for_each_box(add, dx, theta)
 
 
 def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
@@ -160,13 +162,13 @@ def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
     """
     boxes = jnp.stack([theta, *_boxes_of_derivatives(theta, g.shape[-2:])], 2)
 
-    def mark(spoilt: Array, n: Array, c: Array, f: Array) -> Array:
-        pixels = jnp.stack([~jnp.isfinite(x[n, c])] * 5)
-        of_x = jnp.any(_touched(pixels, boxes[c, f]), (-1, -2))
-        return spoilt.at[c, f].max(of_x | jnp.any(~jnp.isfinite(g[n, c, f])))
+    def mark(spoilt: Array, c: Array, f: Array) -> Array:
+        pixels = jnp.stack([~jnp.isfinite(x[:, c])] * 5)
+        of_x = jnp.any(_touched(pixels, boxes[c, f]), (1, 2, 3))
+        return spoilt.at[c, f].max(of_x | jnp.any(~jnp.isfinite(g[:, c, f])))
 
     nothing, _ = vary_alike(jnp.zeros((*theta.shape[:2], 5), bool), g)
-    spoilt = _for_each_plane(mark, nothing, g.shape[:3])
+    spoilt = _for_each_box(mark, nothing, theta)
     area, derivatives = spoilt[..., :1], spoilt[..., 1:]
     return derivatives | area if options.normalize else derivatives
 
