@@ -129,18 +129,18 @@ def _contribution(planes: Array, box: Array, options: Options) -> Array:
 
 def _touched(pixels: Array, theta: Array) -> Array:
     """Whether boxes `(K, 4)` touch marked pixels of planes `(K, N, H, W)`, for every output."""
+
+    def overlaps(first: Array, end: Array, size: int) -> Array:
+        position = jnp.arange(size, dtype=jnp.int32)
+        offset = (position[None, :] - position[:, None])[None]
+        first, end = first[:, None, None], end[:, None, None]
+        return ((offset >= first) & (offset < end)).astype(jnp.float32)
+
+    # Products of matrices take longer than prefix sums, but compile faster, which all programs do.
     height, width = pixels.shape[-2:]
-    # Prefix sums as products of matrices compile in a tenth of the time of `jnp.cumsum`.
-    before_row, before_column = (
-        jnp.tri(size + 1, size, -1, jnp.float32) for size in (height, width)
-    )
-    rows = contract("knhw,ih->knwi", pixels.astype(jnp.float32), before_row)
-    sums = contract("knwi,jw->knij", rows, before_column)
-    along_y, along_x = bounds.touched(theta[:, None], height, width)
-    low, high = (bounds.count(offset, height)[..., None] for offset in along_y)
-    rows = jnp.take_along_axis(sums, high, -2) - jnp.take_along_axis(sums, low, -2)
-    low, high = (bounds.count(offset, width)[:, :, None] for offset in along_x)
-    return jnp.take_along_axis(rows, high, -1) > jnp.take_along_axis(rows, low, -1)
+    along_y, along_x = bounds.touched(theta, height, width)
+    rows = contract("knhw,kih->knwi", pixels.astype(jnp.float32), overlaps(*along_y, height))
+    return contract("knwi,kjw->knij", rows, overlaps(*along_x, width)) > 0
 
 
 def _add_to_dx(dx: Array, theta: Array, g: Array, options: Options) -> Array:

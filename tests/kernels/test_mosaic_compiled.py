@@ -38,7 +38,8 @@ device_description_str: "{name}"
 
 # `(N, C, H, W, F)`. The last has an odd height, a width that is no multiple of a strip, and more
 # boxes than a program adds up.
-_SHAPES = [(8, 32, 64, 128, 4), (8, 16, 128, 256, 4), (8, 8, 256, 512, 2), (2, 3, 45, 60, 5)]
+_SMALL = [(2, 3, 45, 60, 5)]
+_LARGE = [(8, 32, 64, 128, 4), (8, 16, 128, 256, 4), (8, 8, 256, 512, 2)]
 
 _PROGRAM = """
 import functools, sys
@@ -91,10 +92,17 @@ def environment():
     importlib.util.find_spec("jax_cuda13_plugin") is None,
     reason="needs the dependency group `cuda-compiler`",
 )
-@pytest.mark.parametrize("gpu", _GPUS)
-def test_nothing_spills(gpu):
+@pytest.mark.parametrize(
+    ("gpu", "shapes"),
+    [
+        pytest.param("H100", _SMALL, id="H100"),
+        pytest.param("H100", _LARGE, id="H100 at length", marks=pytest.mark.slow),
+        pytest.param("B200", _SMALL + _LARGE, id="B200 at length", marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_spills(gpu, shapes):
     run = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, describe(gpu), repr(_SHAPES)],
+        [sys.executable, "-c", _PROGRAM, describe(gpu), repr(shapes)],
         check=True,
         capture_output=True,
         text=True,
@@ -104,5 +112,5 @@ def test_nothing_spills(gpu):
         r"(\d+) bytes spill stores, (\d+) bytes spill loads", run.stdout + run.stderr
     )
     # Prefix sums of rows, the filter, differences and suffix sums, and inner products.
-    assert len(spills) >= 5 * len(_SHAPES)
+    assert len(spills) >= 5 * len(shapes)
     assert set(spills) == {("0", "0")}

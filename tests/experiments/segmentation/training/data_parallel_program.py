@@ -24,6 +24,7 @@ from experiments.segmentation.data.synthetic import SyntheticStreets
 from experiments.segmentation.input.pipeline import Shard, read_ahead, training_batches
 from experiments.segmentation.training.devices import data_mesh, is_first_process, join_processes
 from experiments.segmentation.training.trainer import Trainer
+from jaxbox import BoxConv
 from jaxbox.models import Architecture, SegmentationNetwork
 from jaxbox.models.blocks import BoxBlock, Downsampling, InitialBlock, Upsampling
 from jaxbox.models.convolution import PatchConvTranspose
@@ -84,6 +85,7 @@ def train(model, steps, mesh):
         "exchanged": exchanged_arrays(step.as_text()),
         "parameters": len(jax.tree.leaves(state.params)),
         "norms": sum(isinstance(m, BatchNorm) for _, m in nnx.iter_modules(model)),
+        "box_layers": sum(isinstance(m, BoxConv) for _, m in nnx.iter_modules(model)),
     }
 
 

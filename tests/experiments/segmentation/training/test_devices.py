@@ -57,10 +57,10 @@ def test_devices_and_processes_train_as_one_device():
     assert not expected["exchanged"]
     for result in (spread, together):
         np.testing.assert_allclose(result["losses"], expected["losses"], rtol=0, atol=1e-9)
-        # The gradient of each parameter, two sums for the statistics of each BatchNorm, and the
-        # loss; no features of images.
+        # The gradient of each parameter, two sums for the statistics of each BatchNorm, the loss,
+        # and whether a box layer's features and gradients are finite; no features of images.
         assert list(result["exchanged"]) == ["all-reduce"]
-        most = result["parameters"] + 2 * result["norms"] + 4
+        most = result["parameters"] + 2 * result["norms"] + 5 * result["box_layers"] + 4
         assert result["parameters"] <= result["exchanged"]["all-reduce"] <= most
 
 
