@@ -230,7 +230,7 @@ def test_area():
 
 @pytest.mark.parametrize("function", [boxes.project, boxes.round_to_pixels, boxes.area])
 def test_bad_theta(function):
-    with pytest.raises(TypeError, match="theta must be floating, got int32"):
+    with pytest.raises(TypeError, match="theta must be of a real floating dtype, got int32"):
         function(jnp.zeros((3, 4), jnp.int32))
     for shape in ((3, 5), (4, 1), ()):
         with pytest.raises(ValueError, match="theta must end in an axis of 4"):
