@@ -65,8 +65,8 @@ def guard_backward(backward: Backward) -> Backward:
 
         dx, dtheta = lax.cond(some, add, _keep, gradients, x, theta, g)
         if dtheta is not None:
-            no_box = jnp.any(jnp.isnan(theta), -1, keepdims=True)
-            dtheta = jnp.where(jnp.broadcast_to(no_box, dtheta.shape), jnp.nan, dtheta)
+            has_nan_bound = jnp.any(jnp.isnan(theta), -1, keepdims=True)
+            dtheta = jnp.where(jnp.broadcast_to(has_nan_bound, dtheta.shape), jnp.nan, dtheta)
         return dx, dtheta
 
     return guarded

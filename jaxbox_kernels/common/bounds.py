@@ -17,8 +17,7 @@ class Bound(NamedTuple):
     """One bound of every box along one axis: at output `j` it lies in pixel `j + offset`.
 
     Attributes:
-      offset: `(P, F)`, int32, between -`size - 1` and `size + 1`, beyond which it would change
-        nothing.
+      offset: `(P, F)`, int32, from `-(size + 1)` to `size + 1`; beyond, it would change nothing.
       fraction: `(P, F)`, in [0, 1], how much of the pixel lies below the bound; `None` if all
         bounds are lower edges of pixels.
     """
