@@ -9,10 +9,10 @@ from typing import Final, Literal, NamedTuple
 
 import jax
 
-from jaxbox_kernels import mosaic_gpu, xla
+from jaxbox_kernels import cpu, mosaic_gpu, xla
 from jaxbox_kernels.backend import Backend, by_platform
 
-Implementation = Literal["xla", "mosaic_gpu"]
+Implementation = Literal["xla", "mosaic_gpu", "native"]
 """The names by which users ask for a backend."""
 
 
@@ -32,6 +32,7 @@ class _Entry(NamedTuple):
 _TABLE: Final[dict[Implementation, _Entry]] = {
     "xla": _Entry(xla.load, platform=None),
     "mosaic_gpu": _Entry(mosaic_gpu.load, platform="cuda"),
+    "native": _Entry(cpu.load, platform="cpu"),
 }
 
 

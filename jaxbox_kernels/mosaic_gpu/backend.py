@@ -30,7 +30,7 @@ from jaxbox_kernels.mosaic_gpu import (
 )
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
 from jaxbox_kernels.mosaic_gpu.cuda_only import cuda_only
-from jaxbox_kernels.mosaic_gpu.partitioning import planewise
+from jaxbox_kernels.common.planewise import planewise
 from jaxbox_kernels.xla import second_order
 
 _COMPUTE_CAPABILITIES = (9, 10)

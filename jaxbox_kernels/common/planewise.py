@@ -17,24 +17,24 @@ from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def planewise(function: Callable[..., Array], theta: Array, *planes: Array) -> Array:
+def planewise[Result](function: Callable[..., Result], theta: Array, *planes: Array) -> Result:
     """Applies a function of boxes and planes that returns planes as well.
 
     Under `vmap` the mapped axis joins `N` or, if boxes are mapped too, `C`. Under `jit` each device
     works on the planes that it holds.
 
     Args:
-      function: takes `theta` and `planes` and returns `(N, C, ...)`.
+      function: takes `theta` and `planes` and returns an array `(N, C, ...)` or a list of such.
       theta: the boxes, `(C, F, 4)`.
       *planes: arrays `(N, C, ...)`.
     """
     # Pallas interprets kernels by ordered callbacks, which cannot be partitioned.
     jaxpr, result = jax.make_jaxpr(function, return_shape=True)(theta, *planes)
-    rule = _sharding_rule([theta, *planes], result)
+    rule = _sharding_rule([theta, *planes], jax.tree.leaves(result))
     mapped = custom_vmap(function if jaxpr.effects else _partitioned(function, rule))
 
     @mapped.def_vmap
-    def _map(size: int, is_mapped: list[bool], theta: Array, *planes: Array) -> tuple[Array, bool]:
+    def _map(size: int, is_mapped: list[bool], theta: Array, *planes: Array) -> tuple[Result, Any]:
         def with_axis(array: Array, has_axis: bool) -> Array:
             return array if has_axis else jnp.broadcast_to(array, (size, *array.shape))
 
@@ -45,42 +45,48 @@ def planewise(function: Callable[..., Array], theta: Array, *planes: Array) -> A
         if not is_mapped[0]:
             merged = [array.reshape(-1, *array.shape[2:]) for array in planes]
             result = planewise(function, theta, *merged)
-            return result.reshape(size, -1, *result.shape[1:]), True
+            result = jax.tree.map(lambda array: array.reshape(size, -1, *array.shape[1:]), result)
+            return result, jax.tree.map(lambda _: True, result)
         # From `(V, N, C, ...)` to `(N, V * C, ...)`, where `V` is the mapped axis.
         moved = [jnp.moveaxis(array, 0, 1) for array in planes]
         merged = [array.reshape(array.shape[0], -1, *array.shape[3:]) for array in moved]
         result = planewise(function, theta.reshape(-1, *theta.shape[2:]), *merged)
-        result = result.reshape(result.shape[0], size, -1, *result.shape[2:])
-        return jnp.moveaxis(result, 1, 0), True
 
-    output: Array = mapped(theta, *planes)
+        def split(array: Array) -> Array:
+            return jnp.moveaxis(array.reshape(array.shape[0], size, -1, *array.shape[2:]), 1, 0)
+
+        return jax.tree.map(split, result), jax.tree.map(lambda _: True, result)
+
+    output: Result = mapped(theta, *planes)
     return output
 
 
-def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Callable[..., Array]:
-    def shardings(mesh: Mesh, arguments: tuple[Any, ...]) -> list[NamedSharding]:
-        """The shardings of boxes, planes and the result: over images and channels alone."""
+def _partitioned[Result](
+    function: Callable[..., Result], rule: SdyShardingRule
+) -> Callable[..., Result]:
+    def shardings(mesh: Mesh, arguments: tuple[Any, ...]) -> tuple[NamedSharding, NamedSharding]:
+        """The shardings of boxes and of planes: over images and channels alone."""
         images, channels = (*tuple(arguments[1].sharding.spec), None, None)[:2]
         of_planes = NamedSharding(mesh, PartitionSpec(images, channels))
-        return [NamedSharding(mesh, PartitionSpec(channels)), of_planes, of_planes]
+        return NamedSharding(mesh, PartitionSpec(channels)), of_planes
 
     def partition(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> tuple[Any, ...]:
-        del result
-        of_boxes, of_planes, of_result = shardings(mesh, arguments)
+        of_boxes, of_planes = shardings(mesh, arguments)
+        of_result = jax.tree.map(lambda _: of_planes, result)
 
-        def on_device(*arrays: Array) -> Array:
+        def on_device(*arrays: Array) -> Result:
             # The caller's mesh may have explicit axes, for which JAX would check shardings here.
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 return function(*arrays)
 
         return mesh, on_device, of_result, (of_boxes, *[of_planes] * len(arguments[1:]))
 
-    def infer(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> NamedSharding:
-        del result
-        return shardings(mesh, arguments)[-1]
+    def infer(mesh: Mesh, arguments: tuple[Any, ...], result: Any) -> Any:
+        _, of_planes = shardings(mesh, arguments)
+        return jax.tree.map(lambda _: of_planes, result)
 
     # JAX resolves the names of a function's arguments, which it cannot do for a partial function.
-    def positional(*arrays: Array) -> Array:
+    def positional(*arrays: Array) -> Result:
         return function(*arrays)
 
     partitioned = custom_partitioning(positional)
@@ -92,7 +98,7 @@ def _partitioned(function: Callable[..., Array], rule: SdyShardingRule) -> Calla
     return partitioned
 
 
-def _sharding_rule(arguments: list[Any], result: Any) -> SdyShardingRule:
+def _sharding_rule(arguments: list[Any], results: list[Any]) -> SdyShardingRule:
     """The rule that images `n` and channels `c` may be sharded, and no other axes."""
     letters = iter(string.ascii_lowercase.replace("n", "").replace("c", ""))
     others: list[str] = []
@@ -108,6 +114,6 @@ def _sharding_rule(arguments: list[Any], result: Any) -> SdyShardingRule:
             axes(boxes.shape, "c"),
             *(axes(array.shape, "n", "c") for array in planes),
         ),
-        result_mappings=(axes(result.shape, "n", "c"),),
+        result_mappings=tuple(axes(array.shape, "n", "c") for array in results),
         need_replication_factors=tuple(others),
     )

@@ -1,0 +1,20 @@
+#include "arena.h"
+
+#include <cstdint>
+
+namespace jaxbox {
+
+void* Arena::take(std::size_t bytes) {
+  const std::size_t size = bytes + kCacheLine;
+  if (used_ == blocks_.size()) blocks_.push_back({nullptr, 0});
+  Block& block = blocks_[used_++];
+  if (block.size < size) {
+    block.memory.reset();
+    block.memory = std::unique_ptr<char[]>(new char[size]);
+    block.size = size;
+  }
+  const auto address = reinterpret_cast<std::uintptr_t>(block.memory.get());
+  return reinterpret_cast<void*>((address + kCacheLine - 1) / kCacheLine * kCacheLine);
+}
+
+}  // namespace jaxbox

@@ -1,0 +1,47 @@
+// The kernels: what is computed of one plane by one thread.
+
+#pragma once
+
+#include "arena.h"
+#include "axis.h"
+
+namespace jaxbox {
+
+// What all planes of one box convolution have in common.
+struct Shape {
+  Index boxes;  // Of each channel.
+  Index height;
+  Index width;
+  bool normalize;
+  bool whole_pixels;  // Whether all bounds are known to lie on pixel edges.
+
+  Index pixels() const { return height * width; }
+};
+
+// Rows `begin ... end - 1` of the result.
+struct Band {
+  Index begin;
+  Index end;
+};
+
+enum class DType { kFloat32, kFloat64 };
+
+// Computes a band of the output of one plane.
+//
+// theta: the boxes, `(boxes, 4)`.
+// x: the plane, `(height, width)`.
+// output: all rows of the output, `(boxes, height, width)`, of which the band is written.
+void filter_band(DType dtype, const Shape& shape, const double* theta, const void* x, Band band,
+                 void* output, Arena& arena);
+
+// Computes a band of `dx` of one plane, and what the band adds to `dtheta`.
+//
+// theta: the boxes, `(boxes, 4)`.
+// x: the plane, `(height, width)`; null if `dtheta` is.
+// g: the gradient with respect to the output, `(boxes, height, width)`.
+// dx: all rows of the gradient with respect to `x`, or null.
+// dtheta: the gradient with respect to the boxes, `(boxes, 4)`, or null.
+void differentiate_band(DType dtype, const Shape& shape, const double* theta, const void* x,
+                        const void* g, Band band, void* dx, double* dtheta, Arena& arena);
+
+}  // namespace jaxbox
