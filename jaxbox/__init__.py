@@ -3,10 +3,12 @@
 `jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. The sister layers are
 `jaxbox.DclsConv`, `jaxbox.OctConv` (with `jaxbox.OctConvTranspose`) and `jaxbox.DOConv`; their
 operations are `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (with `jaxbox.octave_conv_transpose`) and
-`jaxbox.doconv_kernel`. The modules are `boxes` (boxes as data), `layers` (Flax NNX) and `linen`
-(Flax Linen), `optim` (boxes and positions in an optimizer), `models` (the paper's networks),
-`surgery` (other layers in place of a model's convolutions), `analysis` and `plots` (what trained
-boxes are like, in numbers and in pictures) and `interop` (weights from and for PyTorch).
+`jaxbox.doconv_kernel`. `jaxbox.backends` tells what can compute the box convolution here, and
+`jaxbox.default_implementation` sets it for a block of code. The modules are `boxes` (boxes as
+data), `layers` (Flax NNX) and `linen` (Flax Linen), `optim` (boxes and positions in an optimizer),
+`models` (the paper's networks), `surgery` (other layers in place of a model's convolutions),
+`analysis` and `plots` (what trained boxes are like, in numbers and in pictures) and `interop`
+(weights from and for PyTorch).
 
 The operations are loaded with the package. Layers and modules, which need Flax and optax, are
 loaded when they are first used.
@@ -21,6 +23,7 @@ from jaxbox.ops.dcls import dcls_kernel
 from jaxbox.ops.doconv import doconv_kernel
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import Octaves
+from jaxbox_kernels.registry import backends, default_implementation
 
 if TYPE_CHECKING:
     from jaxbox import analysis, interop, layers, linen, models, optim, plots, surgery
@@ -48,9 +51,11 @@ __all__ = [
     "Octaves",
     "PerOctave",
     "analysis",
+    "backends",
     "box_conv",
     "boxes",
     "dcls_kernel",
+    "default_implementation",
     "doconv_kernel",
     "interop",
     "layers",

@@ -64,10 +64,12 @@ def box_conv(
         then zero, as that of rounding is.
       channel_axis: the axis of the channels in `x` and in the result, -1 or -3. The computation
         works on planes, so -3 saves transpositions.
-      implementation: the name of the backend: `"xla"`, for any platform; `"mosaic_gpu"`, for
-        NVIDIA's Hopper and Blackwell GPUs with float32 and bfloat16; or `None` to use the second
-        if the default device is such a GPU, else the first. Name the second when exporting for
-        such a GPU from a machine without one.
+      implementation: the name of the backend: `"xla"`, for any platform; `"native"`, for CPUs, if
+        jaxbox was installed with a C++ compiler; `"mosaic_gpu"`, for NVIDIA's Hopper and Blackwell
+        GPUs with float32 and bfloat16; or `None` for the fastest that can serve `x` on the default
+        device. :func:`jaxbox.backends` tells which can, and :func:`jaxbox.default_implementation`
+        sets what `None` means. Name `"mosaic_gpu"` when exporting for such a GPU from a machine
+        without one; `"native"` cannot be exported.
 
     Returns:
       `(..., H, W, C * F)` or `(..., C * F, H, W)`, of the dtype of `x`; box `f` of channel `c` is

@@ -18,6 +18,8 @@ from jax import Array
 from jaxbox_kernels import non_finite
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import sizes
+from jaxbox_kernels.common.planewise import planewise
+from jaxbox_kernels.common.platform_only import platform_only
 from jaxbox_kernels.mosaic_gpu import (
     box_params,
     grad_theta,
@@ -29,8 +31,6 @@ from jaxbox_kernels.mosaic_gpu import (
     tiles,
 )
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
-from jaxbox_kernels.mosaic_gpu.cuda_only import cuda_only
-from jaxbox_kernels.common.planewise import planewise
 from jaxbox_kernels.xla import second_order
 
 _COMPUTE_CAPABILITIES = (9, 10)
@@ -75,6 +75,14 @@ def _unsuitable_input(x: jax.ShapeDtypeStruct, boxes: int) -> str | None:
     return None
 
 
+_cuda_only = functools.partial(
+    platform_only,
+    platform="cuda",
+    reason="implementation='mosaic_gpu' cannot serve: it must be compiled for CUDA, that is, run "
+    "on a GPU or exported for one",
+)
+
+
 # Each device guards its own planes against what is not finite, so that they need not communicate.
 def forward(x: Array, theta: Array, options: Options) -> Array:
     """Computes the output; see `jaxbox_kernels.backend.Forward`."""
@@ -86,7 +94,7 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
     def of_device(theta: Array, x: Array) -> Array:
         return filter_planes(x, theta, options)
 
-    return planewise(cuda_only(of_device), theta.astype(jnp.float32), x)
+    return planewise(_cuda_only(of_device), theta.astype(jnp.float32), x)
 
 
 @second_order.differentiable
@@ -97,11 +105,11 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
     dx = dtheta = None
     if options.needs_dx:
         of_device = functools.partial(_grad_x_of_device, options=options)
-        dx = planewise(cuda_only(of_device), theta, g, exponents)
+        dx = planewise(_cuda_only(of_device), theta, g, exponents)
     if x is not None:
         # The axis of images is kept, so that XLA can add up across devices.
         of_images = functools.partial(_grad_theta_of_device, options=options)
-        dtheta = jnp.sum(planewise(cuda_only(of_images), theta, x, g, exponents), 0)
+        dtheta = jnp.sum(planewise(_cuda_only(of_images), theta, x, g, exponents), 0)
     return dx, dtheta
 
 

@@ -266,7 +266,7 @@ def test_each_device_works_on_its_own_planes():
         from jax.sharding import AxisType, NamedSharding, PartitionSpec
         import jaxbox
         from jaxbox_kernels import registry, xla
-        from jaxbox_kernels.mosaic_gpu.partitioning import planewise
+        from jaxbox_kernels.common.planewise import planewise
 
         xla = xla.load()
 
