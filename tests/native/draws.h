@@ -118,7 +118,8 @@ std::vector<T> draw_plane(Random& random, const Shape& shape) {
   const double low = random.choose({-1.0, -1.0, 0.5, 1.0});
   for (T& pixel : plane) {
     const double span = has_span ? random.power_of_10(-6, 0) : 1;
-    pixel = random.chance(part_of_zeros) ? T(0) : static_cast<T>(scale * span * random.uniform(low, 1));
+    const double value = random.chance(part_of_zeros) ? 0 : scale * span * random.uniform(low, 1);
+    pixel = static_cast<T>(value);
   }
   if (random.chance(0.2)) {
     const T infinity = std::numeric_limits<T>::infinity();

@@ -3,8 +3,8 @@
 //   cmake -G Ninja -S tests/native -B build/fuzz && cmake --build build/fuzz
 //   build/fuzz/fuzz --cases 1000000
 //
-// The address and undefined-behaviour sanitizers watch. `--seed` draws other cases; a case that fails
-// prints the command that runs it alone.
+// The address and undefined-behaviour sanitizers watch. `--seed` draws other cases; a case that
+// fails prints the command that runs it alone.
 
 #include <atomic>
 #include <cstdio>
@@ -175,14 +175,17 @@ class Check {
     for (Index f = 0; f < shape_.boxes; ++f) {
       const Reference& box = boxes_[f];
       const Matrix exact = box.output(x), own = box.output(magnitudes);
-      const double sum = magnitudes.sum_of_magnitudes() * part_along_x(f) * part_along_y(f) /
-                         std::abs(box.area);
+      // What a box covers of the image is as accurate where that is a part of one pixel.
+      const auto rows = box.y.parts(), columns = box.x.parts();
+      const double sum = magnitudes.sum_of_magnitudes() / std::abs(box.area);
       for (std::size_t i = 0; i < exact.values.size(); ++i) {
         const double result = results_.output.data()[f * shape_.pixels() + i];
         if (overflows(own.values[i])) continue;
+        const double part = rows[i / shape_.width] * columns[i % shape_.width];
+        const double unit = own.values[i] == 0 ? 0 : sum * part;
         const bool is_right = are_same_or_finite(result, exact.values[i]) &&
                               (!std::isfinite(exact.values[i]) ||
-                               is_close<T>(result, exact.values[i], own.values[i] == 0 ? 0 : sum));
+                               is_close<T>(result, exact.values[i], unit));
         if (!is_right) return complain_of("output", f, i, result, exact.values[i]);
       }
     }
@@ -253,10 +256,11 @@ class Check {
 template <class T>
 void print(const Case<T>& given) {
   const Shape& shape = given.shape;
-  std::fprintf(stderr, "%s, %td boxes, %td x %td, normalize %d, whole_pixels %d, dx %d, dtheta %d\n",
-               std::is_same_v<T, float> ? "float32" : "float64", shape.boxes, shape.height,
-               shape.width, shape.normalize, shape.whole_pixels, given.needs_dx,
-               given.needs_dtheta);
+  const char* dtype = std::is_same_v<T, float> ? "float32" : "float64";
+  std::fprintf(stderr, "%s, %td boxes, %td x %td, ", dtype, shape.boxes, shape.height,
+               shape.width);
+  std::fprintf(stderr, "normalize %d, whole_pixels %d, dx %d, dtheta %d\n", shape.normalize,
+               shape.whole_pixels, given.needs_dx, given.needs_dtheta);
   for (Index f = 0; f < shape.boxes; ++f) {
     const double* box = &given.theta[4 * f];
     std::fprintf(stderr, "box %.17g %.17g %.17g %.17g\n", box[0], box[1], box[2], box[3]);

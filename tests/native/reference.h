@@ -85,10 +85,21 @@ struct AxisWeights {
       }
     }
   }
+
+  // How much of the image the box covers at each output, at most one pixel.
+  std::vector<double> parts() const {
+    std::vector<double> result;
+    for (long i = 0; i < overlaps.rows; ++i) {
+      double sum = 0;
+      for (long k = 0; k < overlaps.columns; ++k) sum += std::abs(overlaps(i, k));
+      result.push_back(std::min(1.0, sum));
+    }
+    return result;
+  }
 };
 
-// `rows * plane * columns^T`, in which 0 times what is not finite is 0. The weights of either matrix
-// are all of one sign.
+// `rows * plane * columns^T`, in which 0 times what is not finite is 0. The weights of either
+// matrix are all of one sign.
 inline Matrix weigh(const Matrix& rows, const Matrix& plane, const Matrix& columns) {
   const Matrix columns_t = columns.transposed();
   Matrix total = rows * (plane.map(finite_or_zero) * columns_t);

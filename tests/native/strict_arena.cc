@@ -1,5 +1,5 @@
-// The kernels' memory, in place of `arena.cc`: nothing is used twice, all of it is NaN at first, and
-// the address sanitizer knows where each array begins and ends.
+// The kernels' memory, in place of `arena.cc`: nothing is used twice, all of it is NaN at first,
+// and the address sanitizer knows where each array begins and ends.
 
 #include <cstdint>
 #include <cstring>
