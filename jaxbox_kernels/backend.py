@@ -28,11 +28,14 @@ class Options:
       whole_pixels: whether all bounds of all boxes are known to lie on pixel edges, of which a
         backend may make use.
       needs_dx: whether `backward` computes the gradient with respect to `x`.
+      channels_last: whether planes are transposed views of images with channels last, and results
+        will be transposed back. Only for a backend with `reads_channels_last`.
     """
 
     normalize: bool = True
     whole_pixels: bool = False
     needs_dx: bool = True
+    channels_last: bool = False
 
 
 class Forward(Protocol):
@@ -96,6 +99,8 @@ class Backend:
       unsuitable: says why the backend cannot serve an input.
       maps_images: whether large images with channels last are transposed and computed one at a
         time, which takes less memory but keeps a GPU less busy.
+      reads_channels_last: whether the backend reads and writes images with channels last in place,
+        so that nothing need be transposed in memory.
     """
 
     name: str
@@ -103,6 +108,7 @@ class Backend:
     backward: Backward
     unsuitable: Unsuitable
     maps_images: bool
+    reads_channels_last: bool = False
 
 
 def always_suitable(x: jax.ShapeDtypeStruct, boxes: int) -> None:
@@ -139,4 +145,5 @@ def by_platform(platform: str, special: Backend, general: Backend) -> Backend:
         backward=compose(special.backward, general.backward),
         unsuitable=special.unsuitable,
         maps_images=special.maps_images,
+        reads_channels_last=special.reads_channels_last,
     )

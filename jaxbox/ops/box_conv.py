@@ -111,7 +111,9 @@ def box_conv(
     backend = registry.choose(implementation, planes, theta.shape[1])
     if whole_pixels:
         theta = lax.stop_gradient(boxes.round_to_pixels(theta))
-    static = _Static(backend, Options(normalize, whole_pixels), channel_axis)
+    in_place = channel_axis == -1 and backend.reads_channels_last
+    options = Options(normalize, whole_pixels, channels_last=in_place)
+    static = _Static(backend, options, channel_axis)
 
     x, theta = (reverse_mode_only(array, "box_conv") for array in vary_alike(x, theta))
 
@@ -160,6 +162,22 @@ class _Static(NamedTuple):
     options: Options
     channel_axis: layout.ChannelAxis
 
+    def to_planes(self, x: Array, channels: tuple[int, ...] = (-1,)) -> Array:
+        """Moves the channels of images to the axis 1, and splits them as `(C, F)` if asked to."""
+        # In the order of the first case, XLA sees that nothing need be transposed in memory.
+        if self.options.channels_last:
+            split = x.reshape(*x.shape[:-1], *channels)
+            return jnp.moveaxis(split, (1, 2), (-2, -1))
+        planes = layout.move(x, self.channel_axis, -3)
+        return planes.reshape(planes.shape[0], *channels, *planes.shape[2:])
+
+    def from_planes(self, planes: Array) -> Array:
+        """Moves the channels of `(N, C, H, W)` or `(N, C, F, H, W)` back, and merges those of boxes."""
+        if self.options.channels_last:
+            moved = jnp.moveaxis(planes, (-2, -1), (1, 2))
+            return lax.collapse(moved, 3)
+        return layout.move(lax.collapse(planes, 1, planes.ndim - 2), -3, self.channel_axis)
+
 
 class _Residuals(NamedTuple):
     """What the gradients need.
@@ -182,9 +200,9 @@ class _Residuals(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
     def forward(x: Array) -> Array:
-        planes = layout.move(x, static.channel_axis, -3)
+        planes = static.to_planes(x)
         output = static.backend.forward(planes, theta, static.options)
-        return layout.move(lax.collapse(output, 1, 3), -3, static.channel_axis)
+        return static.from_planes(output)
 
     return _map_images(forward, x.size * theta.shape[1], static, x)
 
@@ -207,16 +225,11 @@ def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients
     options = replace(static.options, needs_dx=needs_dx)
 
     def backward(g: Array, x: Array | None = None) -> Gradients:
-        planes = layout.move(g, static.channel_axis, -3)
-        batch, _, height, width = planes.shape
-        dx, dtheta = static.backend.backward(
-            None if x is None else layout.move(x, static.channel_axis, -3),
-            theta,
-            planes.reshape(batch, *theta.shape[:2], height, width),
-            options,
-        )
+        x_planes = None if x is None else static.to_planes(x)
+        g_planes = static.to_planes(g, theta.shape[:2])
+        dx, dtheta = static.backend.backward(x_planes, theta, g_planes, options)
         if dx is not None:
-            dx = layout.move(dx, -3, static.channel_axis)
+            dx = static.from_planes(dx)
         # `_map_images` joins results along a first axis, which `dtheta` has not.
         return dx, None if dtheta is None else dtheta[None]
 

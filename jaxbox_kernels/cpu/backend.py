@@ -44,12 +44,13 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
     dtype = sum_dtype(x)
 
     def of_device(theta: Array, x: Array) -> Array:
-        shape = (*x.shape[:2], theta.shape[1], *x.shape[2:])
-        call: Any = jax.ffi.ffi_call(library.FORWARD, jax.ShapeDtypeStruct(shape, dtype))
-        output: Array = call(
-            _not_exported(x), theta, normalize=options.normalize, whole_pixels=options.whole_pixels
-        )
-        return output
+        batch, channels, *size = x.shape
+        axes = (batch, channels, theta.shape[1], *size)
+        if options.channels_last:
+            axes = (batch, *size, channels, theta.shape[1])
+        call: Any = jax.ffi.ffi_call(library.FORWARD, jax.ShapeDtypeStruct(axes, dtype))
+        output = call(_not_exported(_in_memory(x, options)), theta, **_attributes(options))
+        return _as_planes(output, options)
 
     return planewise(_cpu_only(of_device), theta.astype(dtype), x.astype(dtype)).astype(x.dtype)
 
@@ -61,21 +62,22 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
 
     def of_device(theta: Array, g: Array, x: Array) -> list[Array]:
         batch, channels, boxes, *size = g.shape
-        dx = (batch, channels, *(size if options.needs_dx else [0]))
-        dtheta = (batch, channels, *([0] if x.size == 0 else [boxes, 4]))
+        dx = (batch, *size, channels) if options.channels_last else (batch, channels, *size)
+        dtheta = (batch, channels, boxes, 4)
+        # Arrays without elements stand for what is not needed.
+        shapes = (dx if options.needs_dx else (0,), dtheta if x.size else (0,))
         call: Any = jax.ffi.ffi_call(
-            library.BACKWARD, [jax.ShapeDtypeStruct(shape, dtype) for shape in (dx, dtheta)]
+            library.BACKWARD, [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
         )
-        gradients: list[Array] = call(
-            x,
-            theta,
-            _not_exported(g),
-            normalize=options.normalize,
-            whole_pixels=options.whole_pixels,
-        )
-        return gradients
+        g = _not_exported(_in_memory(g, options))
+        in_memory, of_boxes = call(_in_memory(x, options), theta, g, **_attributes(options))
+        empty = jnp.zeros((batch, channels, 0, 0), dtype)
+        return [
+            _as_planes(in_memory, options) if options.needs_dx else empty,
+            of_boxes if x.size else empty,
+        ]
 
-    x_or_nothing = jnp.zeros((*g.shape[:2], 0), dtype) if x is None else x.astype(dtype)
+    x_or_nothing = jnp.zeros((*g.shape[:2], 0, 0), dtype) if x is None else x.astype(dtype)
     dx, dtheta = planewise(_cpu_only(of_device), theta.astype(dtype), g.astype(dtype), x_or_nothing)
     return (
         dx.astype(g.dtype) if options.needs_dx else None,
@@ -83,4 +85,24 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
     )
 
 
-BACKEND: Final = Backend("native", forward, backward, unsuitable, maps_images=False)
+def _attributes(options: Options) -> dict[str, bool]:
+    return {
+        "normalize": options.normalize,
+        "whole_pixels": options.whole_pixels,
+        "channels_last": options.channels_last,
+    }
+
+
+def _in_memory(planes: Array, options: Options) -> Array:
+    """Transposes planes `(N, C, ..., H, W)` to the axes that they are views of."""
+    return jnp.moveaxis(planes, (-2, -1), (1, 2)) if options.channels_last else planes
+
+
+def _as_planes(array: Array, options: Options) -> Array:
+    """Transposes what lies in memory to planes `(N, C, ..., H, W)`."""
+    return jnp.moveaxis(array, (1, 2), (-2, -1)) if options.channels_last else array
+
+
+BACKEND: Final = Backend(
+    "native", forward, backward, unsuitable, maps_images=False, reads_channels_last=True
+)

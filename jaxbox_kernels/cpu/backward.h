@@ -21,9 +21,6 @@ namespace jaxbox {
 //
 // Seen from the left end of a row, whole pixels of `back` enter a sum where their box begins and
 // leave it where the box ends. So `dx` is a prefix sum of differences, plus the parts of pixels.
-// The number of rows that are computed at a time.
-constexpr Index kBlockRows = 16;
-
 class RowGradients {
  public:
   RowGradients(Index width, Arena& arena)
@@ -61,22 +58,27 @@ class RowGradients {
 
   // Writes the gradients of the first `count` rows.
   template <class T>
-  void write(Index count, T* dx) const {
+  void write(Index count, T* __restrict dx) {
     Index row = 0;
-    for (; row + kRowsTogether <= count; row += kRowsTogether) write_together<kRowsTogether>(row, dx);
-    for (; row < count; ++row) write_together<1>(row, dx);
+    for (; row + kRowsTogether <= count; row += kRowsTogether) sum_together<kRowsTogether>(row);
+    for (; row < count; ++row) sum_together<1>(row);
+    const double* __restrict sums = differences_;
+    const double* __restrict parts = parts_;
+#pragma omp simd
+    for (Index i = 0; i < count * width_; ++i) dx[i] = static_cast<T>(sums[i] + parts[i]);
   }
 
  private:
-  template <int kCount, class T>
-  void write_together(Index first, T* __restrict dx) const {
+  // Replaces differences by their prefix sums.
+  template <int kCount>
+  void sum_together(Index first) {
+    double* __restrict rows = differences_ + first * width_;
     double totals[kCount];
     std::copy_n(entered_ + first, kCount, totals);
     for (Index column = 0; column < width_; ++column) {
-      for (Index k = 0; k < kCount; ++k) {
-        const Index place = (first + k) * width_ + column;
-        totals[k] += differences_[place];
-        dx[place] = static_cast<T>(totals[k] + parts_[place]);
+      for (Index row = 0; row < kCount; ++row) {
+        totals[row] += rows[row * width_ + column];
+        rows[row * width_ + column] = totals[row];
       }
     }
   }
@@ -154,19 +156,18 @@ class PlaneGradients {
       const Index first = std::clamp<Index>(band.begin + y.low, 0, shape.height);
       const Index end = std::clamp<Index>(band.end + y.high, 0, shape.height);
       new (windows_ + f) BoxWindow{box, SlidingWindow(y, first, end, shape.width, arena)};
-      before_ = std::max(before_, -box.x.smallest_offset());
-      after_ = std::max(after_, box.x.largest_offset());
+      reach_.include(box.x);
     }
   }
 
   void run(const T* x, const T* const* g, Arena& arena) {
-    PrefixRows rows(shape_.width, before_, after_, kBlockRows, arena);
+    PrefixRows rows(shape_.width, reach_.before, reach_.after, kBlockRows, arena);
     RowGradients gradients(shape_.width, arena);
-    // Integrals of mirrored boxes have mirrored margins.
-    const Index length = after_ + shape_.width + before_;
-    double* back = arena.take_array<double>(length * kBlockRows);
-    std::fill_n(back, length * kBlockRows, 0.0);
-    back += after_;
+    // `dx` reads `back` at mirrored boxes, and one pixel before those.
+    const Index pitch = reach_.after + 1 + shape_.width + reach_.before;
+    double* back = arena.take_array<double>(pitch * kBlockRows);
+    std::fill_n(back, pitch * kBlockRows, 0.0);
+    back += reach_.after + 1;
     T* zeros = arena.take_array<T>(shape_.width);
     std::fill_n(zeros, shape_.width, T(0));
     zeros_ = zeros;
@@ -174,19 +175,19 @@ class PlaneGradients {
     std::fill_n(products, shape_.boxes, InnerProducts());
 
     for (Index begin = band_.begin; begin < band_.end; begin += kBlockRows) {
-      const Index stop = std::min(begin + kBlockRows, band_.end);
-      if (dtheta_) rows.fill(x + begin * shape_.width, stop - begin);
+      const Index end = std::min(begin + kBlockRows, band_.end);
+      if (dtheta_) rows.read(Image<const T>{x, shape_.width, 1}, begin, end);
       if (dx_) gradients.clear();
       for (Index f = 0; f < shape_.boxes; ++f) {
         const Box& box = windows_[f].box;
-        integrate_rows(f, g[f], begin, stop, back, length);
-        for (Index row = begin; row < stop; ++row) {
-          const double* row_of_back = back + (row - begin) * length;
+        integrate_rows(f, g[f], begin, end, back, pitch);
+        for (Index row = begin; row < end; ++row) {
+          const double* row_of_back = back + (row - begin) * pitch;
           if (dx_) gradients.add(row - begin, row_of_back, box.x, box.scale());
-          if (dtheta_) add_products(f, rows.row(row - begin), g[f], row, row_of_back, products[f]);
+          if (dtheta_) add_products(f, rows.row(row), g[f], row, row_of_back, products[f]);
         }
       }
-      if (dx_) gradients.write(stop - begin, dx_ + begin * shape_.width);
+      if (dx_) gradients.write(end - begin, dx_ + begin * shape_.width);
     }
     if (!dtheta_) return;
     for (Index f = 0; f < shape_.boxes; ++f) {
@@ -195,34 +196,19 @@ class PlaneGradients {
   }
 
  private:
-  // Computes rows of `D_y^T g`, `pitch` apart.
-  void integrate_rows(Index f, const T* g, Index begin, Index end, double* back, Index pitch) {
-    auto& [box, window] = windows_[f];
-    const Index high = -box.y.low;  // Of the mirrored box.
-    const auto row_of_g = [&](Index row) { return RowOf{g + row * shape_.width}; };
-    for (Index strip = 0; strip < window.strips(); ++strip) {
-      if (begin == band_.begin) {
-        const Index last = std::min(begin + high, window.end());
-        for (Index row = window.first(); row < last; ++row) window.skip(row, strip, row_of_g(row));
-      }
-      for (Index row = begin; row < end; ++row) {
-        const auto write = [to = back + (row - begin) * pitch](Index column, double integral) {
-          to[column] = integral;
-        };
-        const Index last = row + high;
-        if (last >= window.first() && last < window.end()) {
-          window.advance(last, strip, row_of_g(last), write);
-        } else {
-          window.finish(row, strip, write);
-        }
-      }
-    }
-  }
-
-  struct RowOf {
+  struct RowOfG {
     const T* __restrict row;
     double operator[](Index column) const { return row[column]; }
   };
+
+  // Computes rows of `D_y^T g`, `pitch` apart.
+  void integrate_rows(Index f, const T* g, Index begin, Index end, double* back, Index pitch) {
+    const auto row_of = [&](Index row) { return RowOfG{g + row * shape_.width}; };
+    windows_[f].window.integrate(begin, end, row_of, [=](Index row, Index) {
+      double* __restrict to = back + (row - begin) * pitch;
+      return [to](Index column, double integral) { to[column] = integral; };
+    });
+  }
 
   void add_products(Index f, const double* sums, const T* g, Index row, const double* back,
                     InnerProducts& products) const {
@@ -253,8 +239,7 @@ class PlaneGradients {
   double* dtheta_;
   const T* zeros_;
   BoxWindow* windows_;
-  Index before_ = 0;
-  Index after_ = 0;
+  Reach reach_;
 };
 
 // Makes the components of a box's gradient NaN whose sums have a term that is not finite: pixels of
@@ -305,6 +290,32 @@ void differentiate_band_of(const Shape& shape, const double* theta, const T* x, 
   for (Index f = 0; f < shape.boxes; ++f) {
     spoil_gradient(marks, theta + 4 * f, shape, dtheta + 4 * f);
   }
+}
+
+template <class T>
+void differentiate_channels_of(const Shape& shape, Channels channels, const double* theta,
+                               const T* x, const T* g, Band band, T* dx, double* dtheta,
+                               Arena& arena) {
+  const Index pixels = shape.pixels(), boxes = shape.boxes;
+  T* planes_of_g = arena.take_array<T>(channels.count * boxes * pixels);
+  to_planes(g, channels.all * boxes, pixels, channels.count * boxes, planes_of_g, pixels);
+  T* planes_of_x = nullptr;
+  if (dtheta) {
+    planes_of_x = arena.take_array<T>(channels.count * pixels);
+    to_planes(x, channels.all, pixels, channels.count, planes_of_x, pixels);
+  }
+  T* planes_of_dx = dx ? arena.take_array<T>(channels.count * pixels) : nullptr;
+  for (Index c = 0; c < channels.count; ++c) {
+    differentiate_band_of<T>(shape, theta + c * boxes * 4,
+                             dtheta ? planes_of_x + c * pixels : nullptr,
+                             planes_of_g + c * boxes * pixels, band,
+                             dx ? planes_of_dx + c * pixels : nullptr,
+                             dtheta ? dtheta + c * boxes * 4 : nullptr, arena);
+  }
+  if (!dx) return;
+  const Index first = band.begin * shape.width;
+  from_planes(planes_of_dx + first, pixels, channels.count, (band.end - band.begin) * shape.width,
+              dx + first * channels.all, channels.all);
 }
 
 }  // namespace jaxbox

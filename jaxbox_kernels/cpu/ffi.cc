@@ -14,10 +14,14 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// With fewer planes than this, each is divided into bands of rows. It is no more where there are
+// With fewer groups of channels than this, each is divided into bands of rows. It is no more where there are
 // more threads, so that results do not depend on their number.
 constexpr Index kLeastItems = 16;
 constexpr Index kLeastRowsOfBand = 32;
+
+// With channels last, channels are grouped so that each group has as many outputs in a pixel, a
+// cache line of float32.
+constexpr Index kLeastOutputs = 16;
 
 ffi::ErrorOr<DType> to_dtype(ffi::DataType type) {
   switch (type) {
@@ -40,101 +44,137 @@ std::vector<double> to_doubles(const ffi::AnyBuffer& theta) {
   return {values, values + count};
 }
 
-// The planes of a box convolution, divided into bands.
-struct Work {
-  Shape shape;
-  Index channels;
-  Index planes;
-  Index bands;
-  DType dtype;
-  std::size_t item_size;
-
-  Work(ffi::Span<const int64_t> size, const ffi::AnyBuffer& theta, DType dtype,
-       std::size_t item_size, bool normalize, bool whole_pixels)
-      : dtype(dtype), item_size(item_size) {
-    const auto boxes = theta.dimensions();
-    channels = boxes[0];
-    planes = size[0] * channels;
-    shape = {static_cast<Index>(boxes[1]), static_cast<Index>(size[size.size() - 2]),
-             static_cast<Index>(size[size.size() - 1]), normalize, whole_pixels};
+// A box convolution, divided into items: bands of rows of groups of channels.
+class Work {
+ public:
+  Work(ffi::Span<const int64_t> size, const ffi::AnyBuffer& theta, DType dtype, bool normalize,
+       bool whole_pixels, bool channels_last)
+      : dtype(dtype),
+        channels_last(channels_last),
+        channels_(theta.dimensions()[0]),
+        number_size_(dtype == DType::kFloat32 ? sizeof(float) : sizeof(double)),
+        theta_(to_doubles(theta)) {
+    const auto* pixels = channels_last ? size.begin() + 1 : size.end() - 2;
+    shape = {static_cast<Index>(theta.dimensions()[1]), static_cast<Index>(pixels[0]),
+             static_cast<Index>(pixels[1]), normalize, whole_pixels};
+    group_ = channels_last ? std::min(channels_, (kLeastOutputs + shape.boxes - 1) / shape.boxes) : 1;
+    groups_ = (channels_ + group_ - 1) / group_;
+    images_ = static_cast<Index>(size[0]);
+    const Index whole = std::max<Index>(1, images_ * groups_);
     const Index most = std::max<Index>(1, shape.height / kLeastRowsOfBand);
-    bands = planes == 0 ? 1 : std::min(most, (kLeastItems + planes - 1) / planes);
+    bands_ = std::min(most, (kLeastItems + whole - 1) / whole);
   }
 
-  Index items() const { return planes * bands; }
+  Index items() const { return images_ * groups_ * bands_; }
+  Index bounds() const { return shape.boxes * 4; }
 
-  Band band(Index number) const {
-    return {shape.height * number / bands, shape.height * (number + 1) / bands};
+  Band band(Index item) const {
+    const Index number = item % bands_;
+    return {shape.height * number / bands_, shape.height * (number + 1) / bands_};
   }
 
-  // The bytes of one plane, or of its boxes' planes.
+  Channels channels(Index item) const {
+    return {std::min(group_, channels_ - first_channel(item)), channels_};
+  }
+
+  const double* theta(Index item) const { return &theta_[first_channel(item) * bounds()]; }
+
+  // Where an item's first number is in an array that has `each` numbers for each input pixel.
   template <class Byte>
-  Byte* plane(Byte* data, Index number, Index boxes = 1) const {
-    return data + number * boxes * shape.pixels() * item_size;
+  Byte* first(Byte* data, Index item, Index each) const {
+    const Index image = item / bands_ / groups_, channel = first_channel(item);
+    const Index of_channel = channels_last ? 1 : shape.pixels();
+    return data + (image * channels_ * shape.pixels() + channel * of_channel) * each * number_size_;
   }
+
+  // Adds up what the bands of each image contribute to the gradient with respect to the boxes.
+  //
+  // parts: `group * bounds()` numbers for each item.
+  template <class T>
+  void add_bands(const std::vector<double>& parts, T* dtheta) const {
+    for (Index item = 0; item < items(); item += bands_) {
+      const Index image = item / bands_ / groups_, channel = first_channel(item);
+      const Index count = channels(item).count * bounds();
+      for (Index i = 0; i < count; ++i) {
+        double sum = 0;
+        for (Index band = 0; band < bands_; ++band) sum += parts[part(item + band) + i];
+        dtheta[(image * channels_ + channel) * bounds() + i] = static_cast<T>(sum);
+      }
+    }
+  }
+
+  // Where an item's part of the gradient begins.
+  Index part(Index item) const { return item * group_ * bounds(); }
+
+  Shape shape;
+  DType dtype;
+  bool channels_last;
+
+ private:
+  Index first_channel(Index item) const { return item / bands_ % groups_ * group_; }
+
+  Index channels_;
+  Index number_size_;
+  std::vector<double> theta_;
+  Index group_;  // Channels of an item.
+  Index groups_;
+  Index images_;
+  Index bands_;
 };
 
 ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta,
-                   ffi::Result<ffi::AnyBuffer> output, bool normalize, bool whole_pixels) {
+                   ffi::Result<ffi::AnyBuffer> output, bool normalize, bool whole_pixels,
+                   bool channels_last) {
   const auto dtype = to_dtype(x.element_type());
   if (!dtype) return dtype.error();
-  const Work work(x.dimensions(), theta, *dtype, ffi::ByteWidth(x.element_type()), normalize,
-                  whole_pixels);
-  const auto boxes = to_doubles(theta);
+  const Work work(x.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last);
   const auto* input = static_cast<const char*>(x.untyped_data());
   auto* result = static_cast<char*>(output->untyped_data());
   prefer_huge_pages(result, output->size_bytes());
   parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
-    const Index plane = item / work.bands;
-    filter_band(work.dtype, work.shape, &boxes[plane % work.channels * work.shape.boxes * 4],
-                work.plane(input, plane), work.band(item % work.bands),
-                work.plane(result, plane, work.shape.boxes), arena);
+    const auto* of_input = work.first(input, item, 1);
+    auto* of_result = work.first(result, item, work.shape.boxes);
+    if (channels_last) {
+      filter_channels(*dtype, work.shape, work.channels(item), work.theta(item), of_input,
+                      work.band(item), of_result, arena);
+    } else {
+      filter_band(*dtype, work.shape, work.theta(item), of_input, work.band(item), of_result, arena);
+    }
   });
   return ffi::Error::Success();
-}
-
-template <class T>
-void add_bands(const std::vector<double>& parts, const Work& work, Index bounds, T* dtheta) {
-  for (Index plane = 0; plane < work.planes; ++plane) {
-    for (Index bound = 0; bound < bounds; ++bound) {
-      double sum = 0;
-      for (Index band = 0; band < work.bands; ++band) {
-        sum += parts[(plane * work.bands + band) * bounds + bound];
-      }
-      dtheta[plane * bounds + bound] = static_cast<T>(sum);
-    }
-  }
 }
 
 // The gradient with respect to the boxes is that of each image. An array without elements stands for
 // a gradient that is not needed, or for an `x` that is not.
 ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta, ffi::AnyBuffer g,
                     ffi::Result<ffi::AnyBuffer> dx, ffi::Result<ffi::AnyBuffer> dtheta,
-                    bool normalize, bool whole_pixels) {
+                    bool normalize, bool whole_pixels, bool channels_last) {
   const auto dtype = to_dtype(g.element_type());
   if (!dtype) return dtype.error();
-  const Work work(g.dimensions(), theta, *dtype, ffi::ByteWidth(g.element_type()), normalize,
-                  whole_pixels);
+  const Work work(g.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last);
   const bool needs_dx = dx->element_count() > 0, needs_dtheta = dtheta->element_count() > 0;
-  const auto boxes = to_doubles(theta);
-  const Index bounds = work.shape.boxes * 4;
   const auto* input = static_cast<const char*>(x.untyped_data());
   const auto* gradient = static_cast<const char*>(g.untyped_data());
   auto* result = static_cast<char*>(dx->untyped_data());
   prefer_huge_pages(result, dx->size_bytes());
-  std::vector<double> parts(needs_dtheta ? work.items() * bounds : 0);
+  std::vector<double> parts(needs_dtheta ? work.part(work.items()) : 0);
   parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
-    const Index plane = item / work.bands;
-    differentiate_band(work.dtype, work.shape, &boxes[plane % work.channels * bounds],
-                       needs_dtheta ? work.plane(input, plane) : nullptr,
-                       work.plane(gradient, plane, work.shape.boxes), work.band(item % work.bands),
-                       needs_dx ? work.plane(result, plane) : nullptr,
-                       needs_dtheta ? &parts[item * bounds] : nullptr, arena);
+    const auto* of_x = needs_dtheta ? work.first(input, item, 1) : nullptr;
+    const auto* of_g = work.first(gradient, item, work.shape.boxes);
+    auto* of_dx = needs_dx ? work.first(result, item, 1) : nullptr;
+    double* of_dtheta = needs_dtheta ? &parts[work.part(item)] : nullptr;
+    if (channels_last) {
+      differentiate_channels(*dtype, work.shape, work.channels(item), work.theta(item), of_x, of_g,
+                             work.band(item), of_dx, of_dtheta, arena);
+    } else {
+      differentiate_band(*dtype, work.shape, work.theta(item), of_x, of_g, work.band(item), of_dx,
+                         of_dtheta, arena);
+    }
   });
-  if (needs_dtheta && work.dtype == DType::kFloat32) {
-    add_bands(parts, work, bounds, dtheta->typed_data<float>());
+  if (needs_dtheta && *dtype == DType::kFloat32) {
+    work.add_bands(parts, dtheta->typed_data<float>());
   } else if (needs_dtheta) {
-    add_bands(parts, work, bounds, dtheta->typed_data<double>());
+    work.add_bands(parts, dtheta->typed_data<double>());
   }
   return ffi::Error::Success();
 }
@@ -149,7 +189,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_forward, jaxbox::forward,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<bool>("normalize")
-                                  .Attr<bool>("whole_pixels"));
+                                  .Attr<bool>("whole_pixels")
+                                  .Attr<bool>("channels_last"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_backward, jaxbox::backward,
                               xla::ffi::Ffi::Bind()
@@ -160,4 +201,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_backward, jaxbox::backward,
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<bool>("normalize")
-                                  .Attr<bool>("whole_pixels"));
+                                  .Attr<bool>("whole_pixels")
+                                  .Attr<bool>("channels_last"));

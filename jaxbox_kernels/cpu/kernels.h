@@ -24,6 +24,12 @@ struct Band {
   Index end;
 };
 
+// Neighbouring channels of an image with channels last.
+struct Channels {
+  Index count;
+  Index all;  // Of the image.
+};
+
 enum class DType { kFloat32, kFloat64 };
 
 // Computes a band of the output of one plane.
@@ -34,6 +40,14 @@ enum class DType { kFloat32, kFloat64 };
 void filter_band(DType dtype, const Shape& shape, const double* theta, const void* x, Band band,
                  void* output, Arena& arena);
 
+// Computes a band of the output of neighbouring channels of an image with channels last.
+//
+// theta: the boxes, `(channels.count, boxes, 4)`.
+// x: the first of the channels in the first pixel of the image.
+// output: the output of the first of them in the first pixel.
+void filter_channels(DType dtype, const Shape& shape, Channels channels, const double* theta,
+                     const void* x, Band band, void* output, Arena& arena);
+
 // Computes a band of `dx` of one plane, and what the band adds to `dtheta`.
 //
 // theta: the boxes, `(boxes, 4)`.
@@ -43,5 +57,15 @@ void filter_band(DType dtype, const Shape& shape, const double* theta, const voi
 // dtheta: the gradient with respect to the boxes, `(boxes, 4)`, or null.
 void differentiate_band(DType dtype, const Shape& shape, const double* theta, const void* x,
                         const void* g, Band band, void* dx, double* dtheta, Arena& arena);
+
+// The same for neighbouring channels of an image with channels last.
+//
+// theta: the boxes, `(channels.count, boxes, 4)`.
+// x, dx: the first of the channels in the first pixel.
+// g: the gradient with respect to the output of the first of them in the first pixel.
+// dtheta: `(channels.count, boxes, 4)`.
+void differentiate_channels(DType dtype, const Shape& shape, Channels channels, const double* theta,
+                            const void* x, const void* g, Band band, void* dx, double* dtheta,
+                            Arena& arena);
 
 }  // namespace jaxbox

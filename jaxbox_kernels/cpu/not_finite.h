@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "arena.h"
@@ -16,13 +17,27 @@
 
 namespace jaxbox {
 
-template <class T>
-bool all_finite(const T* values, Index count) {
-  // Products with 0 are 0, or NaN of what is not finite.
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (Index i = 0; i < count; ++i) sum += values[i] * 0;
-  return sum == 0;
+inline bool all_finite(const float* values, Index count) {
+  // Bits, because compilers may not reorder sums.
+  constexpr std::uint32_t kExponent = 0x7f800000u;
+  std::uint32_t found = 0;
+  for (Index i = 0; i < count; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof bits);
+    found |= (bits & kExponent) == kExponent;
+  }
+  return !found;
+}
+
+inline bool all_finite(const double* values, Index count) {
+  constexpr std::uint64_t kExponent = 0x7ff0000000000000u;
+  std::uint64_t found = 0;
+  for (Index i = 0; i < count; ++i) {
+    std::uint64_t bits;
+    std::memcpy(&bits, values + i, sizeof bits);
+    found |= (bits & kExponent) == kExponent;
+  }
+  return !found;
 }
 
 // Copies a plane, with 0 in place of what is not finite.

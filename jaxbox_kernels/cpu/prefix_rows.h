@@ -7,6 +7,7 @@
 
 #include "arena.h"
 #include "axis.h"
+#include "image.h"
 
 namespace jaxbox {
 
@@ -14,50 +15,55 @@ namespace jaxbox {
 // before the next; those of several rows wait together.
 constexpr Index kRowsTogether = 4;
 
-// Prefix sums of rows of an image, with margins so that boxes may leave the image: to the left all is
-// 0, to the right sums stay what they are.
+// The last rows of an image that were read, as prefix sums. They have margins so that boxes may leave
+// the image: to the left all is 0, to the right sums stay what they are.
 class PrefixRows {
  public:
-  // Sums can be read from column `-before` up to `width + after + 1`.
-  PrefixRows(Index width, Index before, Index after, Index rows, Arena& arena)
+  // Keeps `capacity` rows. Sums can be read from column `-before` up to `width + after + 1`.
+  PrefixRows(Index width, Index before, Index after, Index capacity, Arena& arena)
       : width_(width),
         before_(before),
         pitch_(before + width + after + 2),
-        sums_(arena.take_array<double>(rows * pitch_)) {
-    for (Index row = 0; row < rows; ++row) std::fill_n(sums_ + row * pitch_, before, 0.0);
+        capacity_(capacity),
+        sums_(arena.take_array<double>(capacity * pitch_)) {
+    for (Index row = 0; row < capacity; ++row) std::fill_n(sums_ + row * pitch_, before, 0.0);
   }
 
-  // The sums of all pixels before each column, from column 0.
-  const double* row(Index number) const { return sums_ + number * pitch_ + before_; }
+  // The sums of all pixels before each column of a row, from column 0.
+  const double* row(Index number) const { return sums_ + number % capacity_ * pitch_ + before_; }
 
-  // Sums `count` rows of an image that follow one another. Returns whether all pixels are finite.
+  // Reads rows `begin ... end - 1`. Returns whether all pixels are finite.
   template <class T>
-  bool fill(const T* image, Index count) {
+  bool read(const Image<const T>& image, Index begin, Index end) {
     bool finite = true;
-    Index row = 0;
-    for (; row + kRowsTogether <= count; row += kRowsTogether) {
-      finite &= fill_together<kRowsTogether>(image + row * width_, row);
+    Index row = begin;
+    for (; row + kRowsTogether <= end; row += kRowsTogether) {
+      finite &= read_together<kRowsTogether>(image, row);
     }
-    for (; row < count; ++row) finite &= fill_together<1>(image + row * width_, row);
+    for (; row < end; ++row) finite &= read_together<1>(image, row);
     return finite;
   }
 
  private:
   template <int kCount, class T>
-  bool fill_together(const T* __restrict image, Index first) {
-    double* __restrict sums = sums_ + first * pitch_ + before_;
+  bool read_together(const Image<const T>& image, Index first) {
+    double* sums[kCount];
+    const T* pixels[kCount];
     double totals[kCount] = {};
+    for (Index k = 0; k < kCount; ++k) {
+      sums[k] = sums_ + (first + k) % capacity_ * pitch_ + before_;
+      pixels[k] = image.row(first + k);
+    }
     for (Index column = 0; column < width_; ++column) {
-      for (Index row = 0; row < kCount; ++row) {
-        sums[row * pitch_ + column] = totals[row];
-        totals[row] += image[row * width_ + column];
+      for (Index k = 0; k < kCount; ++k) {
+        sums[k][column] = totals[k];
+        totals[k] += pixels[k][column * image.pixel_pitch];
       }
     }
     bool finite = true;
-    for (Index row = 0; row < kCount; ++row) {
-      double* margin = sums + row * pitch_ + width_;
-      std::fill(margin, margin + pitch_ - before_ - width_, totals[row]);
-      finite &= std::isfinite(totals[row]);
+    for (Index k = 0; k < kCount; ++k) {
+      std::fill(sums[k] + width_, sums[k] + pitch_ - before_, totals[k]);
+      finite &= std::isfinite(totals[k]);
     }
     return finite;
   }
@@ -65,6 +71,7 @@ class PrefixRows {
   Index width_;
   Index before_;
   Index pitch_;
+  Index capacity_;
   double* sums_;
 };
 

@@ -10,10 +10,10 @@
 namespace jaxbox {
 
 // The number of columns of a strip. What a window keeps of a strip stays in the nearest cache.
-constexpr Index kStripColumns = 64;
+constexpr Index kStripColumns = 128;
 
-// Takes rows `first ... end - 1` of an image one after the other; the rows before and after them are
-// zero. Once it has taken row `r`, it knows the integral over the box's rows at output `r - high`.
+// Integrates rows `first ... end - 1` of an image; the rows before and after them are zero. Outputs
+// are computed in turn, and each row is taken once.
 //
 // It keeps prefix sums over the rows that it took. They are in double precision, in which the sums of
 // a whole image still have the digits of a dark box beside a bright one, and zero rows leave them as
@@ -24,6 +24,7 @@ class SlidingWindow {
       : axis_(y),
         first_(first),
         end_(end),
+        taken_(first),
         width_(width),
         span_(y.high - y.low),
         capacity_(std::min(span_, end - first) + 1),
@@ -32,44 +33,36 @@ class SlidingWindow {
     std::fill_n(totals_, width, 0.0);
   }
 
-  Index first() const { return first_; }
-  Index end() const { return end_; }
-
-  // Takes a strip of columns of row `row`, and writes the integrals at output `row - high`.
-  template <class Row, class Write>
-  void advance(Index row, Index strip, const Row& values, Write write) {
-    if (span_ > 0 && row - span_ >= first_) {
-      take<true, true>(row, strip, values, write);
-    } else {
-      take<false, true>(row, strip, values, write);
-    }
-  }
-
-  // Takes a row whose output lies outside the image.
-  template <class Row>
-  void skip(Index row, Index strip, const Row& values) {
-    take<false, false>(row, strip, values, [](Index, double) {});
-  }
-
-  Index strips() const { return (width_ + kStripColumns - 1) / kStripColumns; }
-
-  // Writes a strip of the integrals at an output that needs no row which was not yet taken.
-  template <class Write>
-  void finish(Index output, Index strip, Write write) const {
-    const Index begin = strip * kStripColumns, end = std::min(begin + kStripColumns, width_);
-    const Index last_before = output + axis_.low;  // The row whose prefix sum is subtracted.
-    const bool is_empty = last_before >= end_ || output + axis_.high < first_;
-    if (is_empty) {
-      for (Index column = begin; column < end; ++column) write(column, 0.0);
-    } else if (last_before < first_) {
-      for (Index column = begin; column < end; ++column) write(column, totals_[column]);
-    } else {
-      const double* left = kept(last_before, strip) - begin;
-      for (Index column = begin; column < end; ++column) {
-        write(column, totals_[column] - left[column]);
+  // Computes outputs `begin ... end - 1`, which follow those that were computed before.
+  //
+  // row_of: returns the values of a row, `row_of(row)[column]`.
+  // writer_of: returns what writes the integrals at an output, `writer_of(output, strip)(column,
+  //   integral)`.
+  template <class RowOf, class WriterOf>
+  void integrate(Index begin, Index end, RowOf row_of, WriterOf writer_of) {
+    const Index strips = (width_ + kStripColumns - 1) / kStripColumns;
+    for (Index strip = 0; strip < strips; ++strip) {
+      for (Index row = taken_; row < std::min(begin + axis_.high, end_); ++row) {
+        take<false, false>(row, strip, row_of(row), [](Index, double) {});
+      }
+      for (Index output = begin; output < end; ++output) {
+        const Index row = output + axis_.high;
+        if (row < first_ || row >= end_) {
+          finish(output, strip, writer_of(output, strip));
+        } else if (span_ > 0 && row - span_ >= first_) {
+          take<true, true>(row, strip, row_of(row), writer_of(output, strip));
+        } else {
+          take<false, true>(row, strip, row_of(row), writer_of(output, strip));
+        }
       }
     }
+    taken_ = rows_until(end);
   }
+
+  // The end of the rows that outputs before `output` need.
+  Index rows_until(Index output) const { return std::clamp(output + axis_.high, first_, end_); }
+
+  Index first() const { return first_; }
 
  private:
   // What is kept of a strip of a row.
@@ -77,6 +70,7 @@ class SlidingWindow {
     return left_ + (strip * capacity_ + (row - first_) % capacity_) * kStripColumns;
   }
 
+  // Takes a row, and writes the integrals at output `row - high`.
   template <bool kSubtracts, bool kWrites, class Row, class Write>
   void take(Index row, Index strip, const Row& values, Write write) {
     const Index begin = strip * kStripColumns;
@@ -99,9 +93,28 @@ class SlidingWindow {
     }
   }
 
+  // Writes the integrals at an output whose box ends outside of the rows.
+  template <class Write>
+  void finish(Index output, Index strip, Write write) const {
+    const Index begin = strip * kStripColumns, end = std::min(begin + kStripColumns, width_);
+    const Index last_before = output + axis_.low;  // The row whose prefix sum is subtracted.
+    const bool is_empty = last_before >= end_ || output + axis_.high < first_;
+    if (is_empty) {
+      for (Index column = begin; column < end; ++column) write(column, 0.0);
+    } else if (last_before < first_) {
+      for (Index column = begin; column < end; ++column) write(column, totals_[column]);
+    } else {
+      const double* left = kept(last_before, strip) - begin;
+      for (Index column = begin; column < end; ++column) {
+        write(column, totals_[column] - left[column]);
+      }
+    }
+  }
+
   Axis axis_;
   Index first_;
   Index end_;
+  Index taken_;  // The end of the rows that were taken.
   Index width_;
   Index span_;
   Index capacity_;
