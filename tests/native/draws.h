@@ -13,22 +13,31 @@
 namespace jaxbox_fuzz {
 
 using jaxbox::Band;
+using jaxbox::Index;
 using jaxbox::Shape;
 
-// What the kernels are given. All numbers are of dtype `T`.
+// What the kernels are given of one channel. All numbers are of dtype `T`.
 template <class T>
-struct Case {
-  Shape shape;
+struct Channel {
   std::vector<double> theta;
   std::vector<T> x;
   std::vector<T> g;
+};
+
+template <class T>
+struct Case {
+  Shape shape;
+  std::vector<Channel<T>> channels;
+  bool channels_last;
+  Index first;              // The number of the image's channels before these,
+  Index all;                // and of all.
   std::vector<Band> bands;  // Together they are all rows.
   bool needs_dx;
   bool needs_dtheta;
 };
 
 inline void draw_size(Random& random, Shape& shape) {
-  const long largest = random.choose({1, 4, 8, 8, 8, 16, 40});
+  const long largest = random.choose({1, 4, 4, 8, 8, 8, 8, 16, 16, 40});
   shape.height = random.integer(1, largest);
   shape.width = random.integer(1, largest);
   if (random.chance(0.1)) (random.chance(0.5) ? shape.height : shape.width) = 1;
@@ -131,16 +140,33 @@ std::vector<T> draw_plane(Random& random, const Shape& shape) {
   return plane;
 }
 
-inline std::vector<Band> draw_bands(Random& random, jaxbox::Index height) {
+inline std::vector<Band> draw_bands(Random& random, Index height) {
   std::vector<Band> bands = {{0, height}};
   while (bands.back().end - bands.back().begin > 1 && random.chance(0.4)) {
     Band& last = bands.back();
-    const jaxbox::Index middle = random.integer(last.begin + 1, last.end - 1);
+    const Index middle = random.integer(last.begin + 1, last.end - 1);
     const Band rest = {middle, last.end};
     last.end = middle;
     bands.push_back(rest);
   }
   return bands;
+}
+
+template <class T>
+Channel<T> draw_channel(Random& random, const Shape& shape) {
+  Channel<T> channel;
+  channel.theta.resize(shape.boxes * 4);
+  for (Index f = 0; f < shape.boxes; ++f) {
+    draw_bounds<T>(random, static_cast<double>(shape.width), &channel.theta[4 * f]);
+    draw_bounds<T>(random, static_cast<double>(shape.height), &channel.theta[4 * f + 2]);
+  }
+  if (shape.whole_pixels) move_to_edges(channel.theta);
+  channel.x = draw_plane<T>(random, shape);
+  for (Index f = 0; f < shape.boxes; ++f) {
+    const auto plane = draw_plane<T>(random, shape);
+    channel.g.insert(channel.g.end(), plane.begin(), plane.end());
+  }
+  return channel;
 }
 
 template <class T>
@@ -151,17 +177,11 @@ Case<T> draw_case(Random& random) {
   shape.boxes = random.choose({1, 1, 2, 3, 5});
   shape.normalize = random.chance(0.5);
   shape.whole_pixels = random.chance(0.2);
-  drawn.theta.resize(shape.boxes * 4);
-  for (jaxbox::Index f = 0; f < shape.boxes; ++f) {
-    draw_bounds<T>(random, static_cast<double>(shape.width), &drawn.theta[4 * f]);
-    draw_bounds<T>(random, static_cast<double>(shape.height), &drawn.theta[4 * f + 2]);
-  }
-  if (shape.whole_pixels) move_to_edges(drawn.theta);
-  drawn.x = draw_plane<T>(random, shape);
-  for (jaxbox::Index f = 0; f < shape.boxes; ++f) {
-    const auto plane = draw_plane<T>(random, shape);
-    drawn.g.insert(drawn.g.end(), plane.begin(), plane.end());
-  }
+  drawn.channels_last = random.chance(0.4);
+  const long count = drawn.channels_last ? random.choose({1, 2, 5}) : 1;
+  for (long c = 0; c < count; ++c) drawn.channels.push_back(draw_channel<T>(random, shape));
+  drawn.first = random.choose({0, 0, 1, 3});
+  drawn.all = drawn.first + count + random.choose({0, 0, 2});
   drawn.bands = draw_bands(random, shape.height);
   drawn.needs_dx = random.chance(0.8);
   drawn.needs_dtheta = random.chance(0.8);

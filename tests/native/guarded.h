@@ -48,9 +48,9 @@ class Guarded {
   T* data() { return all_.data() + kGuard; }
   const T* data() const { return all_.data() + kGuard; }
 
-  // Whether elements `begin ... end - 1` are what they were at first, bit for bit.
-  bool is_untouched(std::size_t begin, std::size_t end) const {
-    return is_marked(kGuard + begin, kGuard + end);
+  // Whether an element is what it was at first, bit for bit.
+  bool is_untouched(std::size_t place) const {
+    return is_marked(kGuard + place, kGuard + place + 1);
   }
 
   bool is_intact() {
