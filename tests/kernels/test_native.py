@@ -212,9 +212,11 @@ def test_same_bits_whatever_the_number_of_threads():
         from jaxbox_kernels import cpu
         from jaxbox_kernels.backend import Options
 
+        backend = cpu.load()
+        assert not backend.unsuitable(jax.ShapeDtypeStruct((1, 1, 1, 1), np.float32), 1)
+
         @jax.jit
         def run(x, theta, g):
-            backend = cpu.load()
             return backend.forward(x, theta, Options()), backend.backward(x, theta, g, Options())
 
         jax.config.update("jax_enable_x64", True)
