@@ -45,7 +45,8 @@ class Case:
     def __str__(self):
         shape = "x".join(map(str, (self.batch, self.channels, self.boxes, *self.size)))
         integral = "" if self.options.normalize else "-integral"
-        return shape + integral + ("-whole_pixels" if self.options.whole_pixels else "")
+        whole = "-whole_pixels" if self.options.whole_pixels else ""
+        return shape + integral + whole + ("-channels_last" if self.options.channels_last else "")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,14 @@ WHOLE_PIXELS = tuple(
     for normalize in (True, False)
 )
 
+# For backends that read images with channels last: more outputs of a pixel than are computed
+# together, and fewer, which do not divide them.
+CHANNELS_LAST = tuple(
+    replace(case, options=replace(case.options, channels_last=True), channels=channels)
+    for case in (*SMALL, _at_edges(EXACT), _many((45, 60)), _many((71, 251)), WHOLE_PIXELS[-1])
+    for channels in ((1, 5) if case in SMALL else (9,))
+)
+
 
 def _op(x, theta, options):
     """The operation with channels last, as a backend on planes."""
@@ -160,7 +169,10 @@ BACKENDS = {
     "integral_images": Tested(INTEGRAL_IMAGES, SMALL + MEDIUM, draws=4),
     "box_conv": Tested(_OP, LARGE + WHOLE_PIXELS, draws=1, rounds=True),
     "native": Tested(
-        _NATIVE, SMALL + MEDIUM + LARGE + WHOLE_PIXELS, draws=4, machine=native_kernels
+        _NATIVE,
+        SMALL + MEDIUM + LARGE + WHOLE_PIXELS + CHANNELS_LAST,
+        draws=1,
+        machine=native_kernels,
     ),
     "mosaic_interpreted": Tested(_MOSAIC_INTERPRETED, SMALL, draws=1, machine=interpreted),
     "mosaic_gpu": Tested(_MOSAIC, SMALL + MEDIUM + LARGE + WHOLE_PIXELS, draws=4),
