@@ -172,7 +172,7 @@ class _Static(NamedTuple):
         return planes.reshape(planes.shape[0], *channels, *planes.shape[2:])
 
     def from_planes(self, planes: Array) -> Array:
-        """Moves the channels of `(N, C, H, W)` or `(N, C, F, H, W)` back, and merges those of boxes."""
+        """Moves the channels of `(N, C, H, W)` or `(N, C, F, H, W)` back, and merges them."""
         if self.options.channels_last:
             moved = jnp.moveaxis(planes, (-2, -1), (1, 2))
             return lax.collapse(moved, 3)
