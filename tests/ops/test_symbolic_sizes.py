@@ -69,6 +69,23 @@ def test_box_conv_and_its_gradients(spec, shape, channel_axis, whole_pixels, rng
         _assert_same(both, spec, x, theta)
 
 
+@pytest.mark.parametrize(("spec", "channel_axis"), [("b, h, w, 2", -1), ("b, 2, 7, 56", -3)])
+def test_a_saved_program_and_its_gradients(spec, channel_axis, rng):
+    pytest.importorskip("flatbuffers", reason="jax.export needs it to save programs")
+    box_conv = functools.partial(jaxbox.box_conv, channel_axis=channel_axis)
+    x = jnp.asarray(rng.normal(size=(3, 7, 56, 2)), jnp.float32)
+    x = jnp.moveaxis(x, -1, channel_axis)
+    theta = jnp.asarray(boxes_off_edges(rng, (2, 2), (7, 56)))
+    restored = export.deserialize(_export(box_conv, spec, theta).serialize(vjp_order=1))
+
+    def both(function):
+        y, gradients = jax.vjp(function, x, theta)
+        return y, *gradients(jnp.cos(y))
+
+    for a, b in zip(both(restored.call), both(box_conv), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
 def _octaves(function, kernel, pooling, **options):
     def run(x):
         features = x, average_pool(x, 2, 2, pooling)
