@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.common.files import read_file
 from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.exif import UPRIGHT, orientation
 from experiments.segmentation.data.jpeg import JPEG_START, reaches_its_end
@@ -69,9 +70,7 @@ def read_bytes(path: Path) -> bytes:
       DataError: it cannot be read.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise DataError(f"{path}: cannot be read (it is a pipe or a device); remove it")
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
 
