@@ -162,8 +162,8 @@ class _Static(NamedTuple):
     options: Options
     channel_axis: layout.ChannelAxis
 
-    def to_planes(self, x: Array, channels: tuple[int, ...] = (-1,)) -> Array:
-        """Moves the channels of images to the axis 1, and splits them as `(C, F)` if asked to."""
+    def to_planes(self, x: Array, channels: tuple[int, ...]) -> Array:
+        """Moves the channels of images to the axis 1, and splits them as `(C,)` or `(C, F)`."""
         # In the order of the first case, XLA sees that nothing need be transposed in memory.
         if self.options.channels_last:
             split = x.reshape(*x.shape[:-1], *channels)
@@ -172,7 +172,7 @@ class _Static(NamedTuple):
         return planes.reshape(planes.shape[0], *channels, *planes.shape[2:])
 
     def from_planes(self, planes: Array) -> Array:
-        """Moves the channels of `(N, C, H, W)` or `(N, C, F, H, W)` back, and merges those of boxes."""
+        """Moves the channels of `(N, C, H, W)` or `(N, C, F, H, W)` back, and merges them."""
         if self.options.channels_last:
             moved = jnp.moveaxis(planes, (-2, -1), (1, 2))
             return lax.collapse(moved, 3)
@@ -200,7 +200,7 @@ class _Residuals(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
     def forward(x: Array) -> Array:
-        planes = static.to_planes(x)
+        planes = static.to_planes(x, theta.shape[:1])
         output = static.backend.forward(planes, theta, static.options)
         return static.from_planes(output)
 
@@ -225,7 +225,7 @@ def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients
     options = replace(static.options, needs_dx=needs_dx)
 
     def backward(g: Array, x: Array | None = None) -> Gradients:
-        x_planes = None if x is None else static.to_planes(x)
+        x_planes = None if x is None else static.to_planes(x, theta.shape[:1])
         g_planes = static.to_planes(g, theta.shape[:2])
         dx, dtheta = static.backend.backward(x_planes, theta, g_planes, options)
         if dx is not None:

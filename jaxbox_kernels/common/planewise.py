@@ -16,6 +16,8 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxbox_kernels.common.manual_axes import vary_alike
+
 
 def planewise[Result](function: Callable[..., Result], theta: Array, *planes: Array) -> Result:
     """Applies a function of boxes and planes that returns planes as well.
@@ -58,7 +60,10 @@ def planewise[Result](function: Callable[..., Result], theta: Array, *planes: Ar
         return jax.tree.map(split, result), jax.tree.map(lambda _: True, result)
 
     output: Result = mapped(theta, *planes)
-    return output
+    # Kernels do not tell that their results vary over devices as their arguments do.
+    leaves, tree = jax.tree.flatten(output)
+    marked = vary_alike(theta, *planes, *leaves)
+    return jax.tree.unflatten(tree, marked[-len(leaves) :])
 
 
 def _partitioned[Result](

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "huge_pages.h"
+
 namespace jaxbox {
 
 void* Arena::take(std::size_t bytes) {
@@ -12,6 +14,7 @@ void* Arena::take(std::size_t bytes) {
     block.memory.reset();
     block.memory = std::unique_ptr<char[]>(new char[size]);
     block.size = size;
+    prefer_huge_pages(block.memory.get(), size);
   }
   const auto address = reinterpret_cast<std::uintptr_t>(block.memory.get());
   return reinterpret_cast<void*>((address + kCacheLine - 1) / kCacheLine * kCacheLine);

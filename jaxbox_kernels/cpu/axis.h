@@ -54,16 +54,18 @@ namespace axis_internal {
 
 struct Bound {
   Index pixel;
-  double fraction;  // How much of the pixel lies below the bound.
+  double below;  // How much of the pixel lies below the bound.
+  double above;
 };
 
 // On a pixel edge, the pixel is that into which the box would grow.
 inline Bound find_bound(double coordinate, bool is_high) {
-  const double nearest = std::floor(coordinate + 0.5);
-  const double rest = coordinate - nearest;  // In [-1/2, 1/2].
-  if (is_high && rest >= 0.5) return {static_cast<Index>(nearest) + 1, 0.0};
-  if (!is_high && rest <= -0.5) return {static_cast<Index>(nearest) - 1, 1.0};
-  return {static_cast<Index>(nearest), rest + 0.5};
+  const double nearest = std::rint(coordinate);
+  const double rest = coordinate - nearest;  // In [-1/2, 1/2], and exact.
+  const Index pixel = static_cast<Index>(nearest);
+  if (is_high && rest >= 0.5) return {pixel + 1, 0.0, 1.0};
+  if (!is_high && rest <= -0.5) return {pixel - 1, 1.0, 0.0};
+  return {pixel, 0.5 + rest, 0.5 - rest};
 }
 
 }  // namespace axis_internal
@@ -88,8 +90,8 @@ inline Axis make_axis(double min, double max, Index size, bool normalize) {
     axis.low_part = 0.0;
     axis.high_part = high - low;
   } else {
-    axis.low_part = 1.0 - low_bound.fraction;
-    axis.high_part = high_bound.fraction;
+    axis.low_part = low_bound.above;
+    axis.high_part = high_bound.below;
   }
   axis.inverse_extent = is_nan ? std::nan("") : normalize ? 1.0 / (max - min) : 1.0;
   const double sign = max < min ? -1.0 : 1.0;

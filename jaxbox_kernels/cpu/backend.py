@@ -59,13 +59,14 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
     dtype = sum_dtype(g)
+    needs_dtheta = x is not None
 
     def of_device(theta: Array, g: Array, x: Array) -> list[Array]:
         batch, channels, boxes, *size = g.shape
         dx = (batch, *size, channels) if options.channels_last else (batch, channels, *size)
         dtheta = (batch, channels, boxes, 4)
         # Arrays without elements stand for what is not needed.
-        shapes = (dx if options.needs_dx else (0,), dtheta if x.size else (0,))
+        shapes = (dx if options.needs_dx else (0,), dtheta if needs_dtheta else (0,))
         call: Any = jax.ffi.ffi_call(
             library.BACKWARD, [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
         )
@@ -74,7 +75,7 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
         empty = jnp.zeros((batch, channels, 0, 0), dtype)
         return [
             _as_planes(in_memory, options) if options.needs_dx else empty,
-            of_boxes if x.size else empty,
+            of_boxes if needs_dtheta else empty,
         ]
 
     x_or_nothing = jnp.zeros((*g.shape[:2], 0, 0), dtype) if x is None else x.astype(dtype)

@@ -260,13 +260,14 @@ inline void spoil_gradient(const Marks& marks, const double* theta, const Shape&
   }
 }
 
+// `g` has planes that are `pitch` apart.
 template <class T>
-void differentiate_band_of(const Shape& shape, const double* theta, const T* x, const T* g, Band band,
-                        T* dx, double* dtheta, Arena& arena) {
+void differentiate_planes(const Shape& shape, const double* theta, const T* x, const T* g,
+                          Index pitch, Band band, T* dx, double* dtheta, Arena& arena) {
   const T** planes = arena.take_array<const T*>(shape.boxes);
   bool* g_is_finite = arena.take_array<bool>(shape.boxes);
   for (Index f = 0; f < shape.boxes; ++f) {
-    const T* plane = g + f * shape.pixels();
+    const T* plane = g + f * pitch;
     g_is_finite[f] = all_finite(plane, shape.pixels());
     planes[f] = g_is_finite[f] ? plane : finite_copy(plane, shape.pixels(), arena);
   }
@@ -278,7 +279,7 @@ void differentiate_band_of(const Shape& shape, const double* theta, const T* x, 
     const double* box = theta + 4 * f;
     if (!g_is_finite[f] && dx) {
       const double mirrored[4] = {-box[1], -box[0], -box[3], -box[2]};
-      const Marks marks(g + f * shape.pixels(), shape.height, shape.width, arena);
+      const Marks marks(g + f * pitch, shape.height, shape.width, arena);
       marks.add_to(dx, mirrored, shape.normalize, band);
     }
     if (!dtheta) continue;
@@ -293,28 +294,34 @@ void differentiate_band_of(const Shape& shape, const double* theta, const T* x, 
 }
 
 template <class T>
+void differentiate_band_of(const Shape& shape, const double* theta, const T* x, const T* g,
+                           Band band, T* dx, double* dtheta, Arena& arena) {
+  differentiate_planes(shape, theta, x, g, shape.pixels(), band, dx, dtheta, arena);
+}
+
+template <class T>
 void differentiate_channels_of(const Shape& shape, Channels channels, const double* theta,
                                const T* x, const T* g, Band band, T* dx, double* dtheta,
                                Arena& arena) {
-  const Index pixels = shape.pixels(), boxes = shape.boxes;
-  T* planes_of_g = arena.take_array<T>(channels.count * boxes * pixels);
-  to_planes(g, channels.all * boxes, pixels, channels.count * boxes, planes_of_g, pixels);
+  const Index boxes = shape.boxes, pitch = plane_pitch<T>(shape.pixels());
+  T* planes_of_g = arena.take_array<T>(channels.count * boxes * pitch);
+  to_planes(g, channels.all * boxes, shape.pixels(), channels.count * boxes, planes_of_g, pitch);
   T* planes_of_x = nullptr;
   if (dtheta) {
-    planes_of_x = arena.take_array<T>(channels.count * pixels);
-    to_planes(x, channels.all, pixels, channels.count, planes_of_x, pixels);
+    planes_of_x = arena.take_array<T>(channels.count * pitch);
+    to_planes(x, channels.all, shape.pixels(), channels.count, planes_of_x, pitch);
   }
-  T* planes_of_dx = dx ? arena.take_array<T>(channels.count * pixels) : nullptr;
+  T* planes_of_dx = dx ? arena.take_array<T>(channels.count * pitch) : nullptr;
   for (Index c = 0; c < channels.count; ++c) {
-    differentiate_band_of<T>(shape, theta + c * boxes * 4,
-                             dtheta ? planes_of_x + c * pixels : nullptr,
-                             planes_of_g + c * boxes * pixels, band,
-                             dx ? planes_of_dx + c * pixels : nullptr,
-                             dtheta ? dtheta + c * boxes * 4 : nullptr, arena);
+    differentiate_planes<T>(shape, theta + c * boxes * 4,
+                            dtheta ? planes_of_x + c * pitch : nullptr,
+                            planes_of_g + c * boxes * pitch, pitch, band,
+                            dx ? planes_of_dx + c * pitch : nullptr,
+                            dtheta ? dtheta + c * boxes * 4 : nullptr, arena);
   }
   if (!dx) return;
   const Index first = band.begin * shape.width;
-  from_planes(planes_of_dx + first, pixels, channels.count, (band.end - band.begin) * shape.width,
+  from_planes(planes_of_dx + first, pitch, channels.count, (band.end - band.begin) * shape.width,
               dx + first * channels.all, channels.all);
 }
 

@@ -48,7 +48,7 @@ std::vector<double> to_doubles(const ffi::AnyBuffer& theta) {
 class Work {
  public:
   Work(ffi::Span<const int64_t> size, const ffi::AnyBuffer& theta, DType dtype, bool normalize,
-       bool whole_pixels, bool channels_last)
+       bool whole_pixels, bool channels_last, bool has_bands)
       : dtype(dtype),
         channels_last(channels_last),
         channels_(theta.dimensions()[0]),
@@ -57,12 +57,17 @@ class Work {
     const auto* pixels = channels_last ? size.begin() + 1 : size.end() - 2;
     shape = {static_cast<Index>(theta.dimensions()[1]), static_cast<Index>(pixels[0]),
              static_cast<Index>(pixels[1]), normalize, whole_pixels};
-    group_ = channels_last ? std::min(channels_, (kLeastOutputs + shape.boxes - 1) / shape.boxes) : 1;
-    groups_ = (channels_ + group_ - 1) / group_;
     images_ = static_cast<Index>(size[0]);
+    group_ = 1;
+    if (channels_last) {
+      group_ = std::min(channels_, (kLeastOutputs + shape.boxes - 1) / shape.boxes);
+      // Without bands, smaller groups make more items.
+      if (!has_bands) group_ = std::clamp<Index>(images_ * channels_ / kLeastItems, 1, group_);
+    }
+    groups_ = (channels_ + group_ - 1) / group_;
     const Index whole = std::max<Index>(1, images_ * groups_);
     const Index most = std::max<Index>(1, shape.height / kLeastRowsOfBand);
-    bands_ = std::min(most, (kLeastItems + whole - 1) / whole);
+    bands_ = has_bands ? std::min(most, (kLeastItems + whole - 1) / whole) : 1;
   }
 
   Index items() const { return images_ * groups_ * bands_; }
@@ -127,7 +132,8 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta,
                    bool channels_last) {
   const auto dtype = to_dtype(x.element_type());
   if (!dtype) return dtype.error();
-  const Work work(x.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last);
+  const Work work(x.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last,
+                  /*has_bands=*/true);
   const auto* input = static_cast<const char*>(x.untyped_data());
   auto* result = static_cast<char*>(output->untyped_data());
   prefer_huge_pages(result, output->size_bytes());
@@ -151,7 +157,9 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
                     bool normalize, bool whole_pixels, bool channels_last) {
   const auto dtype = to_dtype(g.element_type());
   if (!dtype) return dtype.error();
-  const Work work(g.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last);
+  // With channels last, every band would transpose the whole planes.
+  const Work work(g.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last,
+                  /*has_bands=*/!channels_last);
   const bool needs_dx = dx->element_count() > 0, needs_dtheta = dtheta->element_count() > 0;
   const auto* input = static_cast<const char*>(x.untyped_data());
   const auto* gradient = static_cast<const char*>(g.untyped_data());

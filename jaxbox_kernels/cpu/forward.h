@@ -151,7 +151,7 @@ bool filter_finite_channels(const Shape& shape, Channels channels, const double*
     const Image<const T> image{x + c, row_pitch, channels.all};
     new (filters + c) PlaneFilter<T>(shape, theta + c * shape.boxes * 4, image, band, arena);
   }
-  const Index block_pitch = kBlockRows * shape.width;
+  const Index block_pitch = plane_pitch<T>(kBlockRows * shape.width);
   T* block = arena.take_array<T>(planes * block_pitch);
   for (Index begin = band.begin; begin < band.end; begin += kBlockRows) {
     const Index end = std::min(begin + kBlockRows, band.end);

@@ -2,8 +2,10 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
+#include "arena.h"
 #include "axis.h"
 
 namespace jaxbox {
@@ -18,6 +20,13 @@ struct Image {
   T* row(Index number) const { return pixels + number * row_pitch; }
 };
 
+// The pitch of planes that are transposed: no multiple of a page, at which caches hold few lines.
+template <class T>
+Index plane_pitch(Index pixels) {
+  constexpr Index kLine = kCacheLine / sizeof(T);
+  return (pixels + kLine - 1) / kLine * kLine + kLine;
+}
+
 // Transposes `count` pixels of `planes` channels.
 //
 // pixels: pixels with channels last, `pixel_pitch` from one to the next.
@@ -30,6 +39,9 @@ void to_planes(const T* __restrict pixels, Index pixel_pitch, Index count, Index
                T* __restrict plane, Index plane_pitch);
 
 namespace image_internal {
+
+// How many pixels before they are written they are fetched.
+constexpr Index kPixelsAhead = 16;
 
 // Blocks of 4x4 are transposed in registers.
 constexpr Index kBlock = 4;
@@ -70,6 +82,7 @@ template <class T>
 void transpose(const T* from, Index from_pitch, Index rows, Index columns, T* to, Index to_pitch) {
   const Index whole_rows = rows / kBlock * kBlock, whole_columns = columns / kBlock * kBlock;
   for (Index j = 0; j < whole_columns; j += kBlock) {
+    for (Index k = j + kPixelsAhead; k < j + kPixelsAhead + kBlock; ++k) prefetch(to + k * to_pitch);
     for (Index i = 0; i < whole_rows; i += kBlock) {
       transpose_block(from + i * from_pitch + j, from_pitch, to + j * to_pitch + i, to_pitch);
     }

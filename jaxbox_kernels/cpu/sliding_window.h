@@ -80,6 +80,8 @@ class SlidingWindow {
     const double* __restrict before = kSubtracts ? kept(row - span_, strip) : nullptr;
     const double whole = axis_.whole;
     const double low_part = axis_.low_part, high_part = axis_.high_part;
+    // Below the last row there is nothing: what a box covers of it alone is not to be a difference.
+    const double kept_sum = row == end_ - 1 ? 0.0 : 1.0;
 #pragma omp simd
     for (Index i = 0; i < columns; ++i) {
       const double value = values[begin + i];
@@ -88,7 +90,7 @@ class SlidingWindow {
         const double high = totals[i] + high_part * value;
         write(begin + i, kSubtracts ? high - before[i] : high);
       }
-      left[i] = through - low_part * value;
+      left[i] = kept_sum * through - low_part * value;
       totals[i] = through;
     }
   }
@@ -105,8 +107,9 @@ class SlidingWindow {
       for (Index column = begin; column < end; ++column) write(column, totals_[column]);
     } else {
       const double* left = kept(last_before, strip) - begin;
+      const double whole = last_before == end_ - 1 ? 0.0 : 1.0;
       for (Index column = begin; column < end; ++column) {
-        write(column, totals_[column] - left[column]);
+        write(column, whole * totals_[column] - left[column]);
       }
     }
   }

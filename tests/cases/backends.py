@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import jaxbox
-from jaxbox_kernels import mosaic_gpu
+from jaxbox_kernels import cpu, mosaic_gpu
 from jaxbox_kernels.backend import Backend, Options, always_suitable
+from jaxbox_kernels.cpu import library
 from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES, OVERLAP_MATRICES
 from tests.cases import box_conv as cases
 
@@ -43,7 +45,8 @@ class Case:
     def __str__(self):
         shape = "x".join(map(str, (self.batch, self.channels, self.boxes, *self.size)))
         integral = "" if self.options.normalize else "-integral"
-        return shape + integral + ("-whole_pixels" if self.options.whole_pixels else "")
+        whole = "-whole_pixels" if self.options.whole_pixels else ""
+        return shape + integral + whole + ("-channels_last" if self.options.channels_last else "")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,14 @@ WHOLE_PIXELS = tuple(
     for normalize in (True, False)
 )
 
+# For backends that read images with channels last: more outputs of a pixel than are computed
+# together, and fewer, which do not divide them.
+CHANNELS_LAST = tuple(
+    replace(case, options=replace(case.options, channels_last=True), channels=channels)
+    for case in (*SMALL, _at_edges(EXACT), _many((45, 60)), _many((71, 251)), WHOLE_PIXELS[-1])
+    for channels in ((1, 5) if case in SMALL else (9,))
+)
+
 
 def _op(x, theta, options):
     """The operation with channels last, as a backend on planes."""
@@ -136,16 +147,33 @@ def interpreted():
         yield
 
 
+@contextlib.contextmanager
+def native_kernels():
+    """Skips the test if the package was installed without its native kernels."""
+    if reason := library.why_missing():
+        pytest.skip(reason)
+    yield
+
+
 _OP = Backend("jaxbox.box_conv", _op, _op_backward, always_suitable, maps_images=True)
+_NATIVE = cpu.load()
 _MOSAIC = mosaic_gpu.load()
 # Another name, or the programs that were interpreted would be found compiled.
 _MOSAIC_INTERPRETED = replace(_MOSAIC, name="mosaic_gpu, interpreted")
 
 FORMS = ("overlap_matrices", "integral_images")
+# Those whose programs are fast on CPUs.
+ON_CPU = (*FORMS, "native")
 BACKENDS = {
     "overlap_matrices": Tested(OVERLAP_MATRICES, SMALL[:-1] + MEDIUM, draws=4),
     "integral_images": Tested(INTEGRAL_IMAGES, SMALL + MEDIUM, draws=4),
     "box_conv": Tested(_OP, LARGE + WHOLE_PIXELS, draws=1, rounds=True),
+    "native": Tested(
+        _NATIVE,
+        SMALL + MEDIUM + LARGE + WHOLE_PIXELS + CHANNELS_LAST,
+        draws=1,
+        machine=native_kernels,
+    ),
     "mosaic_interpreted": Tested(_MOSAIC_INTERPRETED, SMALL, draws=1, machine=interpreted),
     "mosaic_gpu": Tested(_MOSAIC, SMALL + MEDIUM + LARGE + WHOLE_PIXELS, draws=4),
 }

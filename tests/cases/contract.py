@@ -30,8 +30,8 @@ BOUNDS = {
 - `not finite`: number of results that are NaN or infinite and should not be, or the reverse.
 """
 
-# Pixels below this part of the largest are taken for as large in "the box's own mean".
-_SPAN = 1e-4
+SPAN = 1e-4
+"""Pixels below this part of the largest are taken for as large in "the box's own mean"."""
 
 _FLOAT32 = np.finfo(np.float32)
 
@@ -43,7 +43,7 @@ class Expected:
     Attributes:
       results: the output, `dx` and `dtheta`.
       magnitudes: the sums of the magnitudes of their terms.
-      own: the output for `|x|`, whose smallest pixels are raised to 1e-4 of the largest.
+      own: the output for `|x|`, whose smallest pixels are raised to a part of the largest.
       must_be_nan: where `dtheta` contains a NaN, rather than infinities.
       unit: `(N, C, F, 1, 1)`, what `forward` is measured by.
       rows: `(N, C, F, H, 1)`, what `over zeros` is measured by.
@@ -57,8 +57,11 @@ class Expected:
     rows: np.ndarray
 
 
-def expect(x, theta, g, *, normalize):
-    """Computes with the oracle what a backend is compared with."""
+def expect(x, theta, g, *, normalize, span=SPAN):
+    """Computes with the oracle what a backend is compared with.
+
+    "The box's own mean" takes pixels below `span` times the largest for as large.
+    """
     finite_x, finite_g = (np.where(np.isfinite(a), a, 0).astype(np.float64) for a in (x, g))
     largest = np.abs(finite_x).max((-1, -2), keepdims=True)
     inside = np.ones((*theta.shape[:2], 1, 1))
@@ -75,18 +78,18 @@ def expect(x, theta, g, *, normalize):
             oracle.forward_magnitudes(finite_x, theta, normalize=normalize),
             *oracle.backward_magnitudes(finite_x, theta, finite_g, normalize=normalize),
         ),
-        oracle.forward_magnitudes(raised(finite_x), theta, normalize=normalize),
+        oracle.forward_magnitudes(raised(finite_x, span), theta, normalize=normalize),
         np.isnan(only_nan),
         largest[:, :, None] * inside,
         _rows_above(np.abs(finite_x), theta)[..., None] * inside,
     )
 
 
-def raised(x):
-    """Magnitudes of planes, those that are not 0 raised to 1e-4 of the largest."""
+def raised(x, span=SPAN):
+    """Magnitudes of planes, those that are not 0 raised to `span` times the largest."""
     magnitude = np.abs(x)
     largest = magnitude.max((-1, -2), keepdims=True)
-    return np.where(magnitude == 0, 0, np.maximum(magnitude, _SPAN * largest))
+    return np.where(magnitude == 0, 0, np.maximum(magnitude, span * largest))
 
 
 def _without_infinities(x, theta, g):

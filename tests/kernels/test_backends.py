@@ -8,7 +8,7 @@ import pytest
 
 from jaxbox import boxes
 from jaxbox_kernels.backend import Options
-from tests.cases.backends import BACKENDS, FORMS, run
+from tests.cases.backends import BACKENDS, ON_CPU, run
 from tests.cases.box_conv import (
     BOUNDS,
     arguments,
@@ -21,7 +21,7 @@ from tests.oracles import box_conv as oracle
 _GPU_ONLY = {"mosaic_gpu"}
 
 _seeds = st.integers(0, 2**32 - 1)
-both_forms = pytest.mark.parametrize("form", FORMS)
+on_cpu = pytest.mark.parametrize("name", ON_CPU)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -84,10 +84,11 @@ def _compare(results, expected):
         assert not np.asarray(result)[unreached].any(), kind
 
 
-def _check_seed(backend, size, seed, normalize):
+def _check_seed(name, size, seed, normalize):
     x, theta, g = arguments(np.random.default_rng(seed), size, batch=2, channels=6, number=8)
     options = Options(normalize=normalize)
-    results = run(x, theta, g, backend=BACKENDS[backend].backend, options=options)
+    with BACKENDS[name].machine():
+        results = run(x, theta, g, backend=BACKENDS[name].backend, options=options)
     _compare(results, _oracle(x, theta, g, options))
 
 
@@ -98,20 +99,20 @@ def test_images_of_any_size(size, seed, normalize):
 
 
 @pytest.mark.slow
-@both_forms
+@on_cpu
 @hypothesis.settings(max_examples=2000)
 @hypothesis.given(size=image_sizes, seed=_seeds, normalize=st.booleans())
-def test_images_of_any_size_at_length(form, size, seed, normalize):
-    _check_seed(form, size, seed, normalize)
+def test_images_of_any_size_at_length(name, size, seed, normalize):
+    _check_seed(name, size, seed, normalize)
     jax.clear_caches()
 
 
-@both_forms
+@on_cpu
 @pytest.mark.parametrize(
     ("normalize", "expected"), [(False, (-9.0, 64.0)), (True, ((31.5 - 9) / 4, (64 - 31.5) / 4))]
 )
 @pytest.mark.parametrize("along", ["x", "y"])
-def test_bounds_on_edges_see_the_pixels_outside_the_box(form, normalize, expected, along):
+def test_bounds_on_edges_see_the_pixels_outside_the_box(name, normalize, expected, along):
     """The box covers pixels 16 to 49 of the squares 1, 4, ... 81; 9 and 64 are next to it."""
     x = np.arange(1, 10, dtype=np.float32).reshape(1, 1, 9, 1) ** 2
     g = np.zeros((1, 1, 1, 9, 1), np.float32)
@@ -120,6 +121,7 @@ def test_bounds_on_edges_see_the_pixels_outside_the_box(form, normalize, expecte
     if along == "x":
         x, g, theta = x.swapaxes(-1, -2), g.swapaxes(-1, -2), theta[..., [2, 3, 0, 1]]
     options = Options(normalize=normalize)
-    *_, dtheta = run(x, theta, g, backend=BACKENDS[form].backend, options=options)
+    with BACKENDS[name].machine():
+        *_, dtheta = run(x, theta, g, backend=BACKENDS[name].backend, options=options)
     dtheta = dtheta[0, 0, :2] if along == "x" else dtheta[0, 0, 2:]
     np.testing.assert_allclose(dtheta, expected, rtol=1e-5)
