@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -45,17 +45,22 @@ def planewise[Result](function: Callable[..., Result], theta: Array, *planes: Ar
             for array, has_axis in zip(planes, is_mapped[1:], strict=True)
         )
         if not is_mapped[0]:
-            merged = [array.reshape(-1, *array.shape[2:]) for array in planes]
+            merged = [lax.collapse(array, 0, 2) for array in planes]
             result = planewise(function, theta, *merged)
-            result = jax.tree.map(lambda array: array.reshape(size, -1, *array.shape[1:]), result)
+            number = planes[0].shape[1]
+            result = jax.tree.map(
+                lambda array: array.reshape(size, number, *array.shape[1:]), result
+            )
             return result, jax.tree.map(lambda _: True, result)
         # From `(V, N, C, ...)` to `(N, V * C, ...)`, where `V` is the mapped axis.
         moved = [jnp.moveaxis(array, 0, 1) for array in planes]
-        merged = [array.reshape(array.shape[0], -1, *array.shape[3:]) for array in moved]
-        result = planewise(function, theta.reshape(-1, *theta.shape[2:]), *merged)
+        merged = [lax.collapse(array, 1, 3) for array in moved]
+        result = planewise(function, lax.collapse(theta, 0, 2), *merged)
+        channels = theta.shape[1]
 
         def split(array: Array) -> Array:
-            return jnp.moveaxis(array.reshape(array.shape[0], size, -1, *array.shape[2:]), 1, 0)
+            array = array.reshape(array.shape[0], size, channels, *array.shape[2:])
+            return jnp.moveaxis(array, 1, 0)
 
         return jax.tree.map(split, result), jax.tree.map(lambda _: True, result)
 
@@ -63,7 +68,8 @@ def planewise[Result](function: Callable[..., Result], theta: Array, *planes: Ar
     # Kernels do not tell that their results vary over devices as their arguments do.
     leaves, tree = jax.tree.flatten(output)
     marked = vary_alike(theta, *planes, *leaves)
-    return jax.tree.unflatten(tree, marked[-len(leaves) :])
+    varying: Result = jax.tree.unflatten(tree, marked[-len(leaves) :])
+    return varying
 
 
 def _partitioned[Result](

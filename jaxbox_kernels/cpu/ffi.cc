@@ -1,7 +1,7 @@
 // What XLA calls: the box convolution of all planes, and its gradients.
 
+#include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "huge_pages.h"

@@ -97,10 +97,10 @@ class PlaneFilter {
 
   template <class Integrals>
   void compute_box(Index f, Index begin, Index end, T* output) {
-    auto& [box, window] = windows_[f];
-    const auto row_of = [&](Index row) { return Integrals(rows_.row(row), box.x); };
-    const double scale = box.scale();
-    window.integrate(begin, end, row_of, [=](Index row, Index strip) {
+    const Axis& x = windows_[f].box.x;
+    const auto row_of = [&](Index row) { return Integrals(rows_.row(row), x); };
+    const double scale = windows_[f].box.scale();
+    windows_[f].window.integrate(begin, end, row_of, [=](Index row, Index strip) {
       T* __restrict to = output + (row - begin) * shape_.width;
       const T* ahead = to + kRowsAhead * shape_.width + strip * kStripColumns;
       for (Index i = 0; i < kStripColumns; i += kCacheLine / sizeof(T)) prefetch(ahead + i);

@@ -1,12 +1,14 @@
 """The library of native kernels: where it is, and its functions as targets of `jax.ffi`.
 
-It is compiled when the package is installed, if there is a C++ compiler.
+It is compiled when the package is installed, if there is a C++ compiler, for several instruction
+sets.
 """
 
 import ctypes
 import functools
 import importlib.resources
 import sys
+from importlib.resources.abc import Traversable
 
 import jax
 
@@ -14,24 +16,35 @@ FORWARD = "jaxbox_box_conv_forward"
 BACKWARD = "jaxbox_box_conv_backward"
 
 # CMake calls a module so on macOS, too.
-_NAME = "libjaxbox_cpu.dll" if sys.platform == "win32" else "libjaxbox_cpu.so"
+_SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 
 
 @functools.cache
 def why_missing() -> str | None:
     """Loads the library, and says why it cannot be used; `None` if it can."""
-    # In an editable installation the library is not beside this file, and only the package knows.
-    file = importlib.resources.files(__package__) / _NAME
-    if not file.is_file():
+    if not _file("libjaxbox_cpu").is_file():
         return (
             "jaxbox was built without its native kernels, since there was no C++ compiler or it "
             "failed; README.md tells under 'Install' how to build them"
         )
     try:
-        library = ctypes.CDLL(str(file))
+        kernels = ctypes.CDLL(str(_file(f"libjaxbox_cpu_{_best_instruction_set()}")))
         for name in (FORWARD, BACKWARD):
-            capsule = jax.ffi.pycapsule(getattr(library, name))
+            capsule = jax.ffi.pycapsule(getattr(kernels, name))
             jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     except (OSError, AttributeError, RuntimeError) as error:
         return f"the library of native kernels cannot be loaded: {error}"
     return None
+
+
+def _file(name: str) -> Traversable:
+    # In an editable installation libraries are not beside this file, and only the package knows.
+    return importlib.resources.files(__package__) / f"{name}{_SUFFIX}"
+
+
+def _best_instruction_set() -> str:
+    """The best instruction set that this CPU has and a library was built for."""
+    choose = ctypes.CDLL(str(_file("libjaxbox_cpu"))).jaxbox_best_instruction_set
+    choose.restype = ctypes.c_char_p
+    name: bytes = choose()
+    return name.decode()
