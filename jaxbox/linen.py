@@ -100,9 +100,12 @@ class BoxConv(_LinenLayer):
         if x.ndim < 3 or 0 in x.shape[-3:]:
             raise ValueError(f"x must be {axes}, got shape {x.shape}.")
         size, channels = layout.split_shape(x.shape, self.channel_axis)
-        # Only where boxes start depends on the input: maps of other sizes may follow.
-        theta_init = self.theta_init or initializer(size if self.window is None else self.window)
-        return {"in_features": channels, "theta_init": theta_init}
+        options: dict[str, Any] = {"in_features": channels}
+        # Only where boxes start depends on the input: maps of other sizes may follow, and symbolic
+        # sizes, which say nothing of where to start.
+        if self.is_initializing() and self.window is None and self.theta_init is None:
+            options["theta_init"] = initializer(size)
+        return options
 
 
 class DclsConv(_LinenLayer):

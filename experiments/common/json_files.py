@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.common.files import read_file
+
 _MOST_LEVELS = 50
 _MOST_DIGITS = 300  # more than any float64 has; Python refuses to read more than 4300
 
@@ -77,7 +79,7 @@ def read_json(file: Path) -> Any:
       JsonError: see `parse_json`.
       OSError: the file cannot be read.
     """
-    return parse_json(file.read_bytes())
+    return parse_json(read_file(file))
 
 
 def is_json_with(data: bytes, names: Sequence[str]) -> bool:

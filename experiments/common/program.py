@@ -44,6 +44,8 @@ def run(main: Main) -> NoReturn:
     """Runs a program with this process's arguments and ends the process."""
     # Programs draw into files, so Matplotlib's choice of a window system cannot matter.
     os.environ["MPLBACKEND"] = "agg"
+    # Files that cannot be decoded are named by the programs; OpenCV adds lines that name none.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # which is so if it was closed before the program started
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))

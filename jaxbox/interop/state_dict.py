@@ -1,7 +1,8 @@
 """PyTorch state dicts, and how their arrays become parameters and come back."""
 
 import re
-from collections.abc import Collection, Mapping
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import jax.numpy as jnp
@@ -31,8 +32,8 @@ _PREFIX: Final = re.compile(r"((?:module|model|_orig_mod)\.)+")
 def open_state_dict(state: Mapping[str, Any]) -> StateDict:
     """Returns the arrays of a state dict by their names, without what was wrapped around it.
 
-    A checkpoint `{"state_dict": ..., "epoch": ...}` is opened, and prefixes `module.` and `model.`
-    that all names have are left out.
+    A checkpoint `{"state_dict": ..., "epoch": ...}` is opened, also one within another, and
+    prefixes `module.` and `model.` that all names have are left out.
 
     Args:
       state: The state dict or the checkpoint. Its values are arrays or PyTorch's tensors.
@@ -191,15 +192,14 @@ def shapes(state: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in state.items()}
 
 
-def _unwrap(state: Any) -> Mapping[str, Any]:
+def _unwrap(state: Any, wrappers: Sequence[str] = _WRAPPERS) -> Mapping[str, Any]:
     if not isinstance(state, Mapping):
         raise TypeError(
             f"state must be a state dict, a mapping of names to arrays; got {type(state).__name__}."
         )
-    for key in _WRAPPERS:
-        inner = state.get(key)
-        if isinstance(inner, Mapping):
-            return inner
+    for key in wrappers:
+        if isinstance(state.get(key), Mapping):
+            return _unwrap(state[key], [other for other in wrappers if other != key])
     return state
 
 
@@ -208,6 +208,8 @@ def _to_array(name: str, value: Any) -> NDArray[Any]:
         value = value.detach().cpu()
         # NumPy has no bfloat16, which float32 holds exactly.
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"state must not have masked arrays; {name!r} is one.")
     try:
         array = np.asarray(value)
     except ValueError:
@@ -215,7 +217,7 @@ def _to_array(name: str, value: Any) -> NDArray[Any]:
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
         raise TypeError(
             f"state must be a mapping of names to arrays of real numbers; {name!r} is "
-            f"{f'of dtype {array.dtype}' if array.ndim else repr(value)}."
+            f"{f'of dtype {array.dtype}' if array.ndim else reprlib.repr(value)}."
         )
     bad = array.size - np.isfinite(np.asarray(array, np.float64)).sum()
     if bad:

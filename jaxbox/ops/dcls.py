@@ -88,8 +88,10 @@ def dcls_kernel(
     check_choice("version", version, get_args(Version))
     kernel_size = sizes_per_axis("kernel_size", kernel_size)
     weight, positions = to_array("weight", weight), to_array("positions", positions)
-    sigma = None if sigma is None or version in ("v0", "v1") else to_array("sigma", sigma)
+    sigma = None if sigma is None else to_array("sigma", sigma)
     _check(weight, positions, sigma, kernel_size, version)
+    if version in ("v0", "v1"):
+        sigma = None
     dtype = sum_dtype(weight)
     count, inputs, outputs = weight.shape
     # Channels that share positions form a group: taps (groups, channels, K), the others

@@ -22,6 +22,7 @@ from jaxbox.arguments import (
     check_choice,
     check_count,
     check_fraction,
+    is_sequence,
     sizes_per_axis,
     to_array,
 )
@@ -250,7 +251,7 @@ def from_octaves(x: Features, *, rank: int = 2, size: Sequence[int] | None = Non
       (5, 8, 4)
     """
     rank = check_rank(rank)
-    size = None if size is None else sizes_per_axis("size", size, rank)
+    size = None if size is None else _check_size(size, rank)
     high, low = to_pair(x)
     for branch in (high, low):
         if branch is not None:
@@ -394,6 +395,14 @@ def upsample_nearest(x: Array, rank: int, size: Sequence[int] | None = None) -> 
     for axis, (n, m) in enumerate(zip(old, new, strict=True), start=len(batch)):
         x = jnp.take(x, jnp.arange(m) * n // m, axis=axis, mode="clip")
     return x
+
+
+def _check_size(size: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """Checks and returns a size of images, in which symbolic numbers are taken as they are."""
+    if not is_sequence(size) or sizes.are_known(*size):
+        return sizes_per_axis("size", size, rank)
+    sizes_per_axis("size", [n if sizes.are_known(n) else 1 for n in size], rank)
+    return tuple(size)
 
 
 def _to_branch(name: str, branch: Array) -> Array:

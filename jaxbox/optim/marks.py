@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 
 import flax.core.meta
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -437,8 +438,8 @@ def _shape(leaf: Any) -> tuple[int, ...]:
     """Returns the shape of an array, or of the array that a box of Linen holds."""
     array = leaf.unbox() if isinstance(leaf, flax.core.meta.AxisMetadata) else leaf
     shape: tuple[int, ...] | None = getattr(array, "shape", None)
-    if shape is None:
-        raise TypeError(f"params must be a tree of arrays, got a leaf {array!r}.")
+    if shape is None or not jnp.issubdtype(array.dtype, jnp.number):
+        raise TypeError(f"params must be a tree of arrays of numbers, got a leaf {array!r}.")
     return shape
 
 

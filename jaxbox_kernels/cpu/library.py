@@ -6,26 +6,26 @@ It is compiled when the package is installed, if there is a C++ compiler.
 import ctypes
 import functools
 import importlib.resources
-import platform
+import sys
 
 import jax
 
 FORWARD = "jaxbox_box_conv_forward"
 BACKWARD = "jaxbox_box_conv_backward"
 
-_NAME = "jaxbox_cpu"
-_SUFFIX = {"Windows": ".dll", "Darwin": ".so"}.get(platform.system(), ".so")
-_PREFIX = "" if platform.system() == "Windows" else "lib"
+# CMake calls a module so on macOS, too.
+_NAME = "libjaxbox_cpu.dll" if sys.platform == "win32" else "libjaxbox_cpu.so"
 
 
 @functools.cache
 def why_missing() -> str | None:
     """Loads the library, and says why it cannot be used; `None` if it can."""
-    file = importlib.resources.files(__package__) / f"{_PREFIX}{_NAME}{_SUFFIX}"
+    # In an editable installation the library is not beside this file, and only the package knows.
+    file = importlib.resources.files(__package__) / _NAME
     if not file.is_file():
         return (
-            "jaxbox was installed without its native kernels, for lack of a C++ compiler or CMake; "
-            "install both and reinstall jaxbox"
+            "jaxbox was built without its native kernels, since there was no C++ compiler or it "
+            "failed; README.md tells under 'Install' how to build them"
         )
     try:
         library = ctypes.CDLL(str(file))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxbox_kernels.backend import Gradients, Options
-from jaxbox_kernels.common import bounds, xla_hints
+from jaxbox_kernels.common import bounds, sizes, xla_hints
 from jaxbox_kernels.common.area import grad_through_area, scales
 from jaxbox_kernels.common.bounds import Extent
 from jaxbox_kernels.common.reductions import add_neighbouring_rows
@@ -119,14 +119,14 @@ def _transposed_along_x(back: Array, boxes: _Boxes) -> Array:
     width = back.shape[-1]
     starts, weights, beyond = _places_of_differences(back, boxes)
 
-    def differences(back: Array, box: int) -> list[Array]:
+    def differences(back: Array, box: int | Array) -> list[Array]:
         table = lax.collapse(back, 1)
         return [
             weight[:, box] * shifted_reads.slices(table, start[:, box], width).astype(weight.dtype)
             for start, weight in zip(starts, weights, strict=True)
         ]
 
-    def ends(back: Array, box: int) -> list[Array]:
+    def ends(back: Array, box: int | Array) -> list[Array]:
         return [beyond[:, box] * back[:, box, shifted_reads.IMAGE_ROWS].astype(beyond.dtype)]
 
     sums = prefix_sums.over_columns(_add_boxes(differences, back))
@@ -163,15 +163,24 @@ def _places_of_differences(back: Array, boxes: _Boxes) -> tuple[list[Array], lis
     return xla_hints.compute_once((starts, weights, beyond[:, :, None]))
 
 
-def _add_boxes(terms: Callable[[Array, int], list[Array]], back: Array) -> Array:
+def _add_boxes(terms: Callable[[Array, int | Array], list[Array]], back: Array) -> Array:
     """Adds up the terms of all boxes of a channel, in groups."""
     boxes, totals = back.shape[1], []
+    if not sizes.are_known(boxes):
+        each = jax.vmap(lambda box: _sum_of_terms(terms, back, box))(jnp.arange(boxes))
+        return jnp.sum(each, axis=0)
     for first in range(0, boxes, _BOXES_TOGETHER):
         table = xla_hints.read_again(back)
         group = range(first, min(first + _BOXES_TOGETHER, boxes))
-        total = functools.reduce(jnp.add, (term for box in group for term in terms(table, box)))
+        total = _sum_of_terms(terms, table, *group)
         totals.append(xla_hints.do_not_fuse(total))
     return functools.reduce(jnp.add, totals)
+
+
+def _sum_of_terms(
+    terms: Callable[[Array, int | Array], list[Array]], back: Array, *boxes: int | Array
+) -> Array:
+    return functools.reduce(jnp.add, (term for box in boxes for term in terms(back, box)))
 
 
 def _grad_theta(

@@ -207,7 +207,11 @@ _BAD_FOR = {
     "directory": ("file",),
     "file": ("full", "file"),
 }
-_DAMAGES = {
+# What a file of a run is replaced by: other content, or what a function makes in its place.
+_DAMAGES: dict[str, bytes | Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a directory": os.mkdir,
+    "a link to itself": lambda path: path.symlink_to(path),
     "binary": b"\x89PNG\r\n\x1a\n\x00\xff",
     "empty": b"",
     "null": b"null",
@@ -243,7 +247,7 @@ class Case(NamedTuple):
 
     program: str
     arguments: tuple[str, ...]
-    damage: tuple[str, bytes] | None = None
+    damage: tuple[str, bytes | Callable[[Path], object]] | None = None
 
 
 def _split(text: str) -> list[str]:
@@ -270,7 +274,8 @@ def _damaged():
     for (file, readers), (name, content) in itertools.product(_READ.items(), _DAMAGES.items()):
         if (file, name) == ("metrics.jsonl", "empty"):
             continue  # which is what a run has that was stopped early
-        line = content + b"\n" if file == "metrics.jsonl" else content
+        is_line = file == "metrics.jsonl" and isinstance(content, bytes)
+        line = content + b"\n" if is_line else content
         for reader in readers:
             program, arguments = _READERS[reader]
             yield Case(program, tuple(_split(arguments)), (f"{{run}}/{file}", line))
@@ -310,6 +315,14 @@ def _make_world(case: Path, saved: Path) -> dict[str, str]:
     return {name: str(path) for name, path in places.items()}
 
 
+def _damage(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.unlink(missing_ok=True)
+        content(path)
+
+
 def _files(case: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in case.rglob("*") if path.is_file()}
 
@@ -323,7 +336,7 @@ def _check(case: Case, directory: Path, saved: Path, read_error: Callable[[], st
     directory.mkdir()
     places = _make_world(directory, saved)
     if case.damage:
-        Path(_fill(case.damage[0], places)).write_bytes(case.damage[1])
+        _damage(Path(_fill(case.damage[0], places)), case.damage[1])
     before = _files(directory)
     arguments = [_fill(argument, places) for argument in case.arguments]
     main = importlib.import_module(f"experiments.{case.program}").main

@@ -123,6 +123,7 @@ WRAPPERS = {
     "checkpoint": lambda state: {"epoch": 3, "arch": "BoxOnlyENet", "state_dict": state},
     "DataParallel": lambda state: {f"module.{key}": value for key, value in state.items()},
     "both": lambda state: {"state_dict": WRAPPERS["DataParallel"](state)},
+    "both, in another": lambda state: {"epoch": 3, "model": WRAPPERS["both"](state)},
     "compiled": lambda state: {f"_orig_mod.model.{key}": v for key, v in state.items()},
     "parameters": lambda state: {key: Tensor(value) for key, value in state.items()},
 }
@@ -132,7 +133,8 @@ WRAPPERS = {
 def test_what_is_wrapped_around_a_state_dict(wrapper, state):
     wrapped = WRAPPERS[wrapper](state)
     back = interop.to_pytorch("boxonlyenet", load(wrapped), like=wrapped)
-    inner = wrapped.get("state_dict", wrapped)
+    inner = wrapped.get("model", wrapped)
+    inner = inner.get("state_dict", inner)
     assert back.keys() == inner.keys()
     for key, value in zip(back, state.values(), strict=True):
         np.testing.assert_array_equal(back[key], value)
@@ -164,6 +166,8 @@ BAD = [
     (lambda state: state | {CONV: state[CONV] * np.nan}, ValueError, f"{CONV} must be finite"),
     (lambda state: state | {CONV: state[CONV] + 1j}, TypeError, f"{CONV}' is of dtype complex"),
     (lambda state: state | {CONV: state[CONV].astype(str)}, TypeError, f"{CONV}' is of dtype <U"),
+    (lambda state: state | {CONV: np.ma.masked_array(state[CONV])}, TypeError, "masked arrays"),
+    (lambda state: {"net": state}, TypeError, r"'net' is \{.{,300}$"),
     (lambda state: state | {CONV: "weights.npy"}, TypeError, f"{CONV}' is 'weights.npy'"),
     (lambda state: state | {CONV: [[1], [2, 3]]}, TypeError, f"{CONV}'"),
     (

@@ -225,5 +225,7 @@ def test_bad_arguments():
         dcls_kernel(weight, positions, None, (5,), "v0")
     with pytest.raises(TypeError, match="weight must be of a real floating dtype, got int32"):
         dcls_kernel(weight.astype(jnp.int32), positions, None, (5, 5), "v0")
+    with pytest.raises(ValueError, match=r"sigma must be .*got shape \(0,\)"):
+        dcls_kernel(weight, positions, jnp.ones(0), (5, 5), "v0")
     with pytest.raises(ValueError, match="kernel_size must be 1 to 3"):
         dcls_kernel(weight, positions, None, (5, 0), "v0")

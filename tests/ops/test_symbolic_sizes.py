@@ -10,7 +10,7 @@ from flax import nnx
 from jax import export
 
 import jaxbox
-from jaxbox import models
+from jaxbox import layers, linen, models
 from jaxbox.models.inference import for_inference
 from jaxbox.ops.octave_features import average_pool, upsample_nearest
 from jaxbox_kernels.common.conv import conv, conv_transpose
@@ -69,6 +69,41 @@ def test_box_conv_and_its_gradients(spec, shape, channel_axis, whole_pixels, rng
         _assert_same(both, spec, x, theta)
 
 
+def test_any_number_of_channels_and_boxes(rng):
+    size = (7, 56)
+    scope = export.SymbolicScope()
+    shapes = (export.symbolic_shape(spec, scope=scope) for spec in ("b, h, w, c", "c, f, 4"))
+    gradients = jax.jit(jax.grad(lambda *args: jnp.sum(jaxbox.box_conv(*args) ** 2), (0, 1)))
+    program = export.export(gradients)(*[jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes])
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    for number in (1, 5):
+        theta = jnp.asarray(boxes_off_edges(rng, (3, number), size))
+        for a, b in zip(program.call(x, theta), gradients(x, theta), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def test_linen_boxes_that_began_in_a_map_of_known_size(rng):
+    layer = linen.BoxConv(2)
+    x = jnp.asarray(rng.normal(size=(2, 9, 7, 3)), jnp.float32)
+    params = layer.init(jax.random.key(0), x)
+    _assert_same(lambda x: layer.apply(params, x), "b, h, w, 3", x)
+
+
+def test_a_saved_program_and_its_gradients(rng):
+    pytest.importorskip("flatbuffers", reason="jax.export needs it to save programs")
+    box_conv = functools.partial(jaxbox.box_conv, channel_axis=-3)
+    x = jnp.asarray(rng.normal(size=(3, 2, 7, 56)), jnp.float32)
+    theta = jnp.asarray(boxes_off_edges(rng, (2, 2), (7, 56)))
+    restored = export.deserialize(_export(box_conv, "b, 2, 7, 56", theta).serialize(vjp_order=1))
+
+    def both(function):
+        y, gradients = jax.vjp(function, x, theta)
+        return y, *gradients(jnp.cos(y))
+
+    for a, b in zip(both(restored.call), both(box_conv), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
 def _octaves(function, kernel, pooling, **options):
     def run(x):
         features = x, average_pool(x, 2, 2, pooling)
@@ -98,6 +133,7 @@ CONVOLUTIONS = {
     "pointwise": functools.partial(pointwise_conv, kernel=KERNEL[:1, :1], channel_axes=(-1, -3)),
     "patches": lambda x: patch_conv(upsample_nearest(x, 2), KERNEL[:2, :2]),
     "upsampling": functools.partial(upsampling_conv, kernel=KERNEL),
+    "octaves within": layers.ArrayOctConv(2, 4, (3, 3), rngs=nnx.Rngs(0)),
     **{
         f"octaves {pooling} {strides}": _octaves(
             jaxbox.octave_conv, KERNEL, pooling, strides=strides

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import linen as nn
@@ -29,6 +30,9 @@ def test_find_boxes():
 def test_names_that_are_not_there():
     with pytest.raises(ValueError, match="'theta', which none has"):
         optim.find_boxes_by_name({"kernel": jnp.zeros(3)})
+    for leaf in (3, np.array([1, None])):
+        with pytest.raises(TypeError, match="params must be a tree of arrays of numbers"):
+            optim.find_boxes_by_name({"theta": leaf})
     found = optim.find_boxes_by_name([{"b": jnp.zeros(4)}, jnp.zeros(3)], name="b")
     assert found == [{"b": BoxSpec()}, False]
 

@@ -79,6 +79,47 @@ def test_stacked_by_nnx(axes, rng):
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_step_through_nnx_scan(axis, rng):
+    """The stack moves as its layers do that follow each other, with an optimizer for each."""
+    axes = nnx.StateAxes({nnx.Param: axis})
+    make = nnx.vmap(
+        lambda key: layers.DclsConv(3, 3, KERNEL_SIZE, 2, rngs=nnx.Rngs(key)), out_axes=axes
+    )
+    stack = make(jax.random.split(jax.random.key(0), 3))
+    graph, params = nnx.split(stack)
+    singles = [
+        nnx.merge(graph, jax.tree.map(lambda a, i=i: jnp.take(a, i, axis), params))
+        for i in range(3)
+    ]
+    x = jnp.asarray(rng.normal(size=(7, 8, 3)), jnp.float32)
+    scan = nnx.scan(
+        lambda x, layer: layer(x), in_axes=(nnx.Carry, axes), out_axes=nnx.Carry, length=3
+    )
+
+    def step(model, apply):
+        # Far enough that some taps meet the ends of their kernels.
+        tx = optim.constrain(optax.sgd(10.0), model)
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        optimizer.update(model, nnx.grad(lambda model: jnp.sum(apply(model) ** 2))(model))
+
+    def in_turn(layers):
+        y = x
+        for layer in layers:
+            y = layer(y)
+        return y
+
+    nnx.jit(lambda stack: step(stack, lambda stack: scan(x, stack)))(stack)
+    chain = nnx.List(singles)
+    nnx.jit(lambda chain: step(chain, in_turn))(chain)
+    for name in ("weight", "positions", "bias"):
+        expected = jnp.stack([getattr(layer, name)[...] for layer in chain], axis)
+        actual = getattr(stack, name)[...]
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    expected = jnp.stack([layer.positions[...] for layer in chain])
+    assert (jnp.abs(expected[:, 0]).max(), jnp.abs(expected[:, 1]).max()) == (3, 4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("transform", [nn.vmap, nn.scan])
 def test_stacked_by_linen(transform, axis, rng):
     class Block(nn.Module):

@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.common.files import read_file
 from experiments.segmentation.data.errors import DataError
 from experiments.segmentation.data.exif import UPRIGHT, orientation
 from experiments.segmentation.data.jpeg import JPEG_START, reaches_its_end
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF
 # Cameras have sensors of 10, 12 or 14 bits. In a file of 16 bits, values that need no more are most
 # likely theirs, and the upper 8 bits would be nearly black.
 _LEAST_HIGHEST_VALUE = 1 << 14
@@ -24,7 +25,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     The EXIF orientation is obeyed. Pictures of 16 bits are reduced to their upper 8.
 
     Raises:
-      DataError: the file cannot be read or decoded, or its upper 8 bits are not the picture.
+      DataError: the file cannot be read or decoded, or has signed or floating numbers, or its
+        upper 8 bits are not the picture.
     """
     pixels, _ = _read_rgb(path)
     return pixels
@@ -68,9 +70,7 @@ def read_bytes(path: Path) -> bytes:
       DataError: it cannot be read.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise DataError(f"{path}: cannot be read (it is a pipe or a device); remove it")
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
 
@@ -84,6 +84,11 @@ def _read_rgb(path: Path, flags: int = 0) -> tuple[NDArray[np.uint8], bytes]:
         # In the order RGB, OpenCV decodes TIFF files of 16 bits as black.
         bgr, _ = _decode(path, data, flags | cv2.IMREAD_COLOR)
         pixels = _upper_8_bits(path, bgr[..., ::-1])
+    if pixels.dtype != np.uint8:
+        raise DataError(
+            f"{path}: has pixels of the type {pixels.dtype}, of which no number is known to be "
+            "white; scale them and save it with 8 bits a channel"
+        )
     return np.asarray(pixels, np.uint8), exif
 
 

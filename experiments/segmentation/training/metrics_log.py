@@ -12,6 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
+from experiments.common.files import read_file
 from experiments.common.json_files import JsonError, finite_or_null, parse_json
 from experiments.common.outputs import replace
 from experiments.common.program import UserError
@@ -112,7 +113,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
 def _read(file: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """The lines of a file of metrics, each with its record."""
     try:
-        data = file.read_bytes()
+        data = read_file(file)
     except FileNotFoundError:
         return []
     *lines, rest = data.split(b"\n")  # what is written whole ends with a newline

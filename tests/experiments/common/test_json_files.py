@@ -1,6 +1,7 @@
 """Reading JSON that may be damaged or written by hand."""
 
 import json
+import os
 
 import pytest
 
@@ -29,6 +30,13 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, name):
     with pytest.raises(JsonError, match=message):
         read_json(file)
     assert not is_json_with(data, [])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    file = tmp_path / "file.json"
+    os.mkfifo(file)
+    with pytest.raises(OSError, match="it is a pipe or a device"):
+        read_json(file)
 
 
 def test_values_come_back():

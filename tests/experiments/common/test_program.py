@@ -70,7 +70,8 @@ def test_ctrl_c_that_an_import_turns_into_another_error_is_still_ctrl_c(capsys):
         ("raise ValueError('what')", 2, "error: the libraries cannot be imported (what); check "),
         ("import nothing_of_this_name", 2, "error: No module named 'nothing_of_this_name'; "),
         (
-            "import os; assert os.environ['MPLBACKEND'] == 'agg'; raise OSError(5, 'no')",
+            "import os; assert os.environ['MPLBACKEND'] == 'agg'; "
+            "assert os.environ['OPENCV_LOG_LEVEL'] == 'SILENT'; raise OSError(5, 'no')",
             2,
             "error: no",
         ),

@@ -133,6 +133,7 @@ def test_orientation_is_obeyed_alone_and_refused_in_pairs(tmp_path, rng, value):
     tags = Image.Exif()
     tags[0x0112] = value
     files["TIFF"] = encoded(stored, "TIFF", exif=tags)
+    files["BigTIFF"] = encoded(stored, "TIFF", exif=tags, big_tiff=True)
     path = tmp_path / "turned.jpg"
     for content in files.values():
         path.write_bytes(content)
@@ -198,6 +199,20 @@ def test_pictures_of_16_bits(tmp_path, rng, suffix, channels):
         for read in READERS:
             with pytest.raises(DataError, match=rf"deep\.png: is a 16-bit file .* of {bits} bits"):
                 read(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [(".tiff", "float32"), (".tiff", "float64"), (".tiff", "int16"), (".tiff", "int8"),
+     (".hdr", "float32"), (".pfm", "float32")],
+)  # fmt: skip
+def test_pictures_of_numbers_without_a_white_are_named(tmp_path, rng, suffix, dtype):
+    path = tmp_path / "measured.png"
+    pixels = rng.uniform(0, 100, (12, 16, 3)).astype(dtype)
+    path.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    for read in READERS:
+        with pytest.raises(DataError, match=rf"measured\.png: has pixels of the type {dtype}"):
+            read(path)
 
 
 def test_pictures_of_8_bits_of_all_kinds_become_rgb(tmp_path, rng):
