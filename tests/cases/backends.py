@@ -118,7 +118,7 @@ WHOLE_PIXELS = tuple(
 CHANNELS_LAST = tuple(
     replace(case, options=replace(case.options, channels_last=True), channels=channels)
     for case in (*SMALL, _at_edges(EXACT), _many((45, 60)), _many((71, 251)), WHOLE_PIXELS[-1])
-    for channels in ((1, 5) if case in SMALL else (9,))
+    for channels in ((1, 5) if case in SMALL else (3,))
 )
 
 
