@@ -14,7 +14,7 @@ from jaxbox import layers
 
 
 def _run(program):
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-P", "-c", program], check=True)
 
 
 def test_it_initialises_no_backend():

@@ -132,4 +132,4 @@ def test_without_matplotlib_the_message_names_the_extra():
         "else:\n"
         "    raise AssertionError\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-P", "-c", program], check=True)

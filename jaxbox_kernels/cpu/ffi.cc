@@ -14,8 +14,8 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// With fewer groups of channels than this, each is divided into bands of rows. It is no more where there are
-// more threads, so that results do not depend on their number.
+// With fewer groups of channels than this, each is divided into bands of rows. It is no more where
+// there are more threads, so that results do not depend on their number.
 constexpr Index kLeastItems = 16;
 constexpr Index kLeastRowsOfBand = 32;
 
@@ -137,21 +137,21 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta,
   const auto* input = static_cast<const char*>(x.untyped_data());
   auto* result = static_cast<char*>(output->untyped_data());
   prefer_huge_pages(result, output->size_bytes());
-  parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
+  return parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
     const auto* of_input = work.first(input, item, 1);
     auto* of_result = work.first(result, item, work.shape.boxes);
     if (channels_last) {
       filter_channels(*dtype, work.shape, work.channels(item), work.theta(item), of_input,
                       work.band(item), of_result, arena);
     } else {
-      filter_band(*dtype, work.shape, work.theta(item), of_input, work.band(item), of_result, arena);
+      filter_band(*dtype, work.shape, work.theta(item), of_input, work.band(item), of_result,
+                  arena);
     }
   });
-  return ffi::Error::Success();
 }
 
-// The gradient with respect to the boxes is that of each image. An array without elements stands for
-// a gradient that is not needed, or for an `x` that is not.
+// The gradient with respect to the boxes is that of each image. An array without elements stands
+// for a gradient that is not needed, or for an `x` that is not.
 ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta, ffi::AnyBuffer g,
                     ffi::Result<ffi::AnyBuffer> dx, ffi::Result<ffi::AnyBuffer> dtheta,
                     bool normalize, bool whole_pixels, bool channels_last) {
@@ -166,7 +166,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
   auto* result = static_cast<char*>(dx->untyped_data());
   prefer_huge_pages(result, dx->size_bytes());
   std::vector<double> parts(needs_dtheta ? work.part(work.items()) : 0);
-  parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
+  ffi::Error error = parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
     const auto* of_x = needs_dtheta ? work.first(input, item, 1) : nullptr;
     const auto* of_g = work.first(gradient, item, work.shape.boxes);
     auto* of_dx = needs_dx ? work.first(result, item, 1) : nullptr;
@@ -184,7 +184,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
   } else if (needs_dtheta) {
     work.add_bands(parts, dtheta->typed_data<double>());
   }
-  return ffi::Error::Success();
+  return error;
 }
 
 }  // namespace

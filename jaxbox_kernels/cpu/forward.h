@@ -40,7 +40,8 @@ struct Reach {
 template <class T>
 class PlaneFilter {
  public:
-  PlaneFilter(const Shape& shape, const double* theta, Image<const T> image, Band band, Arena& arena)
+  PlaneFilter(const Shape& shape, const double* theta, Image<const T> image, Band band,
+              Arena& arena)
       : shape_(shape),
         image_(image),
         windows_(make_windows(shape, theta, band, arena)),

@@ -82,7 +82,7 @@ template <class T>
 void transpose(const T* from, Index from_pitch, Index rows, Index columns, T* to, Index to_pitch) {
   const Index whole_rows = rows / kBlock * kBlock, whole_columns = columns / kBlock * kBlock;
   for (Index j = 0; j < whole_columns; j += kBlock) {
-    for (Index k = j + kPixelsAhead; k < j + kPixelsAhead + kBlock; ++k) prefetch(to + k * to_pitch);
+    for (Index k = 0; k < kBlock; ++k) prefetch(to + (j + kPixelsAhead + k) * to_pitch);
     for (Index i = 0; i < whole_rows; i += kBlock) {
       transpose_block(from + i * from_pitch + j, from_pitch, to + j * to_pitch + i, to_pitch);
     }

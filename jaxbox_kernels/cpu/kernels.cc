@@ -34,18 +34,19 @@ void filter_channels(DType dtype, const Shape& shape, Channels channels, const d
   if (dtype == DType::kFloat32) {
     filter_channels_of<float>(shape, channels, theta, as<float>(x), band, as<float>(output), arena);
   } else {
-    filter_channels_of<double>(shape, channels, theta, as<double>(x), band, as<double>(output), arena);
+    filter_channels_of<double>(shape, channels, theta, as<double>(x), band, as<double>(output),
+                               arena);
   }
 }
 
 void differentiate_band(DType dtype, const Shape& shape, const double* theta, const void* x,
                         const void* g, Band band, void* dx, double* dtheta, Arena& arena) {
   if (dtype == DType::kFloat32) {
-    differentiate_band_of<float>(shape, theta, as<float>(x), as<float>(g), band, as<float>(dx), dtheta,
-                          arena);
+    differentiate_band_of<float>(shape, theta, as<float>(x), as<float>(g), band, as<float>(dx),
+                                 dtheta, arena);
   } else {
-    differentiate_band_of<double>(shape, theta, as<double>(x), as<double>(g), band, as<double>(dx), dtheta,
-                          arena);
+    differentiate_band_of<double>(shape, theta, as<double>(x), as<double>(g), band, as<double>(dx),
+                                  dtheta, arena);
   }
 }
 

@@ -67,7 +67,9 @@ class Counts {
  public:
   template <class IsMarked>
   Counts(Index height, Index width, Arena& arena, IsMarked is_marked)
-      : height_(height), width_(width), table_(arena.take_array<std::int64_t>((height + 1) * (width + 1))) {
+      : height_(height),
+        width_(width),
+        table_(arena.take_array<std::int64_t>((height + 1) * (width + 1))) {
     std::fill_n(table_, width + 1, 0);
     for (Index row = 0; row < height; ++row) {
       const std::int64_t* above = table_ + row * (width + 1);

@@ -15,8 +15,8 @@ namespace jaxbox {
 // before the next; those of several rows wait together.
 constexpr Index kRowsTogether = 4;
 
-// The last rows of an image that were read, as prefix sums. They have margins so that boxes may leave
-// the image: to the left all is 0, to the right sums stay what they are.
+// The last rows of an image that were read, as prefix sums. They have margins so that boxes may
+// leave the image: to the left all is 0, to the right sums stay what they are.
 class PrefixRows {
  public:
   // Keeps `capacity` rows. Sums can be read from column `-before` up to `width + after + 1`.

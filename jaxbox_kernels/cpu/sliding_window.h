@@ -15,9 +15,9 @@ constexpr Index kStripColumns = 128;
 // Integrates rows `first ... end - 1` of an image; the rows before and after them are zero. Outputs
 // are computed in turn, and each row is taken once.
 //
-// It keeps prefix sums over the rows that it took. They are in double precision, in which the sums of
-// a whole image still have the digits of a dark box beside a bright one, and zero rows leave them as
-// they are, so that a box over zeros gives exactly 0. A box without whole rows reads no prefix sums.
+// It keeps prefix sums over the rows that it took. They are in double precision, in which the sums
+// of a whole image still have the digits of a dark box beside a bright one, and zero rows leave them
+// as they are, so that a box over zeros gives exactly 0. A box without whole rows reads no sums.
 class SlidingWindow {
  public:
   SlidingWindow(const Axis& y, Index first, Index end, Index width, Arena& arena)

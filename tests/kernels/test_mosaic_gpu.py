@@ -309,7 +309,7 @@ def test_each_device_works_on_its_own_planes():
                 assert jnp.allclose(jax.device_get(result), exact, rtol=1e-4, atol=1e-4)
     """
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
+        [sys.executable, "-P", "-c", textwrap.dedent(program)],
         check=True,
         env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"},
     )

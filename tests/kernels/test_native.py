@@ -194,8 +194,9 @@ def test_calls_from_several_threads(rng):
 
 def _run_program(program, **environment):
     """Runs a program in another process, and returns what it prints."""
+    # `-P`, or the checkout would be imported in place of the installed package.
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
+        [sys.executable, "-P", "-c", textwrap.dedent(program)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
