@@ -105,7 +105,7 @@ MEDIUM = (
     *(_many(size, _INTEGRAL) for size in [(1, 70), (70, 1), (17, 23)]),
 )
 
-# For the operation, which chooses a form by the size of the image.
+# For the operation by XLA, which chooses a form by the size of the image.
 LARGE = (*map(_many, [(64, 128), (71, 251), (1, 330)]), _many((200, 130), _INTEGRAL))
 WHOLE_PIXELS = tuple(
     Case(size, replace(_WHOLE, normalize=normalize), batch=2, channels=4, boxes=8)
@@ -123,12 +123,13 @@ CHANNELS_LAST = tuple(
 
 
 def _op(x, theta, options):
-    """The operation with channels last, as a backend on planes."""
+    """The operation by XLA with channels last, as a backend on planes."""
     output = jaxbox.box_conv(
         jnp.moveaxis(x, 1, -1),
         theta,
         normalize=options.normalize,
         whole_pixels=options.whole_pixels,
+        implementation="xla",
     )
     return jnp.moveaxis(output, -1, 1).reshape(*x.shape[:2], theta.shape[1], *x.shape[2:])
 
