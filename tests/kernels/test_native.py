@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ from tests.cases.box_conv import (
     relative_error,
 )
 from tests.oracles import box_conv as oracle
+
+_ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -194,9 +197,10 @@ def test_calls_from_several_threads(rng):
 
 def _run_program(program, **environment):
     """Runs a program in another process, and returns what it prints."""
-    # `-P`, or the checkout would be imported in place of the installed package.
+    # The checkout comes last in the path, or it would be imported in place of the installed package.
+    path = f"import sys; sys.path.append({str(_ROOT)!r})\n"
     return subprocess.run(
-        [sys.executable, "-P", "-c", textwrap.dedent(program)],
+        [sys.executable, "-P", "-c", path + textwrap.dedent(program)],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
