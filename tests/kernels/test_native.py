@@ -197,7 +197,7 @@ def test_calls_from_several_threads(rng):
 
 def _run_program(program, **environment):
     """Runs a program in another process, and returns what it prints."""
-    # The checkout comes last in the path, or it would be imported in place of the installed package.
+    # The checkout comes last in the path, or it would be imported for the installed package.
     path = f"import sys; sys.path.append({str(_ROOT)!r})\n"
     return subprocess.run(
         [sys.executable, "-P", "-c", path + textwrap.dedent(program)],
