@@ -90,9 +90,10 @@ def dcls_from_pytorch(
     arrays = read_state_dict(state, ["weight", "P", *widths], ["bias", "SIG"])
     check_shape("weight", arrays["weight"], "(O, I / groups, K)", rank=3)
     outputs, inputs, taps = arrays["weight"].shape
-    for name in {"P", "SIG"} & arrays.keys():
-        shape = (len(size), *arrays["weight"].shape)
-        check_shape(name, arrays[name], "(d, O, I / groups, K)", shape=shape)
+    for name in ("P", "SIG"):
+        if name in arrays:
+            shape = (len(size), *arrays["weight"].shape)
+            check_shape(name, arrays[name], "(d, O, I / groups, K)", shape=shape)
     if "bias" in arrays:
         check_shape("bias", arrays["bias"], "(O,)", shape=(outputs,))
     _check_positions(arrays["P"], size)

@@ -78,9 +78,11 @@ def doconv_from_pytorch(
             f"W must have the shape (O, I / groups, D_mul) with D_mul at least the {taps} taps of "
             f"a kernel of {kernel_size} (and 1 for one tap), got {arrays['W'].shape}."
         )
-    for name in {"D", *_DIAGONALS} & arrays.keys():
-        shape = (inputs * feature_group_count, taps, multiplier)
-        check_shape(name, arrays[name], "(I, taps, D_mul)", shape=shape)
+    # In a fixed order, for the same message each time.
+    for name in ("D", *_DIAGONALS):
+        if name in arrays:
+            shape = (inputs * feature_group_count, taps, multiplier)
+            check_shape(name, arrays[name], "(I, taps, D_mul)", shape=shape)
     if "bias" in arrays:
         check_shape("bias", arrays["bias"], "(O,)", shape=(outputs,))
     layer = DOConv(
