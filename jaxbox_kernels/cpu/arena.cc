@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cache.h"
 #include "huge_pages.h"
 
 namespace jaxbox {

@@ -8,16 +8,6 @@
 
 namespace jaxbox {
 
-// In bytes.
-constexpr std::ptrdiff_t kCacheLine = 64;
-
-// Asks for memory that will be written soon. The address need not be valid.
-inline void prefetch([[maybe_unused]] const void* address) {
-#ifdef __GNUC__
-  __builtin_prefetch(address, 1);
-#endif
-}
-
 // Hands out blocks of memory, all of which end with the arena. A block that was given back by
 // `clear` is used again, so that a thread asks the system for memory once and not for every plane.
 class Arena {

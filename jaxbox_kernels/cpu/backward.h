@@ -148,16 +148,12 @@ class PlaneGradients {
  public:
   PlaneGradients(const Shape& shape, const double* theta, Band band, T* dx, double* dtheta,
                  Arena& arena)
-      : shape_(shape), band_(band), dx_(dx), dtheta_(dtheta) {
-    windows_ = arena.take_array<BoxWindow>(shape.boxes);
-    for (Index f = 0; f < shape.boxes; ++f) {
-      const Box box = make_box(theta + 4 * f, shape.height, shape.width, shape.normalize);
-      const Axis y = box.y.mirrored();
-      const Index first = std::clamp<Index>(band.begin + y.low, 0, shape.height);
-      const Index end = std::clamp<Index>(band.end + y.high, 0, shape.height);
-      new (windows_ + f) BoxWindow{box, SlidingWindow(y, first, end, shape.width, arena)};
-      reach_.include(box.x);
-    }
+      : shape_(shape),
+        band_(band),
+        dx_(dx),
+        dtheta_(dtheta),
+        windows_(make_windows(shape, theta, band, /*mirrored=*/true, arena)) {
+    for (Index f = 0; f < shape.boxes; ++f) reach_.include(windows_[f].box.x);
   }
 
   void run(const T* x, const T* const* g, Arena& arena) {
@@ -237,9 +233,9 @@ class PlaneGradients {
   Band band_;
   T* dx_;
   double* dtheta_;
-  const T* zeros_;
   BoxWindow* windows_;
   Reach reach_;
+  const T* zeros_ = nullptr;  // In place of rows outside of `g`.
 };
 
 // Makes the components of a box's gradient NaN whose sums have a term that is not finite: pixels of

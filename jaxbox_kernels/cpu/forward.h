@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <new>
 
+#include "cache.h"
 #include "image.h"
 #include "kernels.h"
 #include "not_finite.h"
@@ -25,6 +26,20 @@ struct BoxWindow {
   SlidingWindow window;
 };
 
+// Makes the windows of a channel's boxes, or of the boxes reflected through the origin.
+inline BoxWindow* make_windows(const Shape& shape, const double* theta, Band band, bool mirrored,
+                               Arena& arena) {
+  auto* windows = arena.take_array<BoxWindow>(shape.boxes);
+  for (Index f = 0; f < shape.boxes; ++f) {
+    const Box box = make_box(theta + 4 * f, shape.height, shape.width, shape.normalize);
+    const Axis y = mirrored ? box.y.mirrored() : box.y;
+    const Index first = std::clamp<Index>(band.begin + y.low, 0, shape.height);
+    const Index end = std::clamp<Index>(band.end + y.high, 0, shape.height);
+    new (windows + f) BoxWindow{box, SlidingWindow(y, first, end, shape.width, arena)};
+  }
+  return windows;
+}
+
 // How far boxes reach beyond the columns of an image.
 struct Reach {
   Index before = 0;
@@ -44,7 +59,7 @@ class PlaneFilter {
               Arena& arena)
       : shape_(shape),
         image_(image),
-        windows_(make_windows(shape, theta, band, arena)),
+        windows_(make_windows(shape, theta, band, /*mirrored=*/false, arena)),
         rows_(make_rows(shape, windows_, arena)),
         read_(shape.height) {
     for (Index f = 0; f < shape.boxes; ++f) read_ = std::min(read_, windows_[f].window.first());
@@ -73,17 +88,6 @@ class PlaneFilter {
   }
 
  private:
-  static BoxWindow* make_windows(const Shape& shape, const double* theta, Band band, Arena& arena) {
-    auto* windows = arena.take_array<BoxWindow>(shape.boxes);
-    for (Index f = 0; f < shape.boxes; ++f) {
-      const Box box = make_box(theta + 4 * f, shape.height, shape.width, shape.normalize);
-      const Index first = std::clamp<Index>(band.begin + box.y.low, 0, shape.height);
-      const Index end = std::clamp<Index>(band.end + box.y.high, 0, shape.height);
-      new (windows + f) BoxWindow{box, SlidingWindow(box.y, first, end, shape.width, arena)};
-    }
-    return windows;
-  }
-
   static PrefixRows make_rows(const Shape& shape, const BoxWindow* windows, Arena& arena) {
     Reach reach;
     Index low = windows[0].box.y.low, high = windows[0].box.y.high;

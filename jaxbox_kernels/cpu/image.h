@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "arena.h"
 #include "axis.h"
+#include "cache.h"
 
 namespace jaxbox {
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "arena.h"
 #include "axis.h"
@@ -17,25 +18,19 @@
 
 namespace jaxbox {
 
-inline bool all_finite(const float* values, Index count) {
-  // Bits, because compilers may not reorder sums.
-  constexpr std::uint32_t kExponent = 0x7f800000u;
-  std::uint32_t found = 0;
+// Whether all bits of an exponent are set tells what is not finite. Compilers vectorize the test of
+// bits, but not sums, which they may not reorder.
+template <class T>
+bool all_finite(const T* values, Index count) {
+  using Bits = std::conditional_t<sizeof(T) == sizeof(std::uint32_t), std::uint32_t, std::uint64_t>;
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  Bits exponent;
+  std::memcpy(&exponent, &kInfinity, sizeof exponent);
+  Bits found = 0;
   for (Index i = 0; i < count; ++i) {
-    std::uint32_t bits;
+    Bits bits;
     std::memcpy(&bits, values + i, sizeof bits);
-    found |= (bits & kExponent) == kExponent;
-  }
-  return !found;
-}
-
-inline bool all_finite(const double* values, Index count) {
-  constexpr std::uint64_t kExponent = 0x7ff0000000000000u;
-  std::uint64_t found = 0;
-  for (Index i = 0; i < count; ++i) {
-    std::uint64_t bits;
-    std::memcpy(&bits, values + i, sizeof bits);
-    found |= (bits & kExponent) == kExponent;
+    found |= (bits & exponent) == exponent;
   }
   return !found;
 }

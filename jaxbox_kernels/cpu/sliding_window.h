@@ -70,6 +70,10 @@ class SlidingWindow {
     return left_ + (strip * capacity_ + (row - first_) % capacity_) * kStripColumns;
   }
 
+  // 1 if boxes whose low bound lies in a row subtract sums through it; 0 if it is the last, below
+  // which there is nothing: what a box covers of it alone is not to be a difference of sums.
+  double counts_sum(Index row) const { return row == end_ - 1 ? 0.0 : 1.0; }
+
   // Takes a row, and writes the integrals at output `row - high`.
   template <bool kSubtracts, bool kWrites, class Row, class Write>
   void take(Index row, Index strip, const Row& values, Write write) {
@@ -80,8 +84,7 @@ class SlidingWindow {
     const double* __restrict before = kSubtracts ? kept(row - span_, strip) : nullptr;
     const double whole = axis_.whole;
     const double low_part = axis_.low_part, high_part = axis_.high_part;
-    // Below the last row there is nothing: what a box covers of it alone is not to be a difference.
-    const double kept_sum = row == end_ - 1 ? 0.0 : 1.0;
+    const double counts = counts_sum(row);
 #pragma omp simd
     for (Index i = 0; i < columns; ++i) {
       const double value = values[begin + i];
@@ -90,7 +93,7 @@ class SlidingWindow {
         const double high = totals[i] + high_part * value;
         write(begin + i, kSubtracts ? high - before[i] : high);
       }
-      left[i] = kept_sum * through - low_part * value;
+      left[i] = counts * through - low_part * value;
       totals[i] = through;
     }
   }
@@ -107,9 +110,9 @@ class SlidingWindow {
       for (Index column = begin; column < end; ++column) write(column, totals_[column]);
     } else {
       const double* left = kept(last_before, strip) - begin;
-      const double whole = last_before == end_ - 1 ? 0.0 : 1.0;
+      const double counts = counts_sum(last_before);
       for (Index column = begin; column < end; ++column) {
-        write(column, whole * totals_[column] - left[column]);
+        write(column, counts * totals_[column] - left[column]);
       }
     }
   }

@@ -180,6 +180,27 @@ def test_programs_for_other_platforms_do_without_them(platform):
     assert "jaxbox_box_conv" not in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
+def test_the_default_of_a_block_of_code():
+    """Programs that were traced outside of the block are traced again inside."""
+    compiled = jax.jit(jaxbox.box_conv)
+    x = jnp.moveaxis(_X, 1, -1)
+
+    def is_native():
+        return "jaxbox_box_conv" in compiled.lower(x, _THETA).as_text()
+
+    assert is_native()
+    with pytest.raises(ValueError, match=r'default_implementation\("xla"\)'):
+        jax.export.export(compiled)(x, _THETA)
+    with jaxbox.default_implementation("xla"):
+        assert not is_native()
+        jax.export.export(compiled)(x, _THETA)
+        with jaxbox.default_implementation(None):
+            assert is_native()
+    assert is_native()
+    with pytest.raises(ValueError, match=r"must be None or one of .*; got 'fast'"):
+        jaxbox.default_implementation("fast")
+
+
 def test_programs_for_other_platforms_cannot_ask_for_them():
     with pytest.raises(ValueError, match=r"implementation='native' .* must be compiled for CPUs"):
         jax.jit(_op).trace(_X, _THETA).lower(lowering_platforms=("cuda",))

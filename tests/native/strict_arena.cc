@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "arena.h"
+#include "cache.h"
 #include "guarded.h"
 
 namespace jaxbox {
