@@ -13,6 +13,7 @@ from typing import Final, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxbox.arguments import (
@@ -343,7 +344,10 @@ def area(theta: ArrayLike) -> jax.Array:
 def _upper_bound(low: jax.Array, size: float | jax.Array) -> jax.Array:
     """Returns `low + size`, one float up if the size would otherwise round to less than `size`."""
     high = low + size
-    return jnp.where(high - low < size, jnp.nextafter(high, jnp.inf), high)
+    # JAX before 0.12 cannot differentiate `nextafter`; its derivative is that of `high`.
+    constant = lax.stop_gradient(high)
+    above = jnp.nextafter(constant, jnp.inf) + (high - constant)
+    return jnp.where(high - low < size, above, high)
 
 
 def _per_axis(x: float, y: float, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
