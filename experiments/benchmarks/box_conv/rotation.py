@@ -5,10 +5,10 @@ host. So a whole loop of calls is one program, long enough that start and end do
 happens on the device between two calls, as in a network, does count.
 
 Each iteration calls the function on several copies of its arguments, one after the other, so that
-all other copies pass through the cache before the first is read again. The copies are separate
-arrays, since slices of one array would be copied first. XLA removes and moves nothing: all results
-are kept until the next iteration overwrites them, and each call waits for the previous one behind a
-barrier, which takes no time on the device.
+all other copies and their results pass through the cache before the first is read again. The copies
+are separate arrays, since slices of one array would be copied first. XLA removes and moves nothing:
+all results are kept until the next iteration overwrites them, and each call waits for the previous
+one behind a barrier, which takes no time on the device.
 """
 
 import functools
@@ -25,7 +25,7 @@ from experiments.benchmarks.box_conv.timed_calls import Timed
 # The second-level cache of an H100 has 50 MB, and that of a B200 has 126 MB.
 _PAST_CACHE_BYTES = 2**27
 # Enough that starting the program and waiting for its end take a negligible part of the time.
-_MOVED_BYTES = 2**36
+_MOVED_BYTES = 2**35
 
 
 def rotate(
@@ -40,12 +40,13 @@ def rotate(
     Args:
       function: the function to call.
       arguments: the arguments of the function, which are copied.
-      past_cache_bytes: the least number of bytes of all copies together.
+      past_cache_bytes: the least number of bytes of all copies and their results together.
       moved_bytes: the least number of bytes of arguments and results that a run reads and writes.
     """
     result = jax.eval_shape(function, *arguments)
-    copies = math.ceil(past_cache_bytes / _bytes(arguments))
-    iterations = math.ceil(moved_bytes / (copies * (_bytes(arguments) + _bytes(result))))
+    call_bytes = _bytes(arguments) + _bytes(result)
+    copies = math.ceil(past_cache_bytes / call_bytes)
+    iterations = math.ceil(moved_bytes / (copies * call_bytes))
     return rotate_copies(
         function, [jax.tree.map(jnp.copy, arguments) for _ in range(copies)], iterations
     )
