@@ -9,7 +9,8 @@
 
 #include <algorithm>
 
-#include "forward.h"
+#include "box_windows.h"
+#include "image.h"
 #include "kernels.h"
 #include "not_finite.h"
 #include "prefix_rows.h"
@@ -152,18 +153,17 @@ class PlaneGradients {
         band_(band),
         dx_(dx),
         dtheta_(dtheta),
-        windows_(make_windows(shape, theta, band, /*mirrored=*/true, arena)) {
-    for (Index f = 0; f < shape.boxes; ++f) reach_.include(windows_[f].box.x);
-  }
+        windows_(make_windows(shape, theta, shape.boxes, band, /*mirrored=*/true, arena)),
+        reach_(reach_of(windows_, shape.boxes)) {}
 
   void run(const T* x, const T* const* g, Arena& arena) {
-    PrefixRows rows(shape_.width, reach_.before, reach_.after, kBlockRows, arena);
+    PrefixRows rows(shape_.width, reach_.left, reach_.right, kBlockRows, arena);
     RowGradients gradients(shape_.width, arena);
     // `dx` reads `back` at mirrored boxes, and one pixel before those.
-    const Index pitch = reach_.after + 1 + shape_.width + reach_.before;
+    const Index pitch = reach_.right + 1 + shape_.width + reach_.left;
     double* back = arena.take_array<double>(pitch * kBlockRows);
     std::fill_n(back, pitch * kBlockRows, 0.0);
-    back += reach_.after + 1;
+    back += reach_.right + 1;
     T* zeros = arena.take_array<T>(shape_.width);
     std::fill_n(zeros, shape_.width, T(0));
     zeros_ = zeros;
@@ -172,7 +172,7 @@ class PlaneGradients {
 
     for (Index begin = band_.begin; begin < band_.end; begin += kBlockRows) {
       const Index end = std::min(begin + kBlockRows, band_.end);
-      if (dtheta_) rows.read(Image<const T>{x, shape_.width, 1}, begin, end);
+      if (dtheta_) rows.read(x + begin * shape_.width, begin, end);
       if (dx_) gradients.clear();
       for (Index f = 0; f < shape_.boxes; ++f) {
         const Box& box = windows_[f].box;
@@ -200,7 +200,7 @@ class PlaneGradients {
   // Computes rows of `D_y^T g`, `pitch` apart.
   void integrate_rows(Index f, const T* g, Index begin, Index end, double* back, Index pitch) {
     const auto row_of = [&](Index row) { return RowOfG{g + row * shape_.width}; };
-    windows_[f].window.integrate(begin, end, row_of, [=](Index row, Index) {
+    windows_[f].window.compute_until(end, row_of, [=](Index row, Index) {
       double* __restrict to = back + (row - begin) * pitch;
       return [to](Index column, double integral) { to[column] = integral; };
     });
@@ -214,7 +214,7 @@ class PlaneGradients {
     };
     const T* at_y_min = row_of_g(row - box.y.at_min);
     const T* at_y_max = row_of_g(row - box.y.at_max);
-    const ColumnIntegrals columns(sums, box.x);
+    const ColumnIntegrals columns(sums, box.x, 1.0);
     const auto pixel = [sums](Index offset) {
       return [at = sums + offset](Index column) { return at[column + 1] - at[column]; };
     };

@@ -16,12 +16,17 @@ namespace ffi = xla::ffi;
 
 // With fewer groups of channels than this, each is divided into bands of rows. It is no more where
 // there are more threads, so that results do not depend on their number.
-constexpr Index kLeastItems = 16;
-constexpr Index kLeastRowsOfBand = 32;
+// Bands are not lower than boxes usually are, since each takes the rows around it too.
+constexpr Index kLeastItems = 8;
+constexpr Index kLeastRowsOfBand = 128;
 
 // With channels last, channels are grouped so that each group has as many outputs in a pixel, a
 // cache line of float32.
 constexpr Index kLeastOutputs = 16;
+
+// With channels last, the output of an item is computed in planes first, which are to stay in the
+// last cache. A thread needs that much memory.
+constexpr Index kMostBytesOfPlanes = Index{1} << 23;
 
 ffi::ErrorOr<DType> to_dtype(ffi::DataType type) {
   switch (type) {
@@ -68,6 +73,10 @@ class Work {
     const Index whole = std::max<Index>(1, images_ * groups_);
     const Index most = std::max<Index>(1, shape.height / kLeastRowsOfBand);
     bands_ = has_bands ? std::min(most, (kLeastItems + whole - 1) / whole) : 1;
+    if (channels_last && has_bands) {
+      const Index bytes = group_ * shape.boxes * shape.pixels() * number_size_;
+      bands_ = std::clamp((bytes + kMostBytesOfPlanes - 1) / kMostBytesOfPlanes, bands_, most);
+    }
   }
 
   Index items() const { return images_ * groups_ * bands_; }

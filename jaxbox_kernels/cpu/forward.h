@@ -3,8 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <new>
+#include <cmath>
+#include <limits>
 
+#include "box_windows.h"
 #include "cache.h"
 #include "image.h"
 #include "kernels.h"
@@ -14,124 +16,75 @@
 
 namespace jaxbox {
 
-// The number of rows that are computed at a time, for one box after the other.
-constexpr Index kBlockRows = 16;
-
 // How many rows before it is written a row of the output is fetched. Rows of a large output are far
 // apart in memory, which the CPU does not foresee.
 constexpr Index kRowsAhead = 4;
 
-struct BoxWindow {
-  Box box;
-  SlidingWindow window;
+// Where a band of the output of one channel goes.
+template <class T>
+struct Output {
+  Band band;
+  T* first;     // Row `band.begin` of the first box.
+  Index pitch;  // From one box to the next.
 };
 
-// Makes the windows of a channel's boxes, or of the boxes reflected through the origin.
-inline BoxWindow* make_windows(const Shape& shape, const double* theta, Band band, bool mirrored,
-                               Arena& arena) {
-  auto* windows = arena.take_array<BoxWindow>(shape.boxes);
-  for (Index f = 0; f < shape.boxes; ++f) {
-    const Box box = make_box(theta + 4 * f, shape.height, shape.width, shape.normalize);
-    const Axis y = mirrored ? box.y.mirrored() : box.y;
-    const Index first = std::clamp<Index>(band.begin + y.low, 0, shape.height);
-    const Index end = std::clamp<Index>(band.end + y.high, 0, shape.height);
-    new (windows + f) BoxWindow{box, SlidingWindow(y, first, end, shape.width, arena)};
-  }
-  return windows;
+// Takes the rows before `rows_end`, of which `sums` holds those that were not taken yet, and writes
+// the means of one box that need no others.
+template <class Integrals, class T>
+void filter_box(BoxWindow& box_window, const PrefixRows& sums, Index rows_end, Index width,
+                Index first, T* output) {
+  const Axis& x = box_window.box.x;
+  const double scale = box_window.box.scale();
+  const auto row_of = [&](Index row) { return Integrals(sums.row(row), x, scale); };
+  box_window.window.take_until(rows_end, row_of, [=](Index row, Index strip) {
+    T* __restrict to = output + (row - first) * width;
+    const T* ahead = to + kRowsAhead * width + strip * kStripColumns;
+    for (Index i = 0; i < kStripColumns; i += kCacheLine / sizeof(T)) prefetch(ahead + i);
+    return [to](Index column, double mean) { to[column] = static_cast<T>(mean); };
+  });
 }
 
-// How far boxes reach beyond the columns of an image.
-struct Reach {
-  Index before = 0;
-  Index after = 0;
+// Whether outputs can be anything but NaN: not if the area, by which sums are divided, is zero, or if
+// a bound is NaN.
+inline bool has_mean(const Box& box) { return std::isfinite(box.scale()); }
 
-  void include(const Axis& x) {
-    before = std::max(before, -x.smallest_offset());
-    after = std::max(after, x.largest_offset());
-  }
-};
-
-// Computes the output of one channel, a few rows at a time.
+// Computes the output of one channel. Returns whether all pixels were finite; if not, the output is
+// not valid.
+//
+// rows: the rows that the windows need, of which `pixels` is the first.
 template <class T>
-class PlaneFilter {
- public:
-  PlaneFilter(const Shape& shape, const double* theta, Image<const T> image, Band band,
-              Arena& arena)
-      : shape_(shape),
-        image_(image),
-        windows_(make_windows(shape, theta, band, /*mirrored=*/false, arena)),
-        rows_(make_rows(shape, windows_, arena)),
-        read_(shape.height) {
-    for (Index f = 0; f < shape.boxes; ++f) read_ = std::min(read_, windows_[f].window.first());
+bool filter_rows(const Shape& shape, BoxWindow* windows, Band rows, const T* pixels,
+                 const Output<T>& output, Arena& arena) {
+  const Reach reach = reach_of(windows, shape.boxes);
+  PrefixRows sums(shape.width, reach.left, reach.right, kBlockRows, arena);
+  const auto filter = shape.whole_pixels ? filter_box<WholeColumnIntegrals, T>
+                                         : filter_box<ColumnIntegrals, T>;
+  for (Index f = 0; f < shape.boxes; ++f) {
+    if (has_mean(windows[f].box)) continue;
+    const Index outputs = (output.band.end - output.band.begin) * shape.width;
+    std::fill_n(output.first + f * output.pitch, outputs, std::numeric_limits<T>::quiet_NaN());
   }
-
-  // Computes rows `begin ... end - 1` of the output, which follow those that were computed before.
-  // Returns whether all pixels were finite; if not, the output is not valid.
-  //
-  // output: row `begin` of the first box.
-  // plane_pitch: from the output of one box to that of the next.
-  bool compute(Index begin, Index end, T* output, Index plane_pitch) {
-    Index needed = read_;
-    for (Index f = 0; f < shape_.boxes; ++f) {
-      needed = std::max(needed, windows_[f].window.rows_until(end));
-    }
-    if (!rows_.read(image_, read_, needed)) return false;
-    read_ = needed;
-    for (Index f = 0; f < shape_.boxes; ++f) {
-      if (shape_.whole_pixels) {
-        compute_box<WholeColumnIntegrals>(f, begin, end, output + f * plane_pitch);
-      } else {
-        compute_box<ColumnIntegrals>(f, begin, end, output + f * plane_pitch);
-      }
-    }
-    return true;
-  }
-
- private:
-  static PrefixRows make_rows(const Shape& shape, const BoxWindow* windows, Arena& arena) {
-    Reach reach;
-    Index low = windows[0].box.y.low, high = windows[0].box.y.high;
+  Index begin = rows.begin;
+  do {
+    const Index end = std::min(begin + kBlockRows, rows.end);
+    if (!sums.read(pixels + (begin - rows.begin) * shape.width, begin, end)) return false;
     for (Index f = 0; f < shape.boxes; ++f) {
-      reach.include(windows[f].box.x);
-      low = std::min(low, windows[f].box.y.low);
-      high = std::max(high, windows[f].box.y.high);
+      if (!has_mean(windows[f].box)) continue;
+      filter(windows[f], sums, end, shape.width, output.band.begin, output.first + f * output.pitch);
     }
-    const Index capacity = std::min(high - low + kBlockRows, shape.height);
-    return PrefixRows(shape.width, reach.before, reach.after, capacity, arena);
-  }
-
-  template <class Integrals>
-  void compute_box(Index f, Index begin, Index end, T* output) {
-    const Axis& x = windows_[f].box.x;
-    const auto row_of = [&](Index row) { return Integrals(rows_.row(row), x); };
-    const double scale = windows_[f].box.scale();
-    windows_[f].window.integrate(begin, end, row_of, [=](Index row, Index strip) {
-      T* __restrict to = output + (row - begin) * shape_.width;
-      const T* ahead = to + kRowsAhead * shape_.width + strip * kStripColumns;
-      for (Index i = 0; i < kStripColumns; i += kCacheLine / sizeof(T)) prefetch(ahead + i);
-      return [to, scale](Index column, double integral) {
-        to[column] = static_cast<T>(integral * scale);
-      };
-    });
-  }
-
-  Shape shape_;
-  Image<const T> image_;
-  BoxWindow* windows_;
-  PrefixRows rows_;
-  Index read_;  // The end of the rows that were read.
-};
+    begin = end;
+  } while (begin < rows.end);
+  return true;
+}
 
 // Computes a band of the output of one plane. Returns whether all pixels were finite.
 template <class T>
 bool filter_finite_plane(const Shape& shape, const double* theta, const T* x, Band band, T* output,
                          Arena& arena) {
-  PlaneFilter<T> filter(shape, theta, {x, shape.width, 1}, band, arena);
-  for (Index begin = band.begin; begin < band.end; begin += kBlockRows) {
-    const Index end = std::min(begin + kBlockRows, band.end);
-    if (!filter.compute(begin, end, output + begin * shape.width, shape.pixels())) return false;
-  }
-  return true;
+  BoxWindow* windows = make_windows(shape, theta, shape.boxes, band, /*mirrored=*/false, arena);
+  const Band rows = needed_rows(windows, shape.boxes);
+  return filter_rows(shape, windows, rows, x + rows.begin * shape.width,
+                     {band, output + band.begin * shape.width, shape.pixels()}, arena);
 }
 
 template <class T>
@@ -146,27 +99,31 @@ void filter_band_of(const Shape& shape, const double* theta, const T* x, Band ba
   }
 }
 
-// Computes a band of the output of neighbouring channels. Returns whether all pixels were finite.
+// Computes a band of the output of neighbouring channels, in planes, which are transposed at the end.
+// Returns whether all pixels were finite.
 template <class T>
 bool filter_finite_channels(const Shape& shape, Channels channels, const double* theta, const T* x,
                             Band band, T* output, Arena& arena) {
-  const Index row_pitch = channels.all * shape.width, planes = channels.count * shape.boxes;
-  auto* filters = arena.take_array<PlaneFilter<T>>(channels.count);
+  const Index planes = channels.count * shape.boxes, row_pitch = channels.all * shape.width;
+  BoxWindow* windows = make_windows(shape, theta, planes, band, /*mirrored=*/false, arena);
+  const Band rows = needed_rows(windows, planes);
+  const Index inputs = (rows.end - rows.begin) * shape.width;
+  const Index input_pitch = plane_pitch<T>(inputs);
+  T* input = arena.take_array<T>(channels.count * input_pitch);
+  to_planes(x + rows.begin * row_pitch, channels.all, inputs, channels.count, input, input_pitch);
+
+  const Index outputs = (band.end - band.begin) * shape.width;
+  const Index pitch = plane_pitch<T>(outputs);
+  T* output_planes = arena.take_array<T>(planes * pitch);
   for (Index c = 0; c < channels.count; ++c) {
-    const Image<const T> image{x + c, row_pitch, channels.all};
-    new (filters + c) PlaneFilter<T>(shape, theta + c * shape.boxes * 4, image, band, arena);
-  }
-  const Index block_pitch = plane_pitch<T>(kBlockRows * shape.width);
-  T* block = arena.take_array<T>(planes * block_pitch);
-  for (Index begin = band.begin; begin < band.end; begin += kBlockRows) {
-    const Index end = std::min(begin + kBlockRows, band.end);
-    for (Index c = 0; c < channels.count; ++c) {
-      T* of_channel = block + c * shape.boxes * block_pitch;
-      if (!filters[c].compute(begin, end, of_channel, block_pitch)) return false;
+    const Index box = c * shape.boxes;
+    const Output<T> of_channel{band, output_planes + box * pitch, pitch};
+    if (!filter_rows(shape, windows + box, rows, input + c * input_pitch, of_channel, arena)) {
+      return false;
     }
-    from_planes(block, block_pitch, planes, (end - begin) * shape.width,
-                output + begin * row_pitch * shape.boxes, channels.all * shape.boxes);
   }
+  from_planes(output_planes, pitch, planes, outputs, output + band.begin * row_pitch * shape.boxes,
+              channels.all * shape.boxes);
   return true;
 }
 

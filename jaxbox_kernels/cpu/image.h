@@ -10,16 +10,6 @@
 
 namespace jaxbox {
 
-// One channel of an image.
-template <class T>
-struct Image {
-  T* pixels;
-  Index row_pitch;    // From one row to the next.
-  Index pixel_pitch;  // From one column to the next: 1 in a plane, the number of channels else.
-
-  T* row(Index number) const { return pixels + number * row_pitch; }
-};
-
 // The pitch of planes that are transposed: no multiple of a page, at which caches hold few lines.
 template <class T>
 Index plane_pitch(Index pixels) {

@@ -7,7 +7,6 @@
 
 #include "arena.h"
 #include "axis.h"
-#include "image.h"
 
 namespace jaxbox {
 
@@ -32,32 +31,31 @@ class PrefixRows {
   // The sums of all pixels before each column of a row, from column 0.
   const double* row(Index number) const { return sums_ + number % capacity_ * pitch_ + before_; }
 
-  // Reads rows `begin ... end - 1`. Returns whether all pixels are finite.
+  // Reads rows `begin ... end - 1`, of which `pixels` is the first. Returns whether all pixels are
+  // finite.
   template <class T>
-  bool read(const Image<const T>& image, Index begin, Index end) {
+  bool read(const T* pixels, Index begin, Index end) {
     bool finite = true;
     Index row = begin;
     for (; row + kRowsTogether <= end; row += kRowsTogether) {
-      finite &= read_together<kRowsTogether>(image, row);
+      finite &= read_together<kRowsTogether>(pixels + (row - begin) * width_, row);
     }
-    for (; row < end; ++row) finite &= read_together<1>(image, row);
+    for (; row < end; ++row) finite &= read_together<1>(pixels + (row - begin) * width_, row);
     return finite;
   }
 
  private:
   template <int kCount, class T>
-  bool read_together(const Image<const T>& image, Index first) {
+  bool read_together(const T* pixels, Index first) {
     double* sums[kCount];
-    const T* pixels[kCount];
     double totals[kCount] = {};
     for (Index k = 0; k < kCount; ++k) {
       sums[k] = sums_ + (first + k) % capacity_ * pitch_ + before_;
-      pixels[k] = image.row(first + k);
     }
     for (Index column = 0; column < width_; ++column) {
       for (Index k = 0; k < kCount; ++k) {
         sums[k][column] = totals[k];
-        totals[k] += pixels[k][column * image.pixel_pitch];
+        totals[k] += pixels[k * width_ + column];
       }
     }
     bool finite = true;
@@ -75,15 +73,15 @@ class PrefixRows {
   double* sums_;
 };
 
-// The integrals over a box's columns, of one row.
+// The integrals over a box's columns, of one row, times a factor.
 class ColumnIntegrals {
  public:
-  ColumnIntegrals(const double* sums, const Axis& x)
+  ColumnIntegrals(const double* sums, const Axis& x, double factor)
       : low_(sums + x.low),
         high_(sums + x.high),
-        whole_(x.whole),
-        low_part_(x.low_part),
-        high_part_(x.high_part) {}
+        whole_(factor * x.whole),
+        low_part_(factor * x.low_part),
+        high_part_(factor * x.high_part) {}
 
   // The pixels that hold the bounds. The sums before and after them have all of their digits.
   double low_pixel(Index column) const { return low_[column + 1] - low_[column]; }
@@ -105,8 +103,8 @@ class ColumnIntegrals {
 // The same if all bounds lie on pixel edges.
 class WholeColumnIntegrals {
  public:
-  WholeColumnIntegrals(const double* sums, const Axis& x)
-      : low_(sums + x.low + 1), high_(sums + x.high), whole_(x.whole) {}
+  WholeColumnIntegrals(const double* sums, const Axis& x, double factor)
+      : low_(sums + x.low + 1), high_(sums + x.high), whole_(factor * x.whole) {}
 
   double operator[](Index column) const { return whole_ * (high_[column] - low_[column]); }
 
