@@ -145,6 +145,15 @@ def test_narrow_dtypes_stay_valid(dtype):
     assert (np.maximum(-low, high) <= _limits()).all()
 
 
+@pytest.mark.parametrize("window", [None, WINDOW])
+def test_gradients_of_projected_boxes(window):
+    """A box that is valid moves freely, one that is too short by its middle alone."""
+    theta = jnp.array([[-3.0, 2.0, -4.0, 4.0], [1.0, 1.25, 0.5, -0.5]])
+    factors = jnp.array([[1.0, 3.0, 5.0, 11.0]] * 2)
+    gradient = jax.grad(lambda theta: jnp.vdot(boxes.project(theta, window), factors))(theta)
+    assert gradient.tolist() == [[1, 3, 5, 11], [2, 2, 8, 8]]
+
+
 def test_nans_are_not_hidden():
     theta = jnp.array([jnp.nan, jnp.nan, 0.0, 1.0])
     projected = boxes.project(theta, WINDOW)

@@ -56,6 +56,7 @@ class Tested:
     Attributes:
       backend: computes the box convolution.
       cases: what it runs.
+      slow: what it runs besides, by hand, where each program takes long to compile.
       draws: the number of random draws of boxes of each kind.
       rounds: whether it rounds boxes by itself if told that they are on whole pixels.
       machine: the context in which it runs.
@@ -64,6 +65,7 @@ class Tested:
     backend: Backend
     cases: tuple[Case, ...]
     draws: int
+    slow: tuple[Case, ...] = ()
     rounds: bool = False
     machine: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
@@ -112,6 +114,32 @@ WHOLE_PIXELS = tuple(
     for size in [(1, 1), (1, 9), (9, 1), (7, 11), (64, 128), (3, 330)]
     for normalize in (True, False)
 )
+
+# What CI runs of these for backends whose programs take seconds to compile. Each kind of size, and
+# integrals in two dimensions, are among them; the others are run by hand.
+FORM_CASES = (
+    Case((1, 1)),
+    Case((3, 330)),
+    _at_edges(EXACT),
+    _at_edges(_INTEGRAL),
+    *map(_many, [(1, 70), (70, 1), (17, 23), (64, 70)]),
+)
+OP_CASES = (
+    *LARGE,
+    *(case for case in WHOLE_PIXELS if case.options.normalize or case.size in [(7, 11), (3, 330)]),
+)
+# Interpreting takes as long for a plane as XLA does for thousands. One case has several of each.
+INTERPRETED_CASES = tuple(
+    case if case.batch > 1 else replace(case, channels=1, boxes=2)
+    for case in SMALL
+    if case.size in [(1, 1), (8, 128), (3, 330), (5, 7), (6, 131)]
+)
+
+
+def _others(cases, chosen):
+    """The cases that are not among the chosen ones."""
+    return tuple(case for case in cases if case not in chosen)
+
 
 # For backends that read images with channels last: more outputs of a pixel than are computed
 # together, and fewer, which do not divide them.
@@ -166,16 +194,31 @@ FORMS = ("overlap_matrices", "integral_images")
 # Those whose programs are fast on CPUs.
 ON_CPU = (*FORMS, "native")
 BACKENDS = {
-    "overlap_matrices": Tested(OVERLAP_MATRICES, SMALL[:-1] + MEDIUM, draws=4),
-    "integral_images": Tested(INTEGRAL_IMAGES, SMALL + MEDIUM, draws=4),
-    "box_conv": Tested(_OP, LARGE + WHOLE_PIXELS, draws=1, rounds=True),
+    "overlap_matrices": Tested(
+        OVERLAP_MATRICES, FORM_CASES, draws=4, slow=_others(SMALL[:-1] + MEDIUM, FORM_CASES)
+    ),
+    "integral_images": Tested(
+        INTEGRAL_IMAGES,
+        (*FORM_CASES, SMALL[-1]),
+        draws=4,
+        slow=_others(SMALL[:-1] + MEDIUM, FORM_CASES),
+    ),
+    "box_conv": Tested(
+        _OP, OP_CASES, draws=1, slow=_others(LARGE + WHOLE_PIXELS, OP_CASES), rounds=True
+    ),
     "native": Tested(
         _NATIVE,
         SMALL + MEDIUM + LARGE + WHOLE_PIXELS + CHANNELS_LAST,
         draws=1,
         machine=native_kernels,
     ),
-    "mosaic_interpreted": Tested(_MOSAIC_INTERPRETED, SMALL, draws=1, machine=interpreted),
+    "mosaic_interpreted": Tested(
+        _MOSAIC_INTERPRETED,
+        INTERPRETED_CASES,
+        draws=1,
+        slow=_others(SMALL, INTERPRETED_CASES),
+        machine=interpreted,
+    ),
     "mosaic_gpu": Tested(_MOSAIC, SMALL + MEDIUM + LARGE + WHOLE_PIXELS, draws=4),
 }
 

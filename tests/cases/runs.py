@@ -1,11 +1,14 @@
-"""Runs that programs can open, made in a moment: their networks are as they were drawn."""
+"""Runs that programs can open: trained, or made in a moment with networks as they were drawn."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from experiments import cityscapes_boxenet
 from experiments.segmentation.data.cityscapes import CITYSCAPES
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.saved_run import make_trainer
@@ -16,6 +19,19 @@ from experiments.segmentation.training.settings import Settings
 
 SETTINGS = Settings(model="boxenet", size="16x32", steps=3)
 SIZE = (16, 32)
+# 576 scenes are 12 steps an epoch. Dropout is on, since its random state has to be saved too.
+TRAINING = ["--size", "16x32", "--batch-size", "48", "--dropout", "1"]
+
+
+def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the main program in a process of its own, as users do."""
+    return subprocess.run(
+        [sys.executable, cityscapes_boxenet.__file__, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def make_run(

@@ -35,8 +35,8 @@ def test_planes_are_computed_in_chunks_of_equal_size(planes, size, monkeypatch, 
     assert set(seen) == {size or 6}
 
 
-@pytest.mark.parametrize("planes", [1, 2])
-@pytest.mark.parametrize(("batch", "channels"), [(2, 3), (1, 7), (4, 1)])
+# Chunks of two planes divide the first number of planes and not the second.
+@pytest.mark.parametrize(("batch", "channels", "planes"), [(2, 3, 2), (1, 7, 2), (4, 1, 1)])
 def test_numbers_do_not_depend_on_the_chunk_size(batch, channels, planes, monkeypatch, rng):
     monkeypatch.setattr(chunks, "_CHUNK_OUTPUTS", planes * _BOXES * math.prod(_SIZE))
     x, theta, g = arguments(rng, _SIZE, batch=batch, channels=channels, number=_BOXES)

@@ -162,6 +162,24 @@ def test_whole_pixels_give_what_rounded_boxes_give(size, normalize, rng):
     _assert_close(output, np.asarray(exact, np.float64), 4e-6)
 
 
+@both_forms
+def test_gradients_on_whole_pixels(form, rng):
+    """That of boxes is 0, as that of rounding is; short ones are moved by `project` first."""
+    x, theta = _case(rng, IMAGE_SIZES[form], channels=1)
+    theta[0, 0, 1] = theta[0, 0, 0] + 0.25
+
+    def loss(x, theta):
+        return jnp.vdot(jaxbox.box_conv(x, theta, whole_pixels=True), g)
+
+    g = rng.normal(size=(*x.shape[:-1], 2)).astype(np.float32)
+    dx, dtheta = jax.grad(loss, (0, 1))(jnp.asarray(x), jnp.asarray(theta))
+    rounded = np.asarray(boxes.round_to_pixels(theta), np.float64)
+    planes, of_boxes = (np.moveaxis(a, -1, 1) for a in (x, g))
+    expected, _ = oracle.backward(planes, rounded, of_boxes[:, None])
+    _assert_close(dx, np.moveaxis(expected, 1, -1), 5e-6)
+    assert not np.any(dtheta)
+
+
 _X = np.zeros((2, 5, 7, 3), np.float32)
 _THETA = np.zeros((3, 2, 4), np.float32)
 

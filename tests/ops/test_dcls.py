@@ -1,5 +1,7 @@
 """The kernel of DCLS: values and gradients against the oracle, and identities."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,15 @@ def _broadcast(positions, weight):
     return np.broadcast_to(positions, (len(positions), *weight.shape))
 
 
+@functools.partial(jax.jit, static_argnames=("kernel_size", "version"))
+def _kernel_and_gradients(weight, positions, sigma, g, *, kernel_size, version):
+    """One program, where operations one by one would be dozens to compile."""
+    kernel, pull_back = jax.vjp(
+        lambda *arrays: dcls_kernel(*arrays, kernel_size, version), weight, positions, sigma
+    )
+    return kernel, pull_back(g)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kernel_size", SIZES)
 def test_kernel_and_gradients(version, kernel_size, rng):
@@ -46,12 +57,10 @@ def test_kernel_and_gradients(version, kernel_size, rng):
         full = (_broadcast(a, weight) for a in (positions, sigma))
         return dcls_oracle.kernel(weight, *full, kernel_size, version)
 
-    kernel, vjp = jax.vjp(
-        jax.jit(lambda *arrays: dcls_kernel(*arrays, kernel_size, version)), *arrays
-    )
+    kernel, gradients = _kernel_and_gradients(*arrays, g, kernel_size=kernel_size, version=version)
     assert relative_error(kernel, oracle(*_float64(arrays))) <= 1e-5
     expected = conv_oracle.derivatives(lambda *arrays: (g * oracle(*arrays)).sum(), arrays)
-    for name, actual, of_oracle in zip(NAMES, vjp(g), expected, strict=True):
+    for name, actual, of_oracle in zip(NAMES, gradients, expected, strict=True):
         assert relative_error(actual, of_oracle) <= 1e-5, name
     if not shared:  # The formulas of the other tests hold where there is no kink.
         formulas = dcls_oracle.gradients(*_float64(arrays), kernel_size, version, g)
@@ -71,16 +80,17 @@ def test_taps_partly_and_wholly_outside(version, rng):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("kernel_size", [(7,), (5, 4), (3, 3, 2)])
+@pytest.mark.parametrize("kernel_size", [(7,), *SIZES])
 def test_no_nan_at_whole_positions_and_sigma_0(version, kernel_size, rng):
-    weight, positions, sigma = _draw(rng, kernel_size)
-    arrays = weight, np.round(positions), np.zeros_like(sigma)
-    kernel, vjp = jax.vjp(lambda *arrays: dcls_kernel(*arrays, kernel_size, version), *arrays)
-    assert all(jnp.isfinite(array).all() for array in (kernel, *vjp(jnp.ones_like(kernel))))
-    # All on one point, outside.
-    outside = np.full_like(positions, 99)
-    kernel, vjp = jax.vjp(lambda *a: dcls_kernel(*a, kernel_size, version), weight, outside, sigma)
-    assert all(jnp.isfinite(array).all() for array in (kernel, *vjp(jnp.ones_like(kernel))))
+    # The shapes of the next test, which compiles the same programs.
+    weight, positions, sigma = _draw(rng, kernel_size, (8, 2, 2))
+    g = np.ones((*kernel_size, *weight.shape[1:]), np.float32)
+    for arrays in (
+        (weight, np.round(positions), np.zeros_like(sigma)),
+        (weight, np.full_like(positions, 99), sigma),  # All on one point, outside.
+    ):
+        results = _kernel_and_gradients(*arrays, g, kernel_size=kernel_size, version=version)
+        assert all(np.isfinite(array).all() for array in jax.tree.leaves(results))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -98,9 +108,9 @@ def test_derivatives_at_kinks_are_the_original_codes(version, kernel_size, rng):
     sigma = np.where(rng.random(sigma.shape) < 0.8, kinks, sigma)
     arrays = [a.astype(np.float32) for a in (weight, positions, sigma)]
     g = rng.normal(size=(*kernel_size, 2, 2)).astype(np.float32)
-    _, vjp = jax.vjp(lambda *arrays: dcls_kernel(*arrays, kernel_size, version), *arrays)
+    _, gradients = _kernel_and_gradients(*arrays, g, kernel_size=kernel_size, version=version)
     expected = dcls_oracle.gradients(*_float64(arrays), kernel_size, version, g)
-    for name, actual, formula in zip(NAMES, vjp(g), expected, strict=True):
+    for name, actual, formula in zip(NAMES, gradients, expected, strict=True):
         assert relative_error(actual, formula) <= 1e-5, name
 
 

@@ -16,20 +16,10 @@ from experiments import cityscapes_boxenet
 from experiments.common.program import exit_code
 from experiments.segmentation.training.metrics_log import read_metrics
 from experiments.segmentation.training.run_directory import is_finished
+from tests.cases.runs import TRAINING, train
 
 _PROGRAM = Path(cityscapes_boxenet.__file__)
-# 576 scenes are 12 steps an epoch. Dropout is on, since its random state has to be saved too.
-_SMALL = ["--model", "enet-minus", "--size", "16x32", "--batch-size", "48", "--dropout", "1"]
-
-
-def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(_PROGRAM), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+_SMALL = ["--model", "enet-minus", *TRAINING]
 
 
 def _error_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -40,10 +30,8 @@ def _error_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
-def test_trains_and_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    done = _run(*_SMALL, "--steps", "13", "--out", "whole", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "whole"
+def test_trains_and_refuses_to_overwrite(trained: Path, capsys: pytest.CaptureFixture[str]):
+    out = trained
     for picture in ("predictions.png", "curves.png"):
         assert (out / picture).stat().st_size > 5000
     assert list((out / "tensorboard").iterdir())
@@ -111,7 +99,7 @@ def test_does_not_touch_a_directory_that_is_no_run(
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_saves_and_resuming_ends_the_same(tmp_path: Path, how: signal.Signals):
     arguments = [*_SMALL, "--steps", "36"]
-    whole = _run(*arguments, "--out", "whole", cwd=tmp_path)
+    whole = train(*arguments, "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     stopped = _stop_after_first_record(how, arguments, tmp_path)
     assert stopped == 130
@@ -127,7 +115,7 @@ def test_twenty_kills_lose_nothing(
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     arguments = [*_SMALL, "--steps", "240"]
     start = time.monotonic()
-    whole = _run(*arguments, "--out", "whole", cwd=tmp_path)
+    whole = train(*arguments, "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     longest = time.monotonic() - start
 
@@ -162,7 +150,7 @@ def _stop_after_first_record(how: signal.Signals, arguments: list[str], director
 
 
 def _assert_resumed_equals_whole(arguments: list[str], directory: Path) -> None:
-    resumed = _run(*arguments, "--out", "stopped", "--resume", cwd=directory)
+    resumed = train(*arguments, "--out", "stopped", "--resume", cwd=directory)
     assert resumed.returncode == 0, resumed.stderr
     whole, stopped = (
         (directory / name / "metrics.jsonl").read_text().splitlines()

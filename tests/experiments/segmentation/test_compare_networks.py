@@ -1,4 +1,7 @@
-"""Comparing networks, and the subcommands evaluate and predict, on one short training."""
+"""Comparing networks, and the subcommands evaluate and predict, on one short training.
+
+`test_missing_scores.py` has a comparison that trains its networks itself.
+"""
 
 import json
 import shutil
@@ -12,14 +15,15 @@ from experiments import cityscapes_boxenet
 from experiments.common.program import exit_code
 from experiments.segmentation import compare_networks
 from experiments.segmentation.saved_run import open_run
+from tests.cases.runs import TRAINING
 
-# The same training step as in test_cityscapes_boxenet.py, so that they can share its compilation.
-_ARGUMENTS = ["--size", "16x32", "--batch-size", "48", "--dropout", "1", "--steps", "13"]
+_ARGUMENTS = [*TRAINING, "--steps", "13"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, trained):
     out = tmp_path_factory.mktemp("comparison")
+    shutil.copytree(trained, out / "enet-minus-0")
     # Flax's BatchNorm and optax's Adam mix ranks and dtypes.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         networks = ["--networks", "enet-minus", "--out", str(out)]

@@ -1,0 +1,17 @@
+"""A run that the main program trained, for the tests of all that programs do with runs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cases.runs import TRAINING, train
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of 13 steps, one more than an epoch. Tests must not change it."""
+    directory = tmp_path_factory.mktemp("trained")
+    arguments = ["--model", "enet-minus", *TRAINING, "--steps", "13", "--out", "enet-minus-0"]
+    done = train(*arguments, cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return directory / "enet-minus-0"
