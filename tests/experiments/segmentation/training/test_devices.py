@@ -14,7 +14,7 @@ from experiments.segmentation.training.devices import join_processes
 
 _ROOT = Path(__file__).parents[4]
 _PROGRAM = Path(__file__).with_name("data_parallel_program.py")
-_STEPS = 15
+_STEPS = 50
 
 
 def _start(devices: int, *address: str) -> subprocess.Popen[str]:

@@ -109,7 +109,7 @@ def test_frozen_boxes_stay_as_they_were_drawn(name, rng):
         "label": rng.integers(0, 3, (2, 16, 24)).astype(np.int32),
     }
     state = trainer.initial
-    for _ in range(10):
+    for _ in range(50):
         state = trainer.step(state, batch)
 
     def frozen(state):
