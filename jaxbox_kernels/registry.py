@@ -134,10 +134,10 @@ def _check_name(name: object) -> None:
 
 def _default(x: jax.ShapeDtypeStruct, boxes: int) -> Backend:
     """The backend for the default device, composed with XLA for other platforms."""
-    general = xla.load()
     platform = _platform()
     for entry in _TABLE.values():
         # Asking for the reason loads the backend, so it must come last.
         if entry.platform == platform and not (special := entry.load()).unsuitable(x, boxes):
+            general = xla.load_elsewhere() if platform == "cpu" else xla.load()
             return by_platform(platform, special, general)
-    return general
+    return xla.load()

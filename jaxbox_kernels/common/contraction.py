@@ -1,6 +1,34 @@
 """Products of matrices, in full precision and in any dtype."""
 
+import functools
+
 from jax import Array, lax
+
+# The sum of 1024 equal float32 numbers is off by 5e-6 of it if they are added one after the other,
+# as some platforms do; with parts of this many, by 1e-6.
+_MOST_TERMS = 64
+
+
+def contract_in_parts(subscripts: str, a: Array, b: Array, along: str) -> Array:
+    """Computes what `contract` does, with smaller rounding errors in long sums of float32 numbers.
+
+    Args:
+      subscripts: as of `contract`.
+      a: the first array.
+      b: the second array.
+      along: the letter of an axis that is summed over, in parts that are then added.
+    """
+    axis_a, axis_b = (axes.index(along) for axes in subscripts.split("->")[0].split(","))
+    size = a.shape[axis_a]
+    parts = []
+    for first in range(0, size, _MOST_TERMS):
+        end = min(first + _MOST_TERMS, size)
+        slices = (
+            lax.slice_in_dim(array, first, end, axis=axis)
+            for array, axis in ((a, axis_a), (b, axis_b))
+        )
+        parts.append(contract(subscripts, *slices))
+    return functools.reduce(lax.add, parts)
 
 
 def contract(subscripts: str, a: Array, b: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Powers of two in which kernels measure planes and rows, so that no sum over- or underflows.
+"""Powers of two in which planes and rows are measured, so that no sum over- or underflows.
 
 They are given by the biased exponent of float32: the power of two of exponent `e` is
 `2**(e - 127)`. A product with a power of two is not rounded.
@@ -24,6 +24,11 @@ def exponent_of_planes(planes: Array) -> Array:
     return exponent(jnp.max(magnitudes, axis=tuple(range(2, planes.ndim)), initial=0))
 
 
+def exponent_of_channels(planes: Array) -> Array:
+    """The exponents `(C,)` of the largest magnitudes in each channel of planes `(N, C, ...)`."""
+    return jnp.max(exponent_of_planes(planes), axis=0, initial=_SMALLEST)
+
+
 def power(exponent: Array) -> Array:
     """The power of two of an exponent; 0 if it is too small to be a normal float32 number."""
     bits = lax.shift_left(jnp.clip(exponent, 0, _LARGEST), jnp.int32(_MANTISSA_BITS))
@@ -45,9 +50,9 @@ def quotient(bits: int, exponent: Array) -> tuple[Array, Array]:
     return _factors(bits + _BIAS - exponent)
 
 
-def product(first: Array, second: Array) -> tuple[Array, Array]:
-    """The product of the powers of two of two exponents, as two factors in the range of float32."""
-    return _factors(first + second - 2 * _BIAS)
+def product(*exponents: Array) -> tuple[Array, Array]:
+    """The product of powers of two, by their exponents, as two factors in the range of float32."""
+    return _factors(sum(exponents[1:], exponents[0]) - len(exponents) * _BIAS)
 
 
 def _factors(logarithm: Array) -> tuple[Array, Array]:

@@ -17,7 +17,7 @@ from jax import Array
 
 from jaxbox_kernels import non_finite
 from jaxbox_kernels.backend import Backend, Gradients, Options
-from jaxbox_kernels.common import sizes
+from jaxbox_kernels.common import powers_of_two, sizes
 from jaxbox_kernels.common.planewise import planewise
 from jaxbox_kernels.common.platform_only import platform_only
 from jaxbox_kernels.mosaic_gpu import (
@@ -25,7 +25,6 @@ from jaxbox_kernels.mosaic_gpu import (
     grad_theta,
     grad_x,
     lanes,
-    powers_of_two,
     row_prefix_sums,
     row_suffix_sums,
     tiles,

@@ -21,7 +21,8 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxbox_kernels.mosaic_gpu import lanes, powers_of_two
+from jaxbox_kernels.common import powers_of_two
+from jaxbox_kernels.mosaic_gpu import lanes
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 
 # The number of rows of a group, which one program sums up side by side. With one row the barriers

@@ -11,3 +11,10 @@ def load() -> "Backend":
     from jaxbox_kernels.xla.backend import BACKEND
 
     return BACKEND
+
+
+def load_elsewhere() -> "Backend":
+    """Imports a backend that is for all platforms but CPUs."""
+    from jaxbox_kernels.xla.backend import BACKEND_ELSEWHERE
+
+    return BACKEND_ELSEWHERE

@@ -15,7 +15,11 @@ import jaxbox
 from jaxbox_kernels import cpu, mosaic_gpu
 from jaxbox_kernels.backend import Backend, Options, always_suitable
 from jaxbox_kernels.cpu import library
-from jaxbox_kernels.xla.backend import INTEGRAL_IMAGES, OVERLAP_MATRICES
+from jaxbox_kernels.xla.backend import (
+    INTEGRAL_IMAGES,
+    OVERLAP_MATRICES,
+    OVERLAP_MATRICES_IN_FLOAT32,
+)
 from tests.cases import box_conv as cases
 
 EXACT = Options()
@@ -190,12 +194,17 @@ _MOSAIC = mosaic_gpu.load()
 # Another name, or the programs that were interpreted would be found compiled.
 _MOSAIC_INTERPRETED = replace(_MOSAIC, name="mosaic_gpu, interpreted")
 
-FORMS = ("overlap_matrices", "integral_images")
 # Those whose programs are fast on CPUs.
-ON_CPU = (*FORMS, "native")
+ON_CPU = ("overlap_matrices", "overlap_matrices_in_float32", "integral_images", "native")
 BACKENDS = {
     "overlap_matrices": Tested(
         OVERLAP_MATRICES, FORM_CASES, draws=4, slow=_others(SMALL[:-1] + MEDIUM, FORM_CASES)
+    ),
+    "overlap_matrices_in_float32": Tested(
+        OVERLAP_MATRICES_IN_FLOAT32,
+        FORM_CASES,
+        draws=4,
+        slow=_others(SMALL[:-1] + MEDIUM, FORM_CASES),
     ),
     "integral_images": Tested(
         INTEGRAL_IMAGES,

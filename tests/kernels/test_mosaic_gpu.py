@@ -13,7 +13,8 @@ import pytest
 import jaxbox
 from jaxbox import boxes
 from jaxbox_kernels.backend import Options
-from jaxbox_kernels.mosaic_gpu import box_params, powers_of_two, row_cache, tiles
+from jaxbox_kernels.common import powers_of_two
+from jaxbox_kernels.mosaic_gpu import box_params, row_cache, tiles
 from tests.cases.backends import BACKENDS, EXACT, run
 from tests.cases.box_conv import BOUNDS, arguments, assert_close, relative_error
 from tests.oracles import box_conv as oracle
