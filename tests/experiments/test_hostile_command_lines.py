@@ -156,6 +156,8 @@ PROGRAMS = (
         },
         "file",
     ),
+    # Refused without a GPU, whatever the options are.
+    Program("gpu_measurements", "", {"--dry-run": ("x",)}, "directory"),
     Program(
         "bench_sister_layers",
         "--rounds 1",
