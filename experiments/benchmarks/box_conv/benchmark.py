@@ -5,7 +5,8 @@ The contestants run in one process, each once in every round; figures are median
 - `box_conv` on planes, on images with channels last (NHWC), and with boxes on whole pixels;
 - on CPU its single backends, integral images and overlap matrices, on planes, and the textbook
   form: prefix sums of the image, read at each box's corners, with gradients by autodiff;
-- on GPU `implementation="xla"`, overlap matrices, and a copy of x for each box, on planes;
+- on GPU `implementation="xla"`, which multiplies by overlap matrices there, integral images, and a
+  copy of x for each box, on planes;
 - XLA's depthwise convolutions on NHWC, 3x3 with dilation 2 and 15x15, with F outputs for each
   channel; on GPU XLA leaves these to cuDNN.
 

@@ -104,7 +104,7 @@ def _on_gpu(shape: Shape) -> list[Contestant]:
         _whole_pixels(theta, "forward"),
         Contestant(NHWC, jaxbox.box_conv, "NHWC", theta),
         Contestant(BASELINES["gpu"], by_xla, "planes", theta),
-        Contestant("overlap matrices", _backend_layer(OVERLAP_MATRICES), "planes", theta),
+        Contestant("integral images", _backend_layer(INTEGRAL_IMAGES), "planes", theta),
         Contestant("copy of x for each box", copy, "planes", theta, ("forward",)),
     ]
 

@@ -244,7 +244,7 @@ def test_on_a_gpu_there_are_other_contestants():
         "box_conv planes, whole pixels",
         "box_conv NHWC",
         "xla",
-        "overlap matrices",
+        "integral images",
         "copy of x for each box",
     ]
     x = np.arange(4.0).reshape(1, 2, 1, 2)
