@@ -60,6 +60,7 @@ class SlidingWindow {
   }
 
  private:
+  // Computes the outputs before `end`, which need only rows before `rows_end`, and takes these.
   template <class RowOf, class WriterOf>
   void advance(Index end, Index rows_end, RowOf row_of, WriterOf writer_of) {
     const Index before = std::min({computed_ + axis_.high, rows_end, end_});
