@@ -23,12 +23,13 @@ def _compiled(*names: str) -> dict[str, dict[str, int]]:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        # The library looks for a TPU's server otherwise.
+        # Otherwise the library looks for a server of TPUs, and only one process may load it.
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
             "PYTHONPATH": os.pathsep.join([str(_PROGRAM.parents[2]), *sys.path]),
         },
     )
