@@ -15,8 +15,8 @@ namespace {
 namespace ffi = xla::ffi;
 
 // With fewer groups of channels than this, each is divided into bands of rows. It is no more where
-// there are more threads, so that results do not depend on their number.
-// Bands are not lower than boxes usually are, since each takes the rows around it too.
+// there are more threads, so that results do not depend on their number. Bands have many rows, since
+// each reads the rows around it too, as far as boxes reach.
 constexpr Index kLeastItems = 8;
 constexpr Index kLeastRowsOfBand = 128;
 

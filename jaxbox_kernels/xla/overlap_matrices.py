@@ -73,12 +73,12 @@ def _length_slopes(low: Array, high: Array, pixel: Array) -> tuple[Array, Array]
 
 
 def _matrices(
-    theta: Array, size: tuple[int, ...], scales: tuple[Array, Array]
+    theta: Array, size: tuple[int, ...], factors: tuple[Array, Array]
 ) -> tuple[_Overlaps, _Overlaps]:
     """The matrices along y and along x, multiplied by a factor of each box along x and along y."""
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
     height, width = size
-    scale_x, scale_y = scales
+    scale_x, scale_y = factors
 
     def scaled(scale: Array, low: Array, high: Array, size: int) -> _Overlaps:
         matrices = _overlaps(low, high, size)
