@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from experiments.segmentation.data.classes import VOID, ClassSet
 from experiments.segmentation.data.source import Sample
+from experiments.segmentation.training.box_statistics import MEASURES
 
 
 def draw_predictions(
@@ -65,6 +67,28 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     score.legend(frameon=False)
     for axes in (loss, score):
         axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_box_statistics(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws how the boxes of each layer learnt over the epochs.
+
+    Args:
+      records: the metrics of a run with `--track-boxes`, one record for each epoch.
+    """
+    figure = Figure((11, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(MEASURES))
+    layers = list(records[0]["boxes"])
+    colors = colormaps["viridis"](np.linspace(0, 0.95, len(layers)))
+    epochs = _values(records, "epoch")
+    for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
+        for layer, color in zip(layers, colors, strict=True):
+            values = [record["boxes"][layer][measure] for record in records]
+            axes.plot(epochs, np.array(values, np.float64), color=color, label=layer)
+        axes.set(xlabel="epoch", ylabel=label, ylim=(0, None))
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from experiments.common.outputs import OutputFile, is_marked
 
-PICTURES: Final = ("predictions", "curves", "boxes")
+PICTURES: Final = ("predictions", "curves", "boxes", "box_statistics")
 """The pictures that training writes."""
 
 

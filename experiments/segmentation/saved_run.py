@@ -24,7 +24,7 @@ from experiments.segmentation.training.checkpoints import Checkpoints
 from experiments.segmentation.training.data_record import read_data_record
 from experiments.segmentation.training.devices import data_mesh
 from experiments.segmentation.training.network import build_network
-from experiments.segmentation.training.recipe import optimizer
+from experiments.segmentation.training.optimizer import optimizer
 from experiments.segmentation.training.run_directory import read_settings
 from experiments.segmentation.training.settings import Settings, image_size
 from experiments.segmentation.training.settings_record import data_set_name
@@ -218,5 +218,5 @@ def make_trainer(settings: Settings, classes: ClassSet, size: Size) -> Trainer:
     """
     model = build_network(settings, len(classes), size)
     # The numbers of steps and the weights of classes are no part of the state.
-    tx = optimizer(settings.training, model, steps=settings.steps or 1, steps_per_epoch=1)
+    tx = optimizer(settings, model, steps=settings.steps or 1, steps_per_epoch=1)
     return Trainer(model, tx, np.ones(len(classes)), mesh=data_mesh())

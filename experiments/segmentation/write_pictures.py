@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.pictures import save_figure
-from experiments.segmentation.drawing import draw_curves, draw_predictions
+from experiments.segmentation.drawing import draw_box_statistics, draw_curves, draw_predictions
 from experiments.segmentation.input.pipeline import normalize
 from experiments.segmentation.run_pictures import run_picture
 from experiments.segmentation.training.confusion_matrix import format_score
@@ -20,6 +20,8 @@ _SAMPLES_DRAWN = 4
 def write_pictures(run: PreparedRun, state: TrainState) -> None:
     """Writes predictions.png, curves.png and, if the network has boxes, boxes.png.
 
+    A run with `--track-boxes` also gets box_statistics.png.
+
     Args:
       run: the run; the pictures go into its directory.
       state: the state whose predictions and boxes are drawn.
@@ -30,6 +32,8 @@ def write_pictures(run: PreparedRun, state: TrainState) -> None:
         save_figure(draw_curves(records), run_picture(out, "curves"), dpi=120)
         score = format_score(records[-1]["mean_iou"])
         print(f"held-out mean IoU {score} after step {records[-1]['step']}")
+    if records and "boxes" in records[0]:
+        save_figure(draw_box_statistics(records), run_picture(out, "box_statistics"), dpi=100)
     # Spread over the data set, since neighbours may be frames of one film.
     indices = np.linspace(0, len(val) - 1, min(_SAMPLES_DRAWN, len(val)))
     samples = [val[index] for index in indices.round().astype(int).tolist()]

@@ -14,6 +14,7 @@ from experiments.segmentation.input.pipeline import (
     read_ahead,
     training_batches,
 )
+from experiments.segmentation.training.box_statistics import box_statistics
 from experiments.segmentation.training.checkpoints import Checkpoints
 from experiments.segmentation.training.confusion_matrix import Scores, format_score
 from experiments.segmentation.training.data_record import (
@@ -27,6 +28,7 @@ from experiments.segmentation.training.metrics_log import MetricsLog
 from experiments.segmentation.training.prepared_run import PreparedRun
 from experiments.segmentation.training.run_directory import begin_run
 from experiments.segmentation.training.trainer import TrainState
+from jaxbox.optim import restart_tracking
 
 # Steps between updates of the progress bar. Each update waits for the device to finish the loss.
 _STEPS_BETWEEN_UPDATES = 10
@@ -97,9 +99,13 @@ def _train(
             if steps_in_epoch == run.steps_per_epoch or step == run.steps:
                 scores = _held_out_scores(run, state)
                 loss = _finite(float(state.epoch_loss) / steps_in_epoch, step)
+                metrics = _metrics(run, step, loss, scores)
+                if settings.track_boxes:
+                    metrics["boxes"] = box_statistics(run.trainer.model(state), state)
+                    state = state._replace(opt_state=restart_tracking(state.opt_state))
                 state = run.trainer.begin_epoch(state)
                 if log:
-                    log.add(_metrics(run, step, loss, scores))
+                    log.add(metrics)
                 checkpoints.save(state)
         checkpoints.save(state)
     return state

@@ -57,6 +57,7 @@ class MetricsLog:
 
         Args:
           record: the metrics by name, among them `step`. Numbers that are not finite become null.
+            TensorBoard gets the numbers, and those of each layer of boxes.
 
         Raises:
           OSError: there is no space for it.
@@ -65,6 +66,9 @@ class MetricsLog:
         with self._file.open("a") as file:
             file.write(json.dumps(cleaned) + "\n")
         numbers = {name: value for name, value in cleaned.items() if isinstance(value, float)}
+        for layer, values in cleaned.get("boxes", {}).items():
+            named = {f"{name}/{layer}": value for name, value in values.items()}
+            numbers |= {name: value for name, value in named.items() if value is not None}
         self._board.add(record["step"], numbers)
 
 

@@ -6,6 +6,7 @@ from flax import nnx
 
 from experiments.common.program import UserError
 from experiments.segmentation.data.source import Size
+from experiments.segmentation.training.box_learning import prepare_boxes
 from experiments.segmentation.training.settings import Settings
 from jaxbox import models, surgery
 
@@ -14,7 +15,8 @@ def build_network(settings: Settings, num_classes: int, size: Size) -> models.Se
     """Builds the network with its initial parameters.
 
     Args:
-      settings: the run's settings, of which model, context, dropout, precision and seed are used.
+      settings: the run's settings, of which model, context, box_learning, dropout,
+        precision and seed are used.
       num_classes: the number of classes, which is the number of logits for each pixel.
       size: `(H, W)` of the images in pixels.
 
@@ -32,6 +34,7 @@ def build_network(settings: Settings, num_classes: int, size: Size) -> models.Se
             raise UserError(
                 f"--context must be dilated for {settings.model}; got {settings.context}: {error}"
             ) from error
+    prepare_boxes(model, settings.box_learning, rngs)
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, nnx.Dropout):
             layer.rate *= settings.training.dropout

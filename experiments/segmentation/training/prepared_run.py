@@ -16,7 +16,7 @@ from experiments.segmentation.data.source import Source
 from experiments.segmentation.input.pipeline import class_frequencies
 from experiments.segmentation.training.devices import data_mesh
 from experiments.segmentation.training.network import build_network
-from experiments.segmentation.training.recipe import optimizer
+from experiments.segmentation.training.optimizer import optimizer
 from experiments.segmentation.training.settings import Settings, check_batch_fits, image_size
 from experiments.segmentation.training.trainer import Trainer, class_weights
 
@@ -78,7 +78,7 @@ def prepare(settings: Settings) -> PreparedRun:
     settings = dataclasses.replace(settings, size=f"{height}x{width}", steps=steps)
     weights = class_weights(_class_frequencies(dataset.train))
     trainer = Trainer(
-        model, optimizer(recipe, model, steps, steps_per_epoch), weights, mesh=data_mesh()
+        model, optimizer(settings, model, steps, steps_per_epoch), weights, mesh=data_mesh()
     )
     return PreparedRun(settings, dataset, left_out, trainer, steps, steps_per_epoch)
 

@@ -1,16 +1,13 @@
-"""Recipes, which say how to train: ready-made ones by name, and the optimizer of a recipe."""
+"""Recipes, which say how to train: ready-made ones by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
 
-import optax
 import tyro
-from flax import nnx
 
 from experiments.segmentation.input.augmentation import Augmentation
-from jaxbox import optim
 
 
 @dataclass(frozen=True)
@@ -77,45 +74,3 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
 )
 """The recipes by name. `quick` trains on generated scenes in minutes; `plain` has a cosine schedule
 and flips; `paper-enet` and `paper-erfnet` are those of the authors' code for each family."""
-
-
-def learning_rate(recipe: Recipe, steps: int, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate as a function of the step.
-
-    Args:
-      recipe: the recipe with the initial learning rate and the schedule.
-      steps: the number of steps in the whole training.
-      steps_per_epoch: the number of steps in an epoch.
-
-    Example:
-      >>> schedule = learning_rate(RECIPES["paper-enet"], 13000, steps_per_epoch=10)
-      >>> round(float(schedule(5999)), 6), round(float(schedule(6001)), 6)
-      (0.001, 0.00045)
-    """
-    if recipe.schedule == "cosine":
-        return optax.cosine_decay_schedule(recipe.learning_rate, steps)
-    factors = {epoch * steps_per_epoch: recipe.decay_factor for epoch in recipe.decay_epochs}
-    return optax.piecewise_constant_schedule(recipe.learning_rate, factors)
-
-
-def optimizer(
-    recipe: Recipe, model: nnx.Module, steps: int, steps_per_epoch: int
-) -> optax.GradientTransformation:
-    """Adam with the recipe's penalties, adapted to the model's boxes and positions.
-
-    Args:
-      recipe: the recipe with learning rate, schedule and penalties.
-      model: the network to train.
-      steps: the number of steps in the whole training.
-      steps_per_epoch: the number of steps in an epoch.
-    """
-    decayed = optim.decay_mask(optim.find_boxes(model), optim.find_positions(model))
-    return optim.constrain(
-        optax.chain(
-            optax.add_decayed_weights(recipe.weight_decay, mask=decayed),
-            optax.adam(learning_rate(recipe, steps, steps_per_epoch)),
-        ),
-        model,
-        box_l2=recipe.box_l2,
-        step_scale=recipe.box_step_scale,
-    )

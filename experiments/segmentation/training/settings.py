@@ -23,6 +23,7 @@ from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 from experiments.segmentation.data import datasets
 from experiments.segmentation.data.source import Size
+from experiments.segmentation.training.box_learning import BOX_LEARNING, LIBRARY
 from experiments.segmentation.training.recipe import RECIPES, Recipe
 from jaxbox import surgery
 from jaxbox.models import NETWORKS
@@ -42,6 +43,13 @@ class Settings:
     context: Context = "dilated"
     """The context blocks of ENet and ERFNet: their dilated convolutions, or the layers that
     jaxbox.surgery puts in place of them."""
+    box_learning: Annotated[
+        str,
+        tyro.conf.arg(help=f"How boxes start and move: one of {', '.join(BOX_LEARNING)}."),
+    ] = LIBRARY
+    track_boxes: bool = False
+    """Record how far boxes move in each epoch, how noisy their gradients are, and how many are of
+    the minimum size."""
     size: str | None = None
     """Size of the images, HEIGHTxWIDTH in pixels, divisible by 8, such as 176x240. Default: the
     data set's usual size."""
@@ -142,6 +150,11 @@ def check(settings: Settings) -> None:
         raise UserError(f"--model must be one of {', '.join(NETWORKS)}; got {settings.model!r}")
     if settings.recipe not in RECIPES:
         raise UserError(f"--recipe must be one of {', '.join(RECIPES)}; got {settings.recipe!r}")
+    if settings.box_learning not in BOX_LEARNING:
+        raise UserError(
+            f"--box-learning must be one of {', '.join(BOX_LEARNING)}; got "
+            f"{settings.box_learning!r}"
+        )
     for name, value in (
         ("epochs", training.epochs),
         ("steps", settings.steps),

@@ -19,7 +19,7 @@ from experiments.segmentation.input.augmentation import Augmentation
 from experiments.segmentation.training.recipe import RECIPES, Recipe
 from experiments.segmentation.training.settings import Settings, check
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the settings. Records from before there were versions count as version 0."""
 
 # These may change when a run is resumed, since its result does not depend on them.
