@@ -56,17 +56,17 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs of several networks, each in a directory NAME-SEED.
+    """Runs that differ in one setting, each in a directory NAME-SEED.
 
     Attributes:
-      setting: the name of the setting in which the networks differ.
+      setting: the name of the setting in which the runs differ.
       names: the values of this setting.
-      seeds: the seeds; each network is trained once with each.
+      seeds: the seeds; each value is trained once with each.
       out: the directory that holds the directories of all runs.
       common: all other settings.
     """
 
-    setting: Literal["model", "context"]
+    setting: Literal["model", "context", "box_learning"]
     names: Sequence[str]
     seeds: Sequence[int]
     out: Path
@@ -82,7 +82,8 @@ class Comparison:
           UserError: a list is empty or has a value twice, a seed is not allowed, a setting is given
             that would have no effect, or a file cannot be written.
         """
-        check_list(f"--{self.setting}s".replace("model", "network"), self.names)
+        options = {"model": "--networks", "context": "--contexts", "box_learning": "--ways"}
+        check_list(options[self.setting], self.names)
         check_list("--seeds", self.seeds)
         for seed in self.seeds:
             check_seed("--seeds", seed)
@@ -165,6 +166,22 @@ def mean_and_deviation(runs: Sequence[FinishedRun], metric: str) -> str:
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def paired_difference(runs: Sequence[FinishedRun], base: Sequence[FinishedRun]) -> str:
+    """The mean difference of the mean IoU at the end, in percent points, over seeds both have.
+
+    With several such seeds, its deviation stands beside it. It is empty without any, or if a run
+    has no such score.
+    """
+    scores = {run.seed: run.last("mean_iou") for run in base}
+    pairs = [(run.last("mean_iou"), scores.get(run.seed)) for run in runs]
+    values = [100 * (own - other) for own, other in pairs if own is not None and other is not None]
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:+.1f}"
+    return f"{np.mean(values):+.1f} ± {np.std(values, ddof=1):.1f}"
 
 
 def _train(settings: Settings) -> bool:

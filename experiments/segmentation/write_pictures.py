@@ -32,7 +32,7 @@ def write_pictures(run: PreparedRun, state: TrainState) -> None:
         save_figure(draw_curves(records), run_picture(out, "curves"), dpi=120)
         score = format_score(records[-1]["mean_iou"])
         print(f"held-out mean IoU {score} after step {records[-1]['step']}")
-    if records and "boxes" in records[0]:
+    if records and records[0].get("boxes"):
         save_figure(draw_box_statistics(records), run_picture(out, "box_statistics"), dpi=100)
     # Spread over the data set, since neighbours may be frames of one film.
     indices = np.linspace(0, len(val) - 1, min(_SAMPLES_DRAWN, len(val)))

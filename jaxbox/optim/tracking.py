@@ -150,7 +150,8 @@ def box_tracks(opt_state: optax.OptState, params: optax.Params) -> dict[str, Box
         jax.tree.leaves(state.squares),
         strict=True,
     ):
-        moved = jnp.where(state.steps == 0, 0, jnp.abs(current[jax.tree_util.keystr(path)] - start))
+        distance = jnp.abs(current[jax.tree_util.keystr(path)] - start)
+        moved = jnp.where(state.steps == 0, jnp.zeros_like(distance), distance)
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         tracks[name] = BoxTrack(moved, _ratio(state.steps, total, square))
     return tracks
@@ -197,7 +198,7 @@ def _of_boxes(function: Any, boxes: Boxes, tree: Any) -> Any:
 
 def _ratio(steps: jax.Array, total: jax.Array, square: jax.Array) -> jax.Array:
     """The absolute mean divided by the deviation, of numbers with these sums."""
-    count = jnp.maximum(steps, 1)
+    count = jnp.maximum(steps, 1).astype(total.dtype)
     mean = total / count
     deviation = jnp.sqrt(jnp.maximum(square / count - jnp.square(mean), 0))
     # Gradients that are all 0 have no direction; equal ones have no noise.

@@ -66,8 +66,8 @@ def log_uniform_near_origin(window: Sequence[float]) -> Callable[..., jax.Array]
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         size_key, centre_key = jax.random.split(key)
         h, w = window
-        largest = jnp.array([w, h], dtype)
         axes = (*shape[:-1], 2)
+        largest = jnp.broadcast_to(jnp.array([w, h], dtype), axes)
         exponent = jax.random.uniform(size_key, axes, dtype)
         size = 1.5 * (largest / 1.5) ** exponent
         centre = 0.25 * size * jax.random.normal(centre_key, axes, dtype)
@@ -75,6 +75,16 @@ def log_uniform_near_origin(window: Sequence[float]) -> Callable[..., jax.Array]
         return boxes.project(bounds.reshape(*shape), (h / 2, w / 2))
 
     return init
+
+
+def half_window(window: Sequence[float]) -> Callable[..., jax.Array]:
+    """The library's initializer for a window half as high and half as wide.
+
+    Args:
+      window: the size `(h, w)` of the feature map in pixels.
+    """
+    h, w = window
+    return boxes.initializer((max(h / 2, 1.0), max(w / 2, 1.0)))
 
 
 def _slow_start(passed: jax.Array) -> jax.Array:
@@ -110,6 +120,7 @@ BOX_LEARNING: Final[Mapping[str, BoxLearning]] = MappingProxyType(
         "log-sizes": BoxLearning(
             "initial sizes log-uniform, centres near the origin", start=log_uniform_near_origin
         ),
+        "half-window": BoxLearning("boxes start in half the window", start=half_window),
         "full-scale": BoxLearning("the BatchNorm after the boxes starts at 1", block_scale=1.0),
         "smooth-gradient": BoxLearning(
             "sides see their gradient in the image averaged over 3x3 pixels", smoothing=1.5

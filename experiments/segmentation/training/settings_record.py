@@ -170,6 +170,6 @@ def _decode(kind: Any, value: Any, name: str) -> Any:
         return value
     if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if kind in (int, str) and type(value) is kind:
+    if kind in (bool, int, str) and type(value) is kind:
         return value
     raise RecordError(f"{name} has the value {reprlib.repr(value)}")

@@ -15,7 +15,7 @@ from experiments.paper import figures as paper_figures
 from experiments.paper import prune_boxes
 from experiments.segmentation.saved_run import open_run
 from experiments.segmentation.training.checkpoints import Checkpoints
-from experiments.segmentation.training.recipe import RECIPES, optimizer
+from experiments.segmentation.training.optimizer import optimizer
 from experiments.segmentation.training.run_directory import begin_run
 from experiments.segmentation.training.settings import Settings
 from experiments.segmentation.training.settings_record import to_record
@@ -29,7 +29,7 @@ SETTINGS = Settings(model="boxerfnet", size="16x32", steps=7, seed=3)
 def run(tmp_path: Path) -> tuple[Path, models.SegmentationNetwork]:
     """A run's directory, and the network that its checkpoint holds."""
     model = models.create("boxerfnet", 19, (16, 32), rngs=nnx.Rngs(jax.random.key(3, impl="rbg")))
-    initial = Trainer(model, optimizer(RECIPES["quick"], model, 7, 144), np.ones(19)).initial
+    initial = Trainer(model, optimizer(Settings(), model, 7, 144), np.ones(19)).initial
     moved = jax.tree.map(lambda leaf: leaf + jnp.ones_like(leaf), initial.params)
     begin_run(dataclasses.replace(SETTINGS, out=tmp_path / "run"))
     with Checkpoints(tmp_path / "run") as checkpoints:
