@@ -160,7 +160,7 @@ def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
     derivative with respect to a bound along x is itself the integral over a box, as wide as the
     pixel that holds the bound; likewise along y.
     """
-    boxes = jnp.stack([theta, *_boxes_of_derivatives(theta, g.shape[-2:])], 2)
+    boxes = jnp.stack([theta, *bounds.boxes_of_derivatives(theta, *g.shape[-2:])], 2)
 
     def mark(spoilt: Array, c: Array, f: Array) -> Array:
         pixels = jnp.stack([~jnp.isfinite(x[:, c])] * 5)
@@ -171,20 +171,3 @@ def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
     spoilt = _for_each_box(mark, nothing, theta)
     area, derivatives = spoilt[..., :1], spoilt[..., 1:]
     return derivatives | area if options.normalize else derivatives
-
-
-def _boxes_of_derivatives(theta: Array, size: tuple[int, ...]) -> list[Array]:
-    """The boxes whose integrals are derivatives with respect to the bounds, `(C, F, 4)` each."""
-    height, width = size
-    along_y, along_x = bounds.extents(theta, height, width)
-    x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
-
-    def pixel(bound: bounds.Bound) -> tuple[Array, Array]:
-        centre = bound.offset.astype(theta.dtype)
-        return centre - 0.5, centre + 0.5
-
-    boxes = [
-        *((*pixel(bound), y_min, y_max) for bound in along_x[:2]),
-        *((x_min, x_max, *pixel(bound)) for bound in along_y[:2]),
-    ]
-    return [jnp.stack(box, -1) for box in boxes]

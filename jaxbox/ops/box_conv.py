@@ -3,22 +3,22 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_derivatives import CustomVJPPrimal
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxbox import boxes
 from jaxbox.arguments import check_flag, to_array
 from jaxbox_kernels import registry
 from jaxbox_kernels.backend import Backend, Gradients, Options
-from jaxbox_kernels.common import layout, sizes, xla_hints
+from jaxbox_kernels.common import bounds, layout, sizes, xla_hints
+from jaxbox_kernels.common.linear_map import LinearMap
 from jaxbox_kernels.common.manual_axes import vary_alike
-from jaxbox_kernels.common.reverse_mode import reverse_mode_only
 from jaxbox_kernels.common.workarounds import Workaround, enabled
 from jaxbox_kernels.registry import Implementation
 
@@ -74,7 +74,7 @@ def box_conv(
     Returns:
       `(..., H, W, C * F)` or `(..., C * F, H, W)`, of the dtype of `x`; box `f` of channel `c` is
       output channel `c * F + f`. The result can be differentiated with respect to `x` and `theta`
-      in reverse mode, any number of times. If a bound lies exactly on a pixel edge, the derivative
+      in both modes, any number of times. If a bound lies exactly on a pixel edge, the derivative
       is the one in the direction in which the box grows. On a mesh with explicit axes the result
       is sharded as `x` is.
 
@@ -86,8 +86,7 @@ def box_conv(
       gives NaN. `docs/design.md` states this in full.
 
     Raises:
-      TypeError: `x` or `theta` is not of a real floating dtype, or the derivative is asked for in
-        forward mode.
+      TypeError: `x` or `theta` is not of a real floating dtype.
       ValueError: a shape does not fit, `channel_axis` or `implementation` is unknown, or the named
         backend cannot serve the dtype, the shape or the device; or, when the operation is compiled,
         the platform.
@@ -115,7 +114,7 @@ def box_conv(
     options = Options(normalize, whole_pixels, channels_last=in_place)
     static = _Static(backend, options, channel_axis)
 
-    x, theta = (reverse_mode_only(array, "box_conv") for array in vary_alike(x, theta))
+    x, theta = vary_alike(x, theta)
 
     def convolve(x: Array, theta: Array) -> Array:
         output: Array = _compiled(x.reshape(images, *x.shape[-3:]), theta, static)
@@ -179,25 +178,7 @@ class _Static(NamedTuple):
         return layout.move(lax.collapse(planes, 1, planes.ndim - 2), -3, self.channel_axis)
 
 
-class _Residuals(NamedTuple):
-    """What the gradients need.
-
-    The shapes of the arrays say which gradients are needed. The number of arrays must not, nor
-    which of them are arguments: where a traced function is differentiated in several ways, JAX
-    takes these from the way that it traced last.
-
-    Attributes:
-      x: the input, `(1, N, ...)`; `(0,)` if the gradient with respect to `theta` is not needed.
-      theta: the boxes.
-      needs_dx: `(1, 0)`; `(0,)` if the gradient with respect to `x` is not needed.
-    """
-
-    x: Array
-    theta: Array
-    needs_dx: Array
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
     def forward(x: Array) -> Array:
         planes = static.to_planes(x, theta.shape[:1])
@@ -207,40 +188,114 @@ def _box_conv(x: Array, theta: Array, static: _Static) -> Array:
     return _map_images(forward, x.size * theta.shape[1], static, x)
 
 
-def _box_conv_fwd(
-    x: CustomVJPPrimal, theta: CustomVJPPrimal, static: _Static
-) -> tuple[Array, _Residuals]:
-    nothing = jnp.zeros(0, x.value.dtype)
-    residuals = _Residuals(
-        x.value[None] if theta.perturbed else nothing,
-        theta.value,
-        nothing[None] if x.perturbed else nothing,
+def _box_conv_jvp(
+    static: _Static, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
+    """Differentiates by a linear map of the tangents, of which reverse mode takes the transpose."""
+    x, theta = primals
+    needs_dx, needs_dtheta = (not isinstance(each, SymbolicZero) for each in tangents)
+    # The image is no residual unless the gradient of the boxes needs it.
+    residuals = (x, theta) if needs_dtheta else (theta,)
+    derivative = LinearMap(
+        _Tangent(static, needs_dx=needs_dx, needs_dtheta=needs_dtheta),
+        _Gradients(static, needs_dx=needs_dx, needs_dtheta=needs_dtheta),
+        len(residuals),
     )
-    return _box_conv(x.value, theta.value, static), residuals
+    given = [each for each in tangents if not isinstance(each, SymbolicZero)]
+    (tangent,) = derivative(*residuals, *given)
+    return _box_conv(x, theta, static), tangent
 
 
-def _box_conv_bwd(static: _Static, residuals: _Residuals, g: Array) -> Gradients:
-    theta, needs_dx = residuals.theta, residuals.needs_dx.ndim > 1
-    x = jnp.squeeze(residuals.x, 0) if residuals.x.ndim > 1 else None
-    options = replace(static.options, needs_dx=needs_dx)
-
-    def backward(g: Array, x: Array | None = None) -> Gradients:
-        x_planes = None if x is None else static.to_planes(x, theta.shape[:1])
-        g_planes = static.to_planes(g, theta.shape[:2])
-        dx, dtheta = static.backend.backward(x_planes, theta, g_planes, options)
-        if dx is not None:
-            dx = static.from_planes(dx)
-        # `_map_images` joins results along a first axis, which `dtheta` has not.
-        return dx, None if dtheta is None else dtheta[None]
-
-    images = (g,) if x is None else (g, x)
-    dx, dtheta = _map_images(backward, g.size, static, *images)
-    return dx, None if dtheta is None else jnp.sum(dtheta, 0).astype(theta.dtype)
+_box_conv.defjvp(_box_conv_jvp, symbolic_zeros=True)
 
 
-_box_conv.defvjp(_box_conv_fwd, _box_conv_bwd, symbolic_zeros=True)
+@dataclass(frozen=True)
+class _Tangent:
+    """The derivative in forward mode: a linear function of the tangents that are not zero.
 
-# Under `jax.shard_map` outside `jax.jit`, JAX cannot call a `jax.custom_vjp` with symbolic zeros.
+    Attributes:
+      static: what is known of the box convolution.
+      needs_dx: whether `x` has a tangent.
+      needs_dtheta: whether `theta` has one.
+    """
+
+    static: _Static
+    needs_dx: bool
+    needs_dtheta: bool
+
+    def __call__(self, *arrays: Array) -> tuple[Array]:
+        """Takes `x`, if it is needed, `theta` and the tangents; returns that of the output."""
+        if not self.needs_dtheta:
+            theta, dx = arrays
+            return (_box_conv(dx, theta, self.static),)
+        x, theta, *tangents = arrays
+        tangent = self._of_boxes(x, theta, tangents[-1])
+        if self.needs_dx:
+            tangent += _box_conv(tangents[0], theta, self.static)
+        return (tangent,)
+
+    def _of_boxes(self, x: Array, theta: Array, dtheta: Array) -> Array:
+        """The part of the tangent that the boxes' tangents make (equation 6, before the sum).
+
+        The derivatives are box convolutions themselves, of boxes a pixel wide or high.
+        """
+        static, normalize = self.static, self.static.options.normalize
+        size, channels = layout.split_shape(x.shape, static.channel_axis)
+        boxes_of_bounds = bounds.boxes_of_derivatives(theta, *size)
+        all_boxes = [*boxes_of_bounds, theta] if normalize else boxes_of_bounds
+        # Rounded boxes have no tangent, and these are not whole pixels.
+        number = theta.shape[1]
+        outputs = static.to_planes(
+            _box_conv(x, jnp.concatenate(all_boxes, axis=1), static),
+            (channels, len(all_boxes), number),
+        )
+        signs = jnp.broadcast_to(jnp.array([-1, 1, -1, 1], dtheta.dtype), dtheta.shape)
+        signed = signs * dtheta
+        if normalize:
+            low, high = theta[..., 0::2], theta[..., 1::2]
+            signed /= jnp.repeat(high - low, 2, axis=-1)
+            signed = jnp.concatenate([signed, -jnp.sum(signed, -1, keepdims=True)], axis=-1)
+        factor = jnp.moveaxis(signed, -1, 1)[None, ..., None, None]
+        wide = outputs.astype(factor.dtype)
+        tangent = jnp.sum(wide * jnp.broadcast_to(factor, wide.shape), axis=2)
+        return static.from_planes(tangent.astype(x.dtype))
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """The derivative in reverse mode: the transpose of `_Tangent`.
+
+    Attributes:
+      static: what is known of the box convolution.
+      needs_dx: whether the gradient with respect to `x` is needed.
+      needs_dtheta: whether that with respect to `theta` is.
+    """
+
+    static: _Static
+    needs_dx: bool
+    needs_dtheta: bool
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        """Takes `x`, if it is needed, `theta` and `g`; returns the gradients that are needed."""
+        *x_or_none, theta, g = arrays
+        static, options = self.static, replace(self.static.options, needs_dx=self.needs_dx)
+
+        def backward(g: Array, x: Array | None = None) -> Gradients:
+            x_planes = None if x is None else static.to_planes(x, theta.shape[:1])
+            g_planes = static.to_planes(g, theta.shape[:2])
+            dx, dtheta = static.backend.backward(x_planes, theta, g_planes, options)
+            if dx is not None:
+                dx = static.from_planes(dx)
+            # `_map_images` joins results along a first axis, which `dtheta` has not.
+            return dx, None if dtheta is None else dtheta[None]
+
+        dx, dtheta = _map_images(backward, g.size, static, g, *x_or_none)
+        if dtheta is not None:
+            dtheta = jnp.sum(dtheta, 0).astype(theta.dtype)
+        return [each for each in (dx, dtheta) if each is not None]
+
+
+# Under `jax.shard_map` outside `jax.jit`, JAX cannot call a `jax.custom_jvp` with symbolic zeros.
 _compiled = jax.jit(_box_conv, static_argnums=2, inline=True)
 
 

@@ -178,6 +178,35 @@ def clip(values: Array, low: int, high: int) -> Array:
     return jnp.minimum(jnp.maximum(values, low), high)
 
 
+def boxes_of_derivatives(theta: Array, height: int, width: int) -> list[Array]:
+    """The boxes whose integrals are derivatives of an integral with respect to its bounds.
+
+    The derivative with respect to a bound along x is the integral over a box as wide as the pixel
+    that holds the bound, and as high as the box; likewise along y. Those of low bounds have the
+    opposite sign.
+
+    Args:
+      theta: the boxes, `(P, F, 4)`.
+      height: the number of rows of the image.
+      width: the number of columns of the image.
+
+    Returns:
+      Boxes `(P, F, 4)` for each of the four bounds, in the order of theta's last axis.
+    """
+    along_y, along_x = extents(theta, height, width)
+    x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
+
+    def pixel(bound: Bound) -> tuple[Array, Array]:
+        centre = bound.offset.astype(theta.dtype)
+        return centre - 0.5, centre + 0.5
+
+    boxes = [
+        *((*pixel(bound), y_min, y_max) for bound in along_x[:2]),
+        *((x_min, x_max, *pixel(bound)) for bound in along_y[:2]),
+    ]
+    return [jnp.stack(box, -1) for box in boxes]
+
+
 def mirrored(theta: Array) -> Array:
     """Boxes `(..., 4)` reflected through the origin, whose filter is the adjoint of theirs."""
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)

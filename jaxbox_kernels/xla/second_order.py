@@ -8,7 +8,6 @@ from jax import Array
 
 from jaxbox_kernels.backend import Backward, Gradients, Options
 from jaxbox_kernels.common.dtypes import sum_dtype
-from jaxbox_kernels.common.reverse_mode import reverse_mode_only
 from jaxbox_kernels.xla import overlap_matrices
 
 
@@ -23,18 +22,18 @@ def differentiable(backward: Backward) -> Backward:
     def differentiable_backward(
         x: Array | None, theta: Array, g: Array, options: Options
     ) -> Gradients:
-        @jax.custom_vjp
+        @jax.custom_jvp
         def gradients(*arrays: Any) -> Gradients:
             x, theta, g = arrays
             return backward(x, theta, g, options)
 
-        def differentiate(arrays: tuple[Any, ...], cotangents: Gradients) -> Any:
+        @gradients.defjvp
+        def differentiate(arrays: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
             by_matrices = functools.partial(_by_matrices, options=options)
-            return jax.vjp(by_matrices, *arrays)[1](cotangents)
+            return gradients(*arrays), jax.jvp(by_matrices, arrays, tangents)[1]
 
-        gradients.defvjp(lambda *arrays: (gradients(*arrays), arrays), differentiate)
-        guard = functools.partial(reverse_mode_only, function="the gradient of box_conv")
-        return gradients(*jax.tree.map(guard, (x, theta, g)))
+        result: Gradients = gradients(x, theta, g)
+        return result
 
     return differentiable_backward
 
