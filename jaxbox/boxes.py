@@ -4,6 +4,10 @@ A box is four numbers `(x_min, x_max, y_min, y_max)` in pixels, relative to the 
 convolution computes; `x` runs along the width and `y` along the height. Pixel `j` covers
 `[j - 1/2, j + 1/2]`. Arrays of boxes have these four numbers along their last axis, and any leading
 axes. A window is `(h, w)`, the size in pixels of the feature map that the boxes are applied to.
+
+Boxes of signals have two numbers, `(x_min, x_max)`, and a window `(l,)`; boxes of volumes have six,
+`(x_min, x_max, y_min, y_max, z_min, z_max)`, and a window `(d, h, w)`. Windows are in the order of
+the axes of a feature map, and boxes begin with its last axis.
 """
 
 import functools
@@ -41,13 +45,16 @@ __all__ = [
     "sample",
 ]
 
-type Window = tuple[float, float]
+type Window = tuple[float, ...]
 
 Rounding = Literal["nearest", "inward"]
 """How boxes are rounded to whole pixels."""
 
 # The paper's epsilon: no box is narrower or lower than one pixel.
 _MIN_SIZE = 1.0
+
+# The numbers of dimensions that boxes may have.
+_RANKS: Final = (1, 2, 3)
 
 # The largest size of a window: larger ones, and sums of them, are no float32.
 _LARGEST_SIZE: Final = 2.0**126
@@ -59,21 +66,24 @@ def check_window(window: Sequence[float]) -> Window:
     """Checks a window and returns it as a tuple.
 
     Args:
-      window: The size `(h, w)` in pixels.
+      window: The size `(h, w)` in pixels, `(l,)` for signals or `(d, h, w)` for volumes.
 
     Returns:
-      The tuple `(h, w)` of Python numbers.
+      The tuple of Python numbers.
 
     Raises:
       TypeError: `window` is not a sequence of real numbers.
-      ValueError: `window` is not two positive finite numbers.
+      ValueError: `window` is not one to three positive finite numbers.
 
     Example:
       >>> from jaxbox import boxes
       >>> boxes.check_window([64, 128])
       (64, 128)
     """
-    message = f"window must be two positive finite numbers (h, w) in pixels, got {window!r}."
+    message = (
+        "window must be two positive finite numbers (h, w) in pixels, or (l,) for signals or "
+        f"(d, h, w) for volumes, got {window!r}."
+    )
     if not is_sequence(window):
         raise TypeError(message)
     try:
@@ -82,10 +92,9 @@ def check_window(window: Sequence[float]) -> Window:
         raise TypeError(message) from None
     if any(isinstance(size, bool) or not isinstance(size, numbers.Real) for size in sizes):
         raise TypeError(message)
-    if len(sizes) != 2 or not all(0 < size <= _LARGEST_SIZE for size in sizes):
+    if len(sizes) not in _RANKS or not all(0 < size <= _LARGEST_SIZE for size in sizes):
         raise ValueError(message)
-    h, w = sizes
-    return h, w
+    return sizes
 
 
 def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None = None) -> None:
@@ -98,8 +107,8 @@ def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None =
 
     Raises:
       TypeError: `min_size` is not a real number.
-      ValueError: `min_size` is not positive and finite; `window` is not two positive finite
-        numbers, or a box of `min_size` does not fit in `[-w, w] x [-h, h]`.
+      ValueError: `min_size` is not positive and finite; `window` is not one to three positive
+        finite numbers, or a box of `min_size` does not fit in `[-w, w] x [-h, h]`.
 
     Example:
       >>> from jaxbox import boxes
@@ -108,10 +117,10 @@ def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None =
     check_number("min_size", min_size)
     if window is None:
         return
-    h, w = check_window(window)
-    if not is_traced(min_size) and 2 * min(h, w) < float(min_size):
+    window = check_window(window)
+    if not is_traced(min_size) and 2 * min(window) < float(min_size):
         raise ValueError(
-            f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {(h, w)}."
+            f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {window}."
         )
 
 
@@ -134,16 +143,17 @@ def sample(
     Args:
       key: A random key.
       shape: The leading axes of the result, `(C, F)` for a layer.
-      window: The size `(h, w)` in pixels of the feature map, each at least 1.
+      window: The size `(h, w)` in pixels of the feature map, each at least 1; `(l,)` for signals or
+        `(d, h, w)` for volumes.
       dtype: The dtype of the boxes, a floating one.
 
     Returns:
-      The boxes, `(*shape, 4)`, in pixels.
+      The boxes, `(*shape, 4)`, in pixels; `(*shape, 2)` or `(*shape, 6)` for other windows.
 
     Raises:
       TypeError: `dtype` is not floating, `key` is no random key, or `shape` is not made of
         integers.
-      ValueError: `window` is not two finite numbers of at least one pixel, or an axis is
+      ValueError: `window` is not one to three finite numbers of at least one pixel, or an axis is
         negative.
 
     Example:
@@ -159,25 +169,25 @@ def sample(
     check_key("key", key)
     check_dtype("dtype", dtype)
     axes = _check_axes(shape)
-    h, w = check_window(window)
-    if min(h, w) < _MIN_SIZE:
-        raise ValueError(f"window must be at least one pixel high and wide, got {(h, w)}.")
-    theta: jax.Array = _sample(key, axes, (h, w), jnp.dtype(dtype))
+    window = check_window(window)
+    if min(window) < _MIN_SIZE:
+        raise ValueError(f"window must be at least one pixel high and wide, got {window}.")
+    theta: jax.Array = _sample(key, axes, window, jnp.dtype(dtype))
     return theta
 
 
 # Compiled as a whole, because the operations one by one are slow when a network has many layers.
 @functools.partial(jax.jit, static_argnames=("shape", "window", "dtype"))
 def _sample(key: jax.Array, shape: tuple[int, ...], window: Window, dtype: jnp.dtype) -> jax.Array:
-    h, w = window
-    extent = _per_axis(w, h, (*shape, 2), dtype)
+    extent = _per_axis(window, (*shape, len(window)), dtype)
     centre_key, size_key = jax.random.split(key)
     spread = 0.5 * (extent - _MIN_SIZE)
     centre = spread * jax.random.uniform(centre_key, extent.shape, dtype, -1.0, 1.0)
     slack = 2.0 * (spread - jnp.abs(centre))
     half_size = 0.5 * (_MIN_SIZE + slack * jax.random.uniform(size_key, extent.shape, dtype))
     # Rounding can push a box that fits tightly over the border; projecting repairs that.
-    return project(_join(centre - half_size, centre + half_size), (h / 2, w / 2))
+    halves = tuple(size / 2 for size in window)
+    return project(_join(centre - half_size, centre + half_size), halves)
 
 
 def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
@@ -187,11 +197,12 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
       window: The size `(h, w)` in pixels of the feature map, as for :func:`sample`.
 
     Returns:
-      A function of `(key, shape, dtype)`, with the shape of theta, which ends in 4.
+      A function of `(key, shape, dtype)`, with the shape of theta, which ends in 4, or in twice the
+      length of the window.
 
     Raises:
-      ValueError: `window` is not two positive finite numbers; when the initializer is called, its
-        `shape` does not end in 4.
+      ValueError: `window` is not one to three positive finite numbers; when the initializer is
+        called, its `shape` does not end in twice as many.
 
     Example:
       >>> import jax
@@ -204,7 +215,7 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         axes = _check_axes(shape)
-        _check_last_axis("shape", axes)
+        _check_last_axis("shape", axes, (len(window),))
         return sample(key, axes[:-1], window, dtype)
 
     return init
@@ -237,9 +248,9 @@ def project(
 
     Raises:
       TypeError: `theta` is not floating, or `min_size` is not a real number.
-      ValueError: The last axis of `theta` is not 4; `min_size` is not positive and finite;
-        `window` is not two positive finite numbers, or a box of `min_size` does not fit in
-        `[-w, w] x [-h, h]`.
+      ValueError: The last axis of `theta` is not 4, or 2 or 6, or does not fit `window`; `min_size`
+        is not positive and finite; `window` is not one to three positive finite numbers, or a box
+        of `min_size` does not fit in `[-w, w] x [-h, h]`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -262,8 +273,9 @@ def project(
     if window is None:
         new_high = jnp.where(short, _upper_bound(new_low, size), high)
     else:
-        h, w = check_window(window)
-        limit = _per_axis(w, h, low.shape, theta.dtype)
+        window = check_window(window)
+        _check_last_axis("theta", theta.shape, (len(window),))
+        limit = _per_axis(window, low.shape, theta.dtype)
         # The least upper bound, and minus the greatest lower bound, that leave room for min_size.
         reach = _upper_bound(-limit, size)
         new_low = jnp.clip(new_low, -limit, -reach)
@@ -319,7 +331,7 @@ def round_to_pixels(theta: ArrayLike, *, rounding: Rounding = "nearest") -> jax.
 
 
 def area(theta: ArrayLike) -> jax.Array:
-    """Computes the areas of boxes.
+    """Computes the areas of boxes; their lengths or volumes in other dimensions.
 
     Args:
       theta: Valid boxes, `(..., 4)`, in pixels.
@@ -350,17 +362,18 @@ def _upper_bound(low: jax.Array, size: float | jax.Array) -> jax.Array:
     return jnp.where(high - low < size, above, high)
 
 
-def _per_axis(x: float, y: float, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
-    return jnp.broadcast_to(jnp.array([x, y], dtype), shape)
+def _per_axis(window: Window, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+    """Returns a window's sizes in the order in which boxes have their axes."""
+    return jnp.broadcast_to(jnp.array(window[::-1], dtype), shape)
 
 
 def _bounds(theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Splits boxes into lower and upper bounds, each `(..., 2)` with the last axis `(x, y)`."""
+    """Splits boxes into lower and upper bounds, `(..., 2)` each with the last axis `(x, y)`."""
     return theta[..., 0::2], theta[..., 1::2]
 
 
 def _join(low: jax.Array, high: jax.Array) -> jax.Array:
-    return jnp.stack([low, high], axis=-1).reshape(*low.shape[:-1], 4)
+    return lax.collapse(jnp.stack([low, high], axis=-1), low.ndim - 1)
 
 
 def _check_axes(shape: Sequence[int]) -> tuple[int, ...]:
@@ -373,7 +386,7 @@ def check_theta(theta: ArrayLike) -> jax.Array:
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: The last axis of `theta` is not 4.
+      ValueError: The last axis of `theta` is not 4, nor 2 or 6.
 
     Example:
       >>> from jaxbox import boxes
@@ -385,8 +398,13 @@ def check_theta(theta: ArrayLike) -> jax.Array:
     return theta
 
 
-def _check_last_axis(name: str, shape: tuple[int, ...]) -> None:
-    if not shape or shape[-1] != 4:
+def _check_last_axis(name: str, shape: tuple[int, ...], ranks: tuple[int, ...] = _RANKS) -> None:
+    if not shape or shape[-1] not in [2 * rank for rank in ranks]:
+        bounds = ("x_min", "x_max", "y_min", "y_max", "z_min", "z_max")
+        # Images are the usual case.
+        rank = 2 if 2 in ranks else ranks[0]
+        others = " (or of 2 for signals or 6 for volumes)" if ranks == _RANKS else ""
         raise ValueError(
-            f"{name} must end in an axis of 4 (x_min, x_max, y_min, y_max), got shape {shape}."
+            f"{name} must end in an axis of {2 * rank} ({', '.join(bounds[: 2 * rank])}){others}, "
+            f"got shape {shape}."
         )

@@ -7,6 +7,7 @@ columns of an image. Boxes are `(x_min, x_max, y_min, y_max)` in pixels.
 `registry` has the table of backends and chooses among them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 
 import jax
 from jax import Array, lax
+
+from jaxbox_kernels.common.strides import Strides
 
 type Gradients = tuple[Array | None, Array | None]
 """The gradients with respect to `x` and to `theta`; `None` stands for one that is not needed."""
@@ -30,12 +33,27 @@ class Options:
       needs_dx: whether `backward` computes the gradient with respect to `x`.
       channels_last: whether planes are transposed views of images with channels last, and results
         will be transposed back. Only for a backend with `reads_channels_last`.
+      strides: the steps between outputs along y and along x, in pixels. Only for a backend with
+        `has_strides`.
+      input_size: the size `(H, W)` of the input, which `backward` needs where strides are not 1.
     """
 
     normalize: bool = True
     whole_pixels: bool = False
     needs_dx: bool = True
     channels_last: bool = False
+    strides: Strides = (1, 1)
+    input_size: tuple[int, int] | None = None
+
+    @property
+    def is_strided(self) -> bool:
+        """Whether not every pixel has an output."""
+        return self.strides != (1, 1)
+
+    @property
+    def at_every_pixel(self) -> "Options":
+        """The same options without strides."""
+        return dataclasses.replace(self, strides=(1, 1), input_size=None)
 
 
 class Forward(Protocol):
@@ -50,7 +68,8 @@ class Forward(Protocol):
           options: what to compute.
 
         Returns:
-          The output, `(N, C, F, H, W)`, of the dtype of `x`.
+          The output, `(N, C, F, H, W)`, of the dtype of `x`; with strides,
+          `(N, C, F, ceil(H / stride), ceil(W / stride))`.
         """
 
 
@@ -64,7 +83,7 @@ class Backward(Protocol):
           x: the input, `(N, C, H, W)`; `None` if the gradient with respect to `theta` is not
             needed.
           theta: the boxes, `(C, F, 4)`.
-          g: the gradient with respect to the output, `(N, C, F, H, W)`.
+          g: the gradient with respect to the output, of its shape.
           options: what to compute.
 
         Returns:
@@ -101,6 +120,7 @@ class Backend:
         time, which takes less memory but keeps a GPU less busy.
       reads_channels_last: whether the backend reads and writes images with channels last in place,
         so that nothing need be transposed in memory.
+      has_strides: whether the backend can compute at some positions only.
     """
 
     name: str
@@ -109,6 +129,7 @@ class Backend:
     unsuitable: Unsuitable
     maps_images: bool
     reads_channels_last: bool = False
+    has_strides: bool = False
 
 
 def always_suitable(x: jax.ShapeDtypeStruct, boxes: int) -> None:
@@ -146,4 +167,5 @@ def by_platform(platform: str, special: Backend, general: Backend) -> Backend:
         unsuitable=special.unsuitable,
         maps_images=special.maps_images,
         reads_channels_last=special.reads_channels_last,
+        has_strides=special.has_strides and general.has_strides,
     )

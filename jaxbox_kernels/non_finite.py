@@ -18,6 +18,7 @@ from jaxbox_kernels.common.area import scales
 from jaxbox_kernels.common.contraction import contract
 from jaxbox_kernels.common.manual_axes import vary_alike
 from jaxbox_kernels.common.reductions import add_neighbouring_rows
+from jaxbox_kernels.common.strides import Strides, positions
 
 
 def finite(planes: Array) -> Array:
@@ -121,26 +122,28 @@ def _contribution(planes: Array, box: Array, options: Options) -> Array:
     # Of a box with swapped bounds, the integral is negative.
     factor = jnp.sign(x_max - x_min) * scale_x * jnp.sign(y_max - y_min) * scale_y
     kinds = jnp.stack([planes == jnp.inf, planes == -jnp.inf, jnp.isnan(planes)])
-    positive, negative, nan = _touched(kinds, jnp.stack([box] * 3))
+    positive, negative, nan = _touched(kinds, jnp.stack([box] * 3), options.strides)
     values = jnp.where(positive, jnp.inf, 0) - jnp.where(negative, jnp.inf, 0)
     values = jnp.where(nan, jnp.nan, values)
     return jnp.where(values == 0, 0, values * factor)
 
 
-def _touched(pixels: Array, theta: Array) -> Array:
+def _touched(pixels: Array, theta: Array, strides: Strides = (1, 1)) -> Array:
     """Whether boxes `(K, 4)` touch marked pixels of planes `(K, N, H, W)`, for every output."""
 
-    def overlaps(first: Array, end: Array, size: int) -> Array:
-        position = jnp.arange(size, dtype=jnp.int32)
-        offset = (position[None, :] - position[:, None])[None]
+    def overlaps(first: Array, end: Array, size: int, stride: int) -> Array:
+        pixel = jnp.arange(size, dtype=jnp.int32)
+        offset = (pixel[None, :] - positions(size, stride)[:, None])[None]
         first, end = first[:, None, None], end[:, None, None]
         return ((offset >= first) & (offset < end)).astype(jnp.float32)
 
     # Products of matrices take longer than prefix sums, but compile faster, which all programs do.
     height, width = pixels.shape[-2:]
     along_y, along_x = bounds.touched(theta, height, width)
-    rows = contract("knhw,kih->knwi", pixels.astype(jnp.float32), overlaps(*along_y, height))
-    return contract("knwi,kjw->knij", rows, overlaps(*along_x, width)) > 0
+    rows = contract(
+        "knhw,kih->knwi", pixels.astype(jnp.float32), overlaps(*along_y, height, strides[0])
+    )
+    return contract("knwi,kjw->knij", rows, overlaps(*along_x, width, strides[1])) > 0
 
 
 def _add_to_dx(dx: Array, theta: Array, g: Array, options: Options) -> Array:

@@ -100,13 +100,16 @@ def _platform() -> str:
     return "cuda" if device == "gpu" else device
 
 
-def choose(name: Implementation | None, x: jax.ShapeDtypeStruct, boxes: int) -> Backend:
+def choose(
+    name: Implementation | None, x: jax.ShapeDtypeStruct, boxes: int, *, is_strided: bool = False
+) -> Backend:
     """Chooses the backend that computes a box convolution.
 
     Args:
       name: the backend's name; `None` for the fastest that can serve `x` on the default device.
       x: the shape `(N, C, H, W)` and the dtype of the input.
       boxes: the number of boxes of each channel.
+      is_strided: whether outputs are computed at some positions only.
 
     Returns:
       The backend. Without a name, its programs can be compiled for every platform.
@@ -118,10 +121,12 @@ def choose(name: Implementation | None, x: jax.ShapeDtypeStruct, boxes: int) -> 
     if name is None:
         name = _default_name.value
     if name is None:
-        return _default(x, boxes)
+        return _default(x, boxes, is_strided)
     _check_name(name)
     backend = _TABLE[name].load()
     reason = backend.unsuitable(x, boxes)
+    if is_strided and not backend.has_strides:
+        reason = "it has no strides but 1"
     if reason:
         raise ValueError(f"implementation={name!r} cannot serve: {reason}.")
     return backend
@@ -132,12 +137,15 @@ def _check_name(name: object) -> None:
         raise ValueError(f"implementation must be None or one of {sorted(_TABLE)}; got {name!r}.")
 
 
-def _default(x: jax.ShapeDtypeStruct, boxes: int) -> Backend:
+def _default(x: jax.ShapeDtypeStruct, boxes: int, is_strided: bool) -> Backend:
     """The backend for the default device, composed with XLA for other platforms."""
     platform = _platform()
     for entry in _TABLE.values():
-        # Asking for the reason loads the backend, so it must come last.
-        if entry.platform == platform and not (special := entry.load()).unsuitable(x, boxes):
+        if entry.platform != platform:
+            continue
+        # Only now, since it imports the backend's modules.
+        special = entry.load()
+        if not special.unsuitable(x, boxes) and (special.has_strides or not is_strided):
             general = xla.load_elsewhere() if platform == "cpu" else xla.load()
             return by_platform(platform, special, general)
     return xla.load()

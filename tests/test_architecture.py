@@ -13,7 +13,7 @@ PACKAGES = ("jaxbox", "jaxbox_kernels", "experiments")
 LAYERS = (
     ("jaxbox_kernels.common",),
     ("jaxbox_kernels.backend",),
-    ("jaxbox_kernels.non_finite",),
+    ("jaxbox_kernels.non_finite", "jaxbox_kernels.strided_gradients"),
     ("jaxbox_kernels.xla",),
     ("jaxbox_kernels.mosaic_gpu",),
     ("jaxbox_kernels",),

@@ -217,9 +217,11 @@ def steps_in_pixels(
     check_marks("boxes", boxes, BoxSpec)
 
     def to_pixels(spec: BoxSpec, update: jax.Array) -> jax.Array:
-        h, w = spec.window or DEFAULT_WINDOW
-        pixels = jnp.array([w, w, h, h], update.dtype) * jnp.asarray(scale, update.dtype)
         last = jnp.moveaxis(update, spec.axis, -1)
+        window = spec.window or DEFAULT_WINDOW[:1] * (last.shape[-1] // 2)
+        # In the order of theta, which begins with the last axis of the feature map.
+        sizes = [size for size in reversed(window) for _ in range(2)]
+        pixels = jnp.array(sizes, update.dtype) * jnp.asarray(scale, update.dtype)
         return jnp.moveaxis(last * jnp.broadcast_to(pixels, last.shape), -1, spec.axis)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:

@@ -213,29 +213,35 @@ def mirrored(theta: Array) -> Array:
     return jnp.stack([-x_max, -x_min, -y_max, -y_min], axis=-1)
 
 
-def count(offset: Array, size: int, *, before: int = 0, after: int = 0) -> Array:
-    """The number of pixels of the image that lie before pixel `j + offset`.
+def count(offset: Array, size: int, *, stride: int = 1, before: int = 0, after: int = 0) -> Array:
+    """The number of pixels of the image that lie before pixel `stride * j + offset`.
 
     Args:
       offset: `(P, F)`.
       size: the number of pixels along the axis.
+      stride: the step between outputs.
       before: the number of positions `j` before the first output for which to count too.
       after: the number of positions `j` after the last output for which to count too.
 
     Returns:
-      `(P, F, before + size + after)`.
+      `(P, F, before + outputs + after)`.
     """
-    position = jnp.arange(-before, size + after, dtype=jnp.int32)[None, None]
+    outputs = -(-size // stride)
+    position = stride * jnp.arange(-before, outputs + after, dtype=jnp.int32)[None, None]
     return clip(position + offset[..., None], 0, size)
 
 
-def inside(offset: Array, size: int) -> Array:
-    """Whether pixel `j + offset` lies in the image, for every output `j`: `(P, F, size)`."""
-    pixel = jnp.arange(size, dtype=jnp.int32)[None, None] + offset[..., None]
+def inside(offset: Array, size: int, *, stride: int = 1) -> Array:
+    """Whether pixel `stride * j + offset` lies in the image: `(P, F, outputs)`."""
+    pixel = _pixels(offset, size, stride)
     return (pixel >= 0) & (pixel < size)
 
 
-def beyond(offset: Array, size: int, dtype: DTypeLike) -> Array:
-    """1 where pixel `j + offset` lies beyond the end of the image, else 0: `(P, F, size)`."""
-    pixel = jnp.arange(size, dtype=jnp.int32)[None, None] + offset[..., None]
-    return (pixel > size).astype(dtype)
+def beyond(offset: Array, size: int, dtype: DTypeLike, *, stride: int = 1) -> Array:
+    """1 where pixel `stride * j + offset` lies beyond the image, else 0: `(P, F, outputs)`."""
+    return (_pixels(offset, size, stride) > size).astype(dtype)
+
+
+def _pixels(offset: Array, size: int, stride: int) -> Array:
+    """The pixels that lie at an offset from each output, `(P, F, outputs)`."""
+    return jnp.arange(0, size, stride, dtype=jnp.int32)[None, None] + offset[..., None]

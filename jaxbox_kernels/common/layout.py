@@ -11,19 +11,24 @@ from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 ChannelAxis = Literal[-1, -3]
 
-_AXES: Final = {-1: "(..., H, W, C)", -3: "(..., C, H, W)"}
+_SPATIAL_AXES: Final = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-def describe(channel_axis: int) -> str:
+def describe(channel_axis: int, rank: int = 2) -> str:
     """The axes of images with the given channel axis, as error messages name them.
 
+    Args:
+      channel_axis: the axis of the channels.
+      rank: the number of spatial axes: 1 for signals, 2 for images, 3 for volumes.
+
     Raises:
-      ValueError: `channel_axis` is neither -1 nor -3.
+      ValueError: `channel_axis` is neither -1 nor before the spatial axes.
     """
     # -3.0 and True are equal to integers.
-    if type(channel_axis) is not int or channel_axis not in _AXES:
-        raise ValueError(f"channel_axis must be -1 or -3; got {channel_axis!r}.")
-    return _AXES[channel_axis]
+    if type(channel_axis) is not int or channel_axis not in (-1, -rank - 1):
+        raise ValueError(f"channel_axis must be -1 or {-rank - 1}; got {channel_axis!r}.")
+    axes = _SPATIAL_AXES[rank]
+    return f"(..., {axes}, C)" if channel_axis == -1 else f"(..., C, {axes})"
 
 
 def split_shape(shape: tuple[int, ...], channel_axis: ChannelAxis) -> tuple[tuple[int, int], int]:

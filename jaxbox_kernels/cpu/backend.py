@@ -9,13 +9,16 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from jaxbox_kernels import strided_gradients
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
 from jaxbox_kernels.common.planewise import planewise
 from jaxbox_kernels.common.platform_only import not_exported, platform_only
+from jaxbox_kernels.common.strides import output_size
 from jaxbox_kernels.cpu import library
 from jaxbox_kernels.xla import second_order
 
@@ -44,17 +47,27 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
     dtype = sum_dtype(x)
 
     def of_device(theta: Array, x: Array) -> Array:
-        batch, channels, *size = x.shape
+        batch, channels, height, width = x.shape
+        size = output_size((height, width), options.strides)
         axes = (batch, channels, theta.shape[1], *size)
         if options.channels_last:
             axes = (batch, *size, channels, theta.shape[1])
         call: Any = jax.ffi.ffi_call(library.FORWARD, jax.ShapeDtypeStruct(axes, dtype))
-        output = call(_not_exported(_in_memory(x, options)), theta, **_attributes(options))
+        # FFI takes NumPy's integers for what their dtype says.
+        stride_y, stride_x = map(np.int64, options.strides)
+        output = call(
+            _not_exported(_in_memory(x, options)),
+            theta,
+            **_attributes(options),
+            stride_y=stride_y,
+            stride_x=stride_x,
+        )
         return _as_planes(output, options)
 
     return planewise(_cpu_only(of_device), theta.astype(dtype), x.astype(dtype)).astype(x.dtype)
 
 
+@strided_gradients.by_spreading
 @second_order.differentiable
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
@@ -105,5 +118,11 @@ def _as_planes(array: Array, options: Options) -> Array:
 
 
 BACKEND: Final = Backend(
-    "native", forward, backward, unsuitable, maps_images=False, reads_channels_last=True
+    "native",
+    forward,
+    backward,
+    unsuitable,
+    maps_images=False,
+    reads_channels_last=True,
+    has_strides=True,
 )

@@ -157,7 +157,7 @@ class PlaneGradients {
         reach_(reach_of(windows_, shape.boxes)) {}
 
   void run(const T* x, const T* const* g, Arena& arena) {
-    PrefixRows rows(shape_.width, reach_.left, reach_.right, kBlockRows, arena);
+    PrefixRows rows(shape_.width, reach_.left, reach_.right, kBlockRows, /*stride=*/1, arena);
     RowGradients gradients(shape_.width, arena);
     // `dx` reads `back` at mirrored boxes, and one pixel before those.
     const Index pitch = reach_.right + 1 + shape_.width + reach_.left;
@@ -276,7 +276,7 @@ void differentiate_planes(const Shape& shape, const double* theta, const T* x, c
     if (!g_is_finite[f] && dx) {
       const double mirrored[4] = {-box[1], -box[0], -box[3], -box[2]};
       const Marks marks(g + f * pitch, shape.height, shape.width, arena);
-      marks.add_to(dx, mirrored, shape.normalize, band);
+      marks.add_to(dx, mirrored, shape, band);
     }
     if (!dtheta) continue;
     const bool has_nan_bound = std::any_of(box, box + 4, [](double b) { return std::isnan(b); });

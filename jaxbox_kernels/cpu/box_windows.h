@@ -20,14 +20,16 @@ struct BoxWindow {
   SlidingWindow window;
 };
 
-// Makes the windows of `count` boxes, or of the boxes reflected through the origin.
+// Makes the windows of `count` boxes, or of the boxes reflected through the origin, that compute a
+// band of rows of outputs.
 inline BoxWindow* make_windows(const Shape& shape, const double* theta, Index count, Band band,
                                bool mirrored, Arena& arena) {
   auto* windows = arena.take_array<BoxWindow>(count);
   for (Index f = 0; f < count; ++f) {
     const Box box = make_box(theta + 4 * f, shape.height, shape.width, shape.normalize);
     const Axis y = mirrored ? box.y.mirrored() : box.y;
-    new (windows + f) BoxWindow{box, SlidingWindow(y, band, shape.height, shape.width, arena)};
+    new (windows + f) BoxWindow{
+        box, SlidingWindow(y, band, shape.stride_y, shape.height, shape.output_width(), arena)};
   }
   return windows;
 }

@@ -49,11 +49,17 @@ std::vector<double> to_doubles(const ffi::AnyBuffer& theta) {
   return {values, values + count};
 }
 
+// The steps between outputs.
+struct Strides {
+  Index y = 1;
+  Index x = 1;
+};
+
 // A box convolution, divided into items: bands of rows of groups of channels.
 class Work {
  public:
   Work(ffi::Span<const int64_t> size, const ffi::AnyBuffer& theta, DType dtype, bool normalize,
-       bool whole_pixels, bool channels_last, bool has_bands)
+       bool whole_pixels, bool channels_last, Strides strides, bool has_bands)
       : dtype(dtype),
         channels_last(channels_last),
         channels_(theta.dimensions()[0]),
@@ -61,7 +67,7 @@ class Work {
         theta_(to_doubles(theta)) {
     const auto* pixels = channels_last ? size.begin() + 1 : size.end() - 2;
     shape = {static_cast<Index>(theta.dimensions()[1]), static_cast<Index>(pixels[0]),
-             static_cast<Index>(pixels[1]), normalize, whole_pixels};
+             static_cast<Index>(pixels[1]), normalize, whole_pixels, strides.y, strides.x};
     images_ = static_cast<Index>(size[0]);
     group_ = 1;
     if (channels_last) {
@@ -71,10 +77,10 @@ class Work {
     }
     groups_ = (channels_ + group_ - 1) / group_;
     const Index whole = std::max<Index>(1, images_ * groups_);
-    const Index most = std::max<Index>(1, shape.height / kLeastRowsOfBand);
+    const Index most = std::max<Index>(1, shape.output_height() / kLeastRowsOfBand);
     bands_ = has_bands ? std::min(most, (kLeastItems + whole - 1) / whole) : 1;
     if (channels_last && has_bands) {
-      const Index bytes = group_ * shape.boxes * shape.pixels() * number_size_;
+      const Index bytes = group_ * shape.boxes * shape.outputs() * number_size_;
       bands_ = std::clamp((bytes + kMostBytesOfPlanes - 1) / kMostBytesOfPlanes, bands_, most);
     }
   }
@@ -84,7 +90,8 @@ class Work {
 
   Band band(Index item) const {
     const Index number = item % bands_;
-    return {shape.height * number / bands_, shape.height * (number + 1) / bands_};
+    const Index rows = shape.output_height();
+    return {rows * number / bands_, rows * (number + 1) / bands_};
   }
 
   Channels channels(Index item) const {
@@ -93,12 +100,14 @@ class Work {
 
   const double* theta(Index item) const { return &theta_[first_channel(item) * bounds()]; }
 
-  // Where an item's first number is in an array that has `each` numbers for each input pixel.
+  // Where an item's first number is in an array of the input's pixels, or of its outputs.
   template <class Byte>
-  Byte* first(Byte* data, Index item, Index each) const {
-    const Index image = item / bands_ / groups_, channel = first_channel(item);
-    const Index of_channel = channels_last ? 1 : shape.pixels();
-    return data + (image * channels_ * shape.pixels() + channel * of_channel) * each * number_size_;
+  Byte* first_pixel(Byte* data, Index item) const {
+    return first(data, item, shape.pixels(), 1);
+  }
+  template <class Byte>
+  Byte* first_output(Byte* data, Index item) const {
+    return first(data, item, shape.outputs(), shape.boxes);
   }
 
   // Adds up what the bands of each image contribute to the gradient with respect to the boxes.
@@ -125,6 +134,14 @@ class Work {
   bool channels_last;
 
  private:
+  // The array has `places` in a plane, and `each` numbers of a channel in a place.
+  template <class Byte>
+  Byte* first(Byte* data, Index item, Index places, Index each) const {
+    const Index image = item / bands_ / groups_, channel = first_channel(item);
+    const Index of_channel = channels_last ? 1 : places;
+    return data + (image * channels_ * places + channel * of_channel) * each * number_size_;
+  }
+
   Index first_channel(Index item) const { return item / bands_ % groups_ * group_; }
 
   Index channels_;
@@ -138,17 +155,18 @@ class Work {
 
 ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta,
                    ffi::Result<ffi::AnyBuffer> output, bool normalize, bool whole_pixels,
-                   bool channels_last) {
+                   bool channels_last, int64_t stride_y, int64_t stride_x) {
   const auto dtype = to_dtype(x.element_type());
   if (!dtype) return dtype.error();
-  const Work work(x.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last,
+  const Strides strides{static_cast<Index>(stride_y), static_cast<Index>(stride_x)};
+  const Work work(x.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last, strides,
                   /*has_bands=*/true);
   const auto* input = static_cast<const char*>(x.untyped_data());
   auto* result = static_cast<char*>(output->untyped_data());
   prefer_huge_pages(result, output->size_bytes());
   return parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
-    const auto* of_input = work.first(input, item, 1);
-    auto* of_result = work.first(result, item, work.shape.boxes);
+    const auto* of_input = work.first_pixel(input, item);
+    auto* of_result = work.first_output(result, item);
     if (channels_last) {
       filter_channels(*dtype, work.shape, work.channels(item), work.theta(item), of_input,
                       work.band(item), of_result, arena);
@@ -167,7 +185,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
   const auto dtype = to_dtype(g.element_type());
   if (!dtype) return dtype.error();
   // With channels last, every band would transpose the whole planes.
-  const Work work(g.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last,
+  const Work work(g.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last, Strides(),
                   /*has_bands=*/!channels_last);
   const bool needs_dx = dx->element_count() > 0, needs_dtheta = dtheta->element_count() > 0;
   const auto* input = static_cast<const char*>(x.untyped_data());
@@ -176,9 +194,9 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
   prefer_huge_pages(result, dx->size_bytes());
   std::vector<double> parts(needs_dtheta ? work.part(work.items()) : 0);
   ffi::Error error = parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
-    const auto* of_x = needs_dtheta ? work.first(input, item, 1) : nullptr;
-    const auto* of_g = work.first(gradient, item, work.shape.boxes);
-    auto* of_dx = needs_dx ? work.first(result, item, 1) : nullptr;
+    const auto* of_x = needs_dtheta ? work.first_pixel(input, item) : nullptr;
+    const auto* of_g = work.first_output(gradient, item);
+    auto* of_dx = needs_dx ? work.first_pixel(result, item) : nullptr;
     double* of_dtheta = needs_dtheta ? &parts[work.part(item)] : nullptr;
     if (channels_last) {
       differentiate_channels(*dtype, work.shape, work.channels(item), work.theta(item), of_x, of_g,
@@ -207,7 +225,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_forward, jaxbox::forward,
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Attr<bool>("normalize")
                                   .Attr<bool>("whole_pixels")
-                                  .Attr<bool>("channels_last"));
+                                  .Attr<bool>("channels_last")
+                                  .Attr<int64_t>("stride_y")
+                                  .Attr<int64_t>("stride_x"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_backward, jaxbox::backward,
                               xla::ffi::Ffi::Bind()

@@ -31,13 +31,14 @@ struct Output {
 // Takes the rows before `rows_end`, of which `sums` holds those that were not taken yet, and writes
 // the means of one box that need no others.
 template <class Integrals, class T>
-void filter_box(BoxWindow& box_window, const PrefixRows& sums, Index rows_end, Index width,
+void filter_box(const Shape& shape, BoxWindow& box_window, const PrefixRows& sums, Index rows_end,
                 Index first, T* output) {
   const Axis& x = box_window.box.x;
   const double scale = box_window.box.scale();
-  const auto row_of = [&](Index row) { return Integrals(sums.row(row), x, scale); };
+  const Index width = shape.output_width(), stride = shape.stride_y;
+  const auto row_of = [&](Index row) { return Integrals(sums, row, x, scale); };
   box_window.window.take_until(rows_end, row_of, [=](Index row, Index strip) {
-    T* __restrict to = output + (row - first) * width;
+    T* __restrict to = output + (row / stride - first) * width;
     const T* ahead = to + kRowsAhead * width + strip * kStripColumns;
     for (Index i = 0; i < kStripColumns; i += kCacheLine / sizeof(T)) prefetch(ahead + i);
     return [to](Index column, double mean) { to[column] = static_cast<T>(mean); };
@@ -56,12 +57,13 @@ template <class T>
 bool filter_rows(const Shape& shape, BoxWindow* windows, Band rows, const T* pixels,
                  const Output<T>& output, Arena& arena) {
   const Reach reach = reach_of(windows, shape.boxes);
-  PrefixRows sums(shape.width, reach.left, reach.right, kBlockRows, arena);
-  const auto filter = shape.whole_pixels ? filter_box<WholeColumnIntegrals, T>
-                                         : filter_box<ColumnIntegrals, T>;
+  PrefixRows sums(shape.width, reach.left, reach.right, kBlockRows, shape.stride_x, arena);
+  const auto filter = shape.whole_pixels   ? filter_box<WholeColumnIntegrals, T>
+                      : shape.stride_x > 1 ? filter_box<StridedColumnIntegrals, T>
+                                           : filter_box<ColumnIntegrals, T>;
   for (Index f = 0; f < shape.boxes; ++f) {
     if (has_mean(windows[f].box)) continue;
-    const Index outputs = (output.band.end - output.band.begin) * shape.width;
+    const Index outputs = (output.band.end - output.band.begin) * shape.output_width();
     std::fill_n(output.first + f * output.pitch, outputs, std::numeric_limits<T>::quiet_NaN());
   }
   Index begin = rows.begin;
@@ -70,7 +72,7 @@ bool filter_rows(const Shape& shape, BoxWindow* windows, Band rows, const T* pix
     if (!sums.read(pixels + (begin - rows.begin) * shape.width, begin, end)) return false;
     for (Index f = 0; f < shape.boxes; ++f) {
       if (!has_mean(windows[f].box)) continue;
-      filter(windows[f], sums, end, shape.width, output.band.begin, output.first + f * output.pitch);
+      filter(shape, windows[f], sums, end, output.band.begin, output.first + f * output.pitch);
     }
     begin = end;
   } while (begin < rows.end);
@@ -84,7 +86,7 @@ bool filter_finite_plane(const Shape& shape, const double* theta, const T* x, Ba
   BoxWindow* windows = make_windows(shape, theta, shape.boxes, band, /*mirrored=*/false, arena);
   const Band rows = needed_rows(windows, shape.boxes);
   return filter_rows(shape, windows, rows, x + rows.begin * shape.width,
-                     {band, output + band.begin * shape.width, shape.pixels()}, arena);
+                     {band, output + band.begin * shape.output_width(), shape.outputs()}, arena);
 }
 
 template <class T>
@@ -95,7 +97,7 @@ void filter_band_of(const Shape& shape, const double* theta, const T* x, Band ba
   filter_finite_plane(shape, theta, finite, band, output, arena);
   const Marks marks(x, shape.height, shape.width, arena);
   for (Index f = 0; f < shape.boxes; ++f) {
-    marks.add_to(output + f * shape.pixels(), theta + 4 * f, shape.normalize, band);
+    marks.add_to(output + f * shape.outputs(), theta + 4 * f, shape, band);
   }
 }
 
@@ -112,7 +114,7 @@ bool filter_finite_channels(const Shape& shape, Channels channels, const double*
   T* input = arena.take_array<T>(channels.count * input_pitch);
   to_planes(x + rows.begin * row_pitch, channels.all, inputs, channels.count, input, input_pitch);
 
-  const Index outputs = (band.end - band.begin) * shape.width;
+  const Index width = shape.output_width(), outputs = (band.end - band.begin) * width;
   const Index pitch = plane_pitch<T>(outputs);
   T* output_planes = arena.take_array<T>(planes * pitch);
   for (Index c = 0; c < channels.count; ++c) {
@@ -122,8 +124,8 @@ bool filter_finite_channels(const Shape& shape, Channels channels, const double*
       return false;
     }
   }
-  from_planes(output_planes, pitch, planes, outputs, output + band.begin * row_pitch * shape.boxes,
-              channels.all * shape.boxes);
+  from_planes(output_planes, pitch, planes, outputs,
+              output + band.begin * width * channels.all * shape.boxes, channels.all * shape.boxes);
   return true;
 }
 
@@ -134,11 +136,12 @@ void filter_channels_of(const Shape& shape, Channels channels, const double* the
   const Index pixels = shape.pixels(), boxes = shape.boxes;
   T* planes = arena.take_array<T>(channels.count * pixels);
   to_planes(x, channels.all, pixels, channels.count, planes, pixels);
-  T* results = arena.take_array<T>(boxes * pixels);
+  const Index outputs = shape.outputs(), width = shape.output_width();
+  T* results = arena.take_array<T>(boxes * outputs);
   for (Index c = 0; c < channels.count; ++c) {
     filter_band_of(shape, theta + c * boxes * 4, planes + c * pixels, band, results, arena);
-    const Index first = band.begin * shape.width;
-    from_planes(results + first, pixels, boxes, (band.end - band.begin) * shape.width,
+    const Index first = band.begin * width;
+    from_planes(results + first, outputs, boxes, (band.end - band.begin) * width,
                 output + (first * channels.all + c) * boxes, channels.all * boxes);
   }
 }

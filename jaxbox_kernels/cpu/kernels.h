@@ -14,8 +14,13 @@ struct Shape {
   Index width;
   bool normalize;
   bool whole_pixels;  // Whether all bounds are known to lie on pixel edges.
+  Index stride_y = 1;  // The steps between outputs. Gradients are computed for steps of 1 only.
+  Index stride_x = 1;
 
   Index pixels() const { return height * width; }
+  Index output_height() const { return (height + stride_y - 1) / stride_y; }
+  Index output_width() const { return (width + stride_x - 1) / stride_x; }
+  Index outputs() const { return output_height() * output_width(); }
 };
 
 // Rows `begin ... end - 1` of the result.
@@ -36,7 +41,8 @@ enum class DType { kFloat32, kFloat64 };
 //
 // theta: the boxes, `(boxes, 4)`.
 // x: the plane, `(height, width)`.
-// output: all rows of the output, `(boxes, height, width)`, of which the band is written.
+// output: all rows of the output, `(boxes, output_height, output_width)`, of which the band is
+//   written.
 void filter_band(DType dtype, const Shape& shape, const double* theta, const void* x, Band band,
                  void* output, Arena& arena);
 

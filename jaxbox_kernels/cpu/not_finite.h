@@ -105,18 +105,20 @@ class Marks {
 
   // Adds to a band of the output of a box what these pixels contribute.
   template <class T>
-  void add_to(T* output, const double* theta, bool normalize, Band band) const {
+  void add_to(T* output, const double* theta, const Shape& shape, Band band) const {
     const Touched x = touched(theta[0], theta[1], width_), y = touched(theta[2], theta[3], height_);
-    const Box box = make_box(theta, height_, width_, normalize);
+    const Box box = make_box(theta, height_, width_, shape.normalize);
     const double scale = box.scale();
-    for (Index row = band.begin; row < band.end; ++row) {
-      for (Index column = 0; column < width_; ++column) {
+    const Index columns = shape.output_width();
+    for (Index i = band.begin; i < band.end; ++i) {
+      for (Index j = 0; j < columns; ++j) {
+        const Index row = i * shape.stride_y, column = j * shape.stride_x;
         double value = 0;
         if (positive_.any(y, x, row, column)) value += kInfinity;
         if (negative_.any(y, x, row, column)) value -= kInfinity;
         if (nan_.any(y, x, row, column)) value = std::nan("");
         if (value == 0) continue;
-        T& pixel = output[row * width_ + column];
+        T& pixel = output[i * columns + j];
         pixel = static_cast<T>(pixel + value * scale);
       }
     }

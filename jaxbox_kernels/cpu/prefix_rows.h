@@ -18,18 +18,29 @@ constexpr Index kRowsTogether = 4;
 // leave the image: to the left all is 0, to the right sums stay what they are.
 class PrefixRows {
  public:
-  // Keeps `capacity` rows. Sums can be read from column `-before` up to `width + after + 1`.
-  PrefixRows(Index width, Index before, Index after, Index capacity, Arena& arena)
+  // Keeps `capacity` rows, for outputs `stride` columns apart. Sums can be read from column `-before`
+  // up to `width + after + 1`.
+  PrefixRows(Index width, Index before, Index after, Index capacity, Index stride, Arena& arena)
       : width_(width),
-        before_(before),
-        pitch_(before + width + after + 2),
+        stride_(stride),
+        before_((before + stride - 1) / stride * stride),
+        pitch_((before_ + width + after + 2 + stride - 1) / stride * stride),
         capacity_(capacity),
-        sums_(arena.take_array<double>(capacity * pitch_)) {
-    for (Index row = 0; row < capacity; ++row) std::fill_n(sums_ + row * pitch_, before, 0.0);
+        sums_(arena.take_array<double>(capacity * pitch_)),
+        phases_(stride > 1 ? arena.take_array<double>(capacity * pitch_) : nullptr) {
+    for (Index row = 0; row < capacity; ++row) std::fill_n(sums_ + row * pitch_, before_, 0.0);
   }
 
   // The sums of all pixels before each column of a row, from column 0.
   const double* row(Index number) const { return sums_ + number % capacity_ * pitch_ + before_; }
+
+  // The sums of all pixels before column `offset` of a row, `offset + stride`, and so on.
+  const double* every_stride(Index number, Index offset) const {
+    if (stride_ == 1) return row(number) + offset;
+    const Index place = offset + before_;
+    return phases_ + number % capacity_ * pitch_ + place % stride_ * (pitch_ / stride_) +
+           place / stride_;
+  }
 
   // Reads rows `begin ... end - 1`, of which `pixels` is the first. Returns whether all pixels are
   // finite.
@@ -41,6 +52,9 @@ class PrefixRows {
       finite &= read_together<kRowsTogether>(pixels + (row - begin) * width_, row);
     }
     for (; row < end; ++row) finite &= read_together<1>(pixels + (row - begin) * width_, row);
+    if (stride_ > 1) {
+      for (row = begin; row < end; ++row) split_phases(row);
+    }
     return finite;
   }
 
@@ -66,16 +80,31 @@ class PrefixRows {
     return finite;
   }
 
+  // Copies a row such that sums `stride` columns apart are neighbours.
+  void split_phases(Index number) {
+    const double* __restrict sums = sums_ + number % capacity_ * pitch_;
+    double* __restrict phases = phases_ + number % capacity_ * pitch_;
+    const Index length = pitch_ / stride_;
+    for (Index phase = 0; phase < stride_; ++phase) {
+      for (Index i = 0; i < length; ++i) phases[phase * length + i] = sums[i * stride_ + phase];
+    }
+  }
+
   Index width_;
+  Index stride_;
   Index before_;
-  Index pitch_;
+  Index pitch_;  // A multiple of the stride.
   Index capacity_;
   double* sums_;
+  double* phases_;  // The same sums by their column modulo the stride.
 };
 
 // The integrals over a box's columns, of one row, times a factor.
 class ColumnIntegrals {
  public:
+  ColumnIntegrals(const PrefixRows& sums, Index row, const Axis& x, double factor)
+      : ColumnIntegrals(sums.row(row), x, factor) {}
+
   ColumnIntegrals(const double* sums, const Axis& x, double factor)
       : low_(sums + x.low),
         high_(sums + x.high),
@@ -100,11 +129,41 @@ class ColumnIntegrals {
   double high_part_;
 };
 
-// The same if all bounds lie on pixel edges.
+// The same for outputs that are several columns apart.
+class StridedColumnIntegrals {
+ public:
+  StridedColumnIntegrals(const PrefixRows& sums, Index row, const Axis& x, double factor)
+      : before_low_(sums.every_stride(row, x.low)),
+        after_low_(sums.every_stride(row, x.low + 1)),
+        before_high_(sums.every_stride(row, x.high)),
+        after_high_(sums.every_stride(row, x.high + 1)),
+        whole_(factor * x.whole),
+        low_part_(factor * x.low_part),
+        high_part_(factor * x.high_part) {}
+
+  double operator[](Index column) const {
+    return whole_ * (before_high_[column] - after_low_[column]) +
+           (low_part_ * (after_low_[column] - before_low_[column]) +
+            high_part_ * (after_high_[column] - before_high_[column]));
+  }
+
+ private:
+  const double* before_low_;
+  const double* after_low_;
+  const double* before_high_;
+  const double* after_high_;
+  double whole_;
+  double low_part_;
+  double high_part_;
+};
+
+// The same if all bounds lie on pixel edges, for outputs any number of columns apart.
 class WholeColumnIntegrals {
  public:
-  WholeColumnIntegrals(const double* sums, const Axis& x, double factor)
-      : low_(sums + x.low + 1), high_(sums + x.high), whole_(factor * x.whole) {}
+  WholeColumnIntegrals(const PrefixRows& sums, Index row, const Axis& x, double factor)
+      : low_(sums.every_stride(row, x.low + 1)),
+        high_(sums.every_stride(row, x.high)),
+        whole_(factor * x.whole) {}
 
   double operator[](Index column) const { return whole_ * (high_[column] - low_[column]); }
 

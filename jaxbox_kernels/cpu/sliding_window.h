@@ -21,13 +21,15 @@ constexpr Index kStripColumns = 128;
 // as they are, so that a box over zeros gives exactly 0. A box without whole rows reads no sums.
 class SlidingWindow {
  public:
-  // Computes outputs `outputs.begin ... outputs.end - 1` of an image of `height` rows.
-  SlidingWindow(const Axis& y, Band outputs, Index height, Index width, Arena& arena)
+  // Computes the outputs of a band, which are at every `stride`-th row of an image of `height` rows.
+  // In what follows, an output is called by that row.
+  SlidingWindow(const Axis& y, Band band, Index stride, Index height, Index width, Arena& arena)
       : axis_(y),
-        outputs_(outputs),
-        first_(std::clamp<Index>(outputs.begin + y.low, 0, height)),
-        end_(std::clamp<Index>(outputs.end + y.high, 0, height)),
-        computed_(outputs.begin),
+        stride_(stride),
+        outputs_{band.begin * stride, (band.end - 1) * stride + 1},
+        first_(std::clamp<Index>(outputs_.begin + y.low, 0, height)),
+        end_(std::clamp<Index>(outputs_.end + y.high, 0, height)),
+        computed_(outputs_.begin),
         taken_(first_),
         width_(width),
         span_(y.high - y.low),
@@ -71,7 +73,11 @@ class SlidingWindow {
       }
       for (Index output = computed_; output < end; ++output) {
         const Index row = output + axis_.high;
-        if (row < first_ || row >= end_) {
+        if (stride_ > 1 && output % stride_ != 0) {
+          if (row >= first_ && row < end_) {
+            take<false, false>(row, strip, row_of(row), [](Index, double) {});
+          }
+        } else if (row < first_ || row >= end_) {
           finish(output, strip, row_of, writer_of(output, strip));
         } else if (span_ > 0 && row - span_ >= first_) {
           take<true, true>(row, strip, row_of(row), writer_of(output, strip));
@@ -137,6 +143,7 @@ class SlidingWindow {
   }
 
   Axis axis_;
+  Index stride_;
   Band outputs_;
   Index first_;
   Index end_;

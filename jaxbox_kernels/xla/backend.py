@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbox_kernels import non_finite
+from jaxbox_kernels import non_finite, strided_gradients
 from jaxbox_kernels.backend import (
     Backend,
     Backward,
@@ -25,15 +25,16 @@ from jaxbox_kernels.xla import integral_image, integral_image_grad, overlap_matr
 
 def _of_finite_planes(name: str, forward: Forward, backward: Backward) -> Backend:
     """A backend that takes what is not finite for 0 and has no second derivatives."""
-    return Backend(name, forward, backward, always_suitable, maps_images=True)
+    return Backend(name, forward, backward, always_suitable, maps_images=True, has_strides=True)
 
 
 def _complete(backend: Backend) -> Backend:
-    """Extends a backend to NaN and infinite pixels and to second derivatives."""
+    """Extends a backend to NaN and infinite pixels, second derivatives and strided gradients."""
+    backward = second_order.differentiable(non_finite.guard_backward(backend.backward))
     return replace(
         backend,
         forward=non_finite.guard_forward(backend.forward),
-        backward=second_order.differentiable(non_finite.guard_backward(backend.backward)),
+        backward=strided_gradients.by_spreading(backward),
     )
 
 

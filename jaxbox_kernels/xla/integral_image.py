@@ -21,6 +21,7 @@ from jaxbox_kernels.backend import Options
 from jaxbox_kernels.common import bounds, xla_hints
 from jaxbox_kernels.common.area import scales
 from jaxbox_kernels.common.bounds import Extent
+from jaxbox_kernels.common.strides import Strides
 from jaxbox_kernels.non_finite import finite
 from jaxbox_kernels.xla import chunks, fixed_point, prefix_sums, shifted_reads
 from jaxbox_kernels.xla.fixed_point import FixedPoint
@@ -48,7 +49,7 @@ def _filter(theta: Array, x: Array, *, options: Options) -> Array:
         along_y, along_x = bounds.extents(wide, *x.shape[-2:], whole_pixels=options.whole_pixels)
         image = _integral_image(x)
         integrate = _integrate_whole_pixels if options.whole_pixels else _integrate
-        integrals = integrate(image.numbers, along_y, along_x)
+        integrals = integrate(image.numbers, along_y, along_x, options.strides)
         scale_x, scale_y = scales(wide, normalize=options.normalize)
         steps = xla_hints.compute_once(image.step[..., 0] * scale_x * scale_y)
         return (integrals * steps[..., None, None]).astype(x.dtype)
@@ -62,22 +63,33 @@ def _integral_image(x: Array) -> FixedPoint:
     return image._replace(numbers=sums)
 
 
-def _integrate(sums: Array, along_y: Extent, along_x: Extent) -> Array:
-    """Integrates an integral image over boxes: `(P, H, W)` to `(P, F, H, W)`.
+def _integrate(sums: Array, along_y: Extent, along_x: Extent, strides: Strides) -> Array:
+    """Integrates an integral image over boxes: `(P, H, W)` to `(P, F, H, W)`, or less by strides.
 
     It integrates over rows first and then over columns: 8 reads, where both at once would take 16.
     """
-    rows = xla_hints.compute_once(shifted_reads.integrate_rows(sums, along_y))
-    return shifted_reads.integrate_columns(rows, along_x)
+    rows = shifted_reads.integrate_rows(sums, along_y, strides[0])
+    return shifted_reads.integrate_columns(xla_hints.compute_once(rows), along_x, strides[1])
 
 
-def _integrate_whole_pixels(sums: Array, along_y: Extent, along_x: Extent) -> Array:
+def _integrate_whole_pixels(
+    sums: Array, along_y: Extent, along_x: Extent, strides: Strides
+) -> Array:
     """Integrates as `_integrate` does, over boxes with all bounds on pixel edges.
 
     It takes 4 reads, and no integrals over rows between them.
     """
     height, width = sums.shape[1:]
-    table = lax.collapse(shifted_reads.with_margins(sums), 1)
-    low, high = (bounds.count(offset, height) * width for offset in along_y.offsets)
-    read = functools.partial(shifted_reads.integrate_slices, table, extent=along_x, width=width)
+    stride_y, stride_x = strides
+    rows = shifted_reads.with_margins(shifted_reads.split_phases(sums, stride_x))
+    low, high = (
+        bounds.count(offset, height, stride=stride_y) * rows.shape[-1] for offset in along_y.offsets
+    )
+    read = functools.partial(
+        shifted_reads.integrate_slices,
+        lax.collapse(rows, 1),
+        extent=along_x,
+        width=width,
+        stride=stride_x,
+    )
     return read(high) - read(low)

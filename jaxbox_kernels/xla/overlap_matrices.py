@@ -20,6 +20,8 @@ from jaxbox_kernels.backend import Gradients, Options
 from jaxbox_kernels.common import powers_of_two
 from jaxbox_kernels.common.area import grad_through_area, scales
 from jaxbox_kernels.common.contraction import contract, contract_in_parts
+from jaxbox_kernels.common.overlap import overlap, slopes
+from jaxbox_kernels.common.strides import Strides, positions
 from jaxbox_kernels.non_finite import finite
 
 # Of a power of two whose inverse is a normal float32 number.
@@ -27,7 +29,7 @@ _LARGEST_EXPONENT: Final = 253
 
 
 class _Overlaps(NamedTuple):
-    """The matrices of all boxes along one axis, `(C, F, size, size)` each.
+    """The matrices of all boxes along one axis, `(C, F, outputs, size)` each.
 
     Attributes:
       length: the overlaps `T`.
@@ -40,51 +42,32 @@ class _Overlaps(NamedTuple):
     d_high: Array
 
 
-def _overlaps(low: Array, high: Array, size: int) -> _Overlaps:
-    position = jnp.arange(size, dtype=low.dtype)
+def _overlaps(low: Array, high: Array, size: int, stride: int) -> _Overlaps:
+    pixel = jnp.arange(size, dtype=low.dtype)
     # Differences of integers are exact, so that nothing is lost far from the origin.
-    offset = (position[None, :] - position[:, None])[None, None]
+    offset = (pixel[None, :] - positions(size, stride, low.dtype)[:, None])[None, None]
     low, high = low[..., None, None], high[..., None, None]
-    return _Overlaps(_length(low, high, offset), *_length_slopes(low, high, offset))
-
-
-@jax.custom_jvp
-def _length(low: Array, high: Array, pixel: Array) -> Array:
-    """The overlap of a box with a pixel; an integral from a high to a low bound is negative."""
-    high_limit, low_limit = (jnp.clip(bound, pixel - 0.5, pixel + 0.5) for bound in (high, low))
-    return high_limit - low_limit
-
-
-@_length.defjvp
-def _length_jvp(
-    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
-) -> tuple[Array, Array]:
-    """Differentiates as the gradients do: JAX's derivative of `clip` at a limit is another."""
-    d_low, d_high = _length_slopes(*primals)
-    return _length(*primals), d_low * tangents[0] + d_high * tangents[1]
-
-
-def _length_slopes(low: Array, high: Array, pixel: Array) -> tuple[Array, Array]:
-    """The derivatives of the overlap with respect to the bounds."""
-    # A bound on a pixel edge belongs to the pixel into which the box grows.
-    d_low = -((pixel - 0.5 < low) & (low <= pixel + 0.5)).astype(low.dtype)
-    d_high = ((pixel - 0.5 <= high) & (high < pixel + 0.5)).astype(high.dtype)
-    return d_low, d_high
+    interval = low, high, offset - 0.5, offset + 0.5
+    return _Overlaps(overlap(*interval), *slopes(*interval))
 
 
 def _matrices(
-    theta: Array, size: tuple[int, ...], factors: tuple[Array, Array]
+    theta: Array, size: tuple[int, ...], factors: tuple[Array, Array], strides: Strides = (1, 1)
 ) -> tuple[_Overlaps, _Overlaps]:
     """The matrices along y and along x, multiplied by a factor of each box along x and along y."""
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
     height, width = size
     scale_x, scale_y = factors
 
-    def scaled(scale: Array, low: Array, high: Array, size: int) -> _Overlaps:
-        matrices = _overlaps(low, high, size)
+    def scaled(scale: Array, low: Array, high: Array, size: int, stride: int) -> _Overlaps:
+        matrices = _overlaps(low, high, size, stride)
         return _Overlaps(*(scale[..., None, None] * matrix for matrix in matrices))
 
-    return scaled(scale_y, y_min, y_max, height), scaled(scale_x, x_min, x_max, width)
+    along_y, along_x = strides
+    return (
+        scaled(scale_y, y_min, y_max, height, along_y),
+        scaled(scale_x, x_min, x_max, width, along_x),
+    )
 
 
 def forward(x: Array, theta: Array, options: Options) -> Array:
@@ -92,7 +75,7 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
     with jax.enable_x64(True):
         theta = _wide(theta)
         factors = scales(theta, normalize=options.normalize)
-        return _filter(_wide(finite(x)), theta, factors).astype(x.dtype)
+        return _filter(_wide(finite(x)), theta, factors, options.strides).astype(x.dtype)
 
 
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
@@ -116,7 +99,8 @@ def forward_in_float32(x: Array, theta: Array, options: Options) -> Array:
     x, exponents = _in_units(finite(x))
     factors = scales(theta, normalize=options.normalize)
     if options.normalize:
-        return _times(_filter(x, theta, factors), powers_of_two.power(exponents), axis=1)
+        means = _filter(x, theta, factors, options.strides)
+        return _times(means, powers_of_two.power(exponents), axis=1)
     # The extents of a tiny box have a product that is out of float32's range; an image of large
     # pixels times that product need not be.
     short = [powers_of_two.exponent(jnp.minimum(extent, 1)) for extent in _extents(theta)]
@@ -128,7 +112,7 @@ def forward_in_float32(x: Array, theta: Array, options: Options) -> Array:
         factor[None, :, :, None, None]
         for factor in powers_of_two.product(exponents[:, None], *short)
     )
-    return _filter(x, theta, (scale_x, scale_y)) * first * second
+    return _filter(x, theta, (scale_x, scale_y), options.strides) * first * second
 
 
 def _extents(theta: Array) -> tuple[Array, Array]:
@@ -166,8 +150,8 @@ def _times(array: Array, factors: Array, axis: int) -> Array:
     return array * jnp.expand_dims(factors, [i for i in range(array.ndim) if i != axis])
 
 
-def _filter(x: Array, theta: Array, factors: tuple[Array, Array]) -> Array:
-    rows, columns = _matrices(theta, x.shape[-2:], factors)
+def _filter(x: Array, theta: Array, factors: tuple[Array, Array], strides: Strides) -> Array:
+    rows, columns = _matrices(theta, x.shape[-2:], factors, strides)
     along_x = contract_in_parts("nchk,cfwk->ncfhw", x, columns.length, along="k")
     return contract_in_parts("cfhi,ncfiw->ncfhw", rows.length, along_x, along="i")
 

@@ -21,19 +21,22 @@ IMAGE_ROWS = slice(_ABOVE, -_BELOW)
 """Where the rows of the image are among those of planes with margins."""
 
 
-def integrate_rows(sums: Array, along_y: Extent) -> Array:
+def integrate_rows(sums: Array, along_y: Extent, stride: int = 1) -> Array:
     """Integrates over the rows of boxes.
 
     Args:
       sums: prefix sums over rows in fixed point, `(P, H, W)`.
       along_y: the boxes' extents, `(P, F)`.
+      stride: the step between rows of outputs.
 
     Returns:
-      The integrals in fixed point of all rows of the image and of the margins,
-      `(P, F, _ABOVE + H + _BELOW, W)`.
+      The integrals in fixed point of all rows of outputs and of the margins,
+      `(P, F, _ABOVE + outputs + _BELOW, W)`.
     """
     height, width = sums.shape[1:]
-    counts = [bounds.count(o, height, before=_ABOVE, after=_BELOW) for o in along_y.offsets]
+    counts = [
+        bounds.count(o, height, stride=stride, before=_ABOVE, after=_BELOW) for o in along_y.offsets
+    ]
     starts = [jnp.maximum(count - 1, 0) * width for count in counts]
     above = [count > 0 for count in counts]
     table, starts, above = xla_hints.read_again((lax.collapse(sums, 1), starts, above))
@@ -46,48 +49,73 @@ def integrate_rows(sums: Array, along_y: Extent) -> Array:
     return along_y.integral(before, after, pixels)
 
 
-def integrate_columns(rows: Array, along_x: Extent) -> Array:
+def integrate_columns(rows: Array, along_x: Extent, stride: int = 1) -> Array:
     """Integrates over the columns of boxes.
 
     Args:
       rows: prefix sums over columns in fixed point, of one plane for each box or of one for all
         boxes, with margins: `(P, F or 1, _ABOVE + H + _BELOW, W)`.
       along_x: the boxes' extents, `(P, F)`.
+      stride: the step between columns of outputs.
 
     Returns:
-      The integrals in fixed point, `(P, F, H, W)`.
+      The integrals in fixed point, `(P, F, H, outputs)`.
     """
-    return integrate_slices(lax.collapse(rows, 1), row_starts(rows), along_x, rows.shape[-1])
+    width, rows = rows.shape[-1], split_phases(rows, stride)
+    return integrate_slices(lax.collapse(rows, 1), row_starts(rows), along_x, width, stride)
 
 
-def integrate_slices(table: Array, starts: Array, extent: Extent, width: int) -> Array:
+def split_phases(rows: Array, stride: int) -> Array:
+    """Reorders columns such that those `stride` apart are neighbours: `(..., W)`.
+
+    Columns `p, p + stride, ...` come together for each `p < stride`, so that what outputs `stride`
+    apart read is one slice. The width is padded with zeros to a multiple of the stride.
+    """
+    if stride == 1:
+        return rows
+    length = -(-rows.shape[-1] // stride)
+    amounts = [(0, 0)] * (rows.ndim - 1) + [(0, length * stride - rows.shape[-1])]
+    split = jnp.pad(rows, amounts).reshape(*rows.shape[:-1], length, stride)
+    return lax.collapse(jnp.swapaxes(split, -1, -2), rows.ndim - 1)
+
+
+def integrate_slices(
+    table: Array, starts: Array, extent: Extent, width: int, stride: int = 1
+) -> Array:
     """Integrates over the columns of boxes, of rows that begin anywhere in a table.
 
     Args:
       table: flattened planes of prefix sums over columns in fixed point, with margins, `(P, L)`.
       starts: the places at which rows begin in the table, `(P, F, H)`; the first two axes may be 1.
       extent: the boxes' extents along x, `(P, F)`.
-      width: the number of columns.
+      width: the number of columns of the image.
+      stride: the step between columns of outputs. Rows are in the order of `split_phases`.
 
     Returns:
-      The integrals in fixed point, `(P, F, H, W)`.
+      The integrals in fixed point, `(P, F, H, outputs)`.
     """
-    offsets = extent.offsets
+    offsets, outputs = extent.offsets, -(-width // stride)
+
+    def place(column: Array) -> Array:
+        """Where the slice of the columns at an offset from the outputs begins in its row."""
+        column = _limit(column, width)
+        return column if stride == 1 else column % stride * outputs + column // stride
+
     starts = jnp.broadcast_to(starts, (*offsets[0].shape, starts.shape[-1]))
-    last = slices(table, starts + (width - 1), 1)
+    last = slices(table, starts + place(jnp.int32(width - 1)), 1)
     inner = offsets[0]
     if extent.parts is not None:
         inner = jnp.where(extent.within_pixel, inner, offsets[2])
-    crosses = bounds.beyond(offsets[1], width, table.dtype) - bounds.beyond(
-        inner, width, table.dtype
+    crosses = bounds.beyond(offsets[1], width, table.dtype, stride=stride) - bounds.beyond(
+        inner, width, table.dtype, stride=stride
     )
     # The table has the sums through each pixel: that before a pixel is one place before it.
-    places = [starts + _limit(o - 1, width)[..., None] for o in offsets]
-    inside = [bounds.inside(_limit(o - 1, width), width) for o in offsets[:3]]
-    in_image = [bounds.inside(o, width) for o in offsets[:2]]
+    places = [starts + place(o - 1)[..., None] for o in offsets]
+    inside = [bounds.inside(_limit(o - 1, width), width, stride=stride) for o in offsets[:3]]
+    in_image = [bounds.inside(o, width, stride=stride) for o in offsets[:2]]
     last, crosses = xla_hints.compute_once((last, crosses))
     table, places, inside, in_image = xla_hints.read_again((table, places, inside, in_image))
-    reads = [slices(table, place, width) for place in places]
+    reads = [slices(table, begin, outputs) for begin in places]
     sums = [jnp.where(mask[:, :, None], read, 0) for mask, read in zip(inside, reads, strict=False)]
     before, after = sums[:2], sums[2:]
     pixels = [
