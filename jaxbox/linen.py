@@ -23,7 +23,7 @@ from jaxbox.arguments import check_callable, to_array
 from jaxbox.boxes import initializer
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
-from jaxbox.ops.box_conv import Implementation
+from jaxbox.ops.box_conv import Implementation, Padding
 from jaxbox.ops.dcls import Version
 from jaxbox.ops.octave_features import Features, Octaves, Pooling, from_pair, to_pair
 from jaxbox_kernels.common import layout
@@ -84,22 +84,31 @@ class BoxConv(_LinenLayer):
     num_boxes: int
     _: dataclasses.KW_ONLY
     window: Sequence[float] | None = None
+    num_dims: int | None = None
     min_size: float = 1.0
     normalize: bool = True
+    strides: int | Sequence[int] = 1
+    padding: Padding = "zeros"
     whole_pixels: bool = False
-    channel_axis: layout.ChannelAxis = -1
+    channel_axis: int = -1
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     trainable: bool = True
     theta_init: Initializer | None = None
     implementation: Implementation | None = None
 
+    @property
+    def spatial_axes(self) -> int:
+        """The number of spatial axes: `num_dims`, or the length of `window`, or 2."""
+        return self.num_dims or (2 if self.window is None else len(self.window))
+
     def _from_input(self, x: jax.Array) -> dict[str, Any]:
-        axes = layout.describe(self.channel_axis)
+        rank = self.spatial_axes
+        axes = layout.describe(self.channel_axis, rank)
         x = to_array("x", x)
-        if x.ndim < 3 or 0 in x.shape[-3:]:
+        if x.ndim < rank + 1 or 0 in x.shape[-rank - 1 :]:
             raise ValueError(f"x must be {axes}, got shape {x.shape}.")
-        size, channels = layout.split_shape(x.shape, self.channel_axis)
+        size, channels = layout.spatial_size(x.shape, self.channel_axis, rank)
         options: dict[str, Any] = {"in_features": channels}
         # Only where boxes start depends on the input: maps of other sizes may follow, and symbolic
         # sizes, which say nothing of where to start.

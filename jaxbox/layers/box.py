@@ -18,9 +18,10 @@ from jaxbox.arguments import (
     check_dtype,
     check_flag,
     check_rngs,
+    sizes_per_axis,
     to_array,
 )
-from jaxbox.ops.box_conv import Implementation, box_conv
+from jaxbox.ops.box_conv import Implementation, Padding, box_conv
 from jaxbox_kernels.common import layout
 
 __all__ = ["BOX_TAG", "DEFAULT_WINDOW", "BoxConv", "FrozenBoxes"]
@@ -59,17 +60,23 @@ class BoxConv(nnx.Module):
       num_boxes: The number of boxes for each channel.
       *positional: Nothing. `window` has to be given by name, lest it be taken for the kernel size
         that `flax.nnx.Conv` has in this place.
-      window: The size `(h, w)` in pixels of the feature maps that the layer will see. Boxes start
-        inside it and are kept in `[-w, w] x [-h, h]`. The layer accepts maps of other sizes too.
+      window: The size `(h, w)` in pixels of the feature maps that the layer will see, `(l,)` for
+        signals or `(d, h, w)` for volumes. Boxes start inside it and are kept in
+        `[-w, w] x [-h, h]`. The layer accepts maps of other sizes too.
       example: An array or `jax.ShapeDtypeStruct` of the input's shape to take the window from, in
         place of `window`. With neither, boxes start as in a 32 x 32 window and only their minimum
         size is enforced.
+      num_dims: The number of spatial axes: 1 for signals, 2 for images, 3 for volumes. By default
+        the length of `window`, or 2.
       min_size: The least width and height, in pixels, of the boxes that the layer computes with.
       normalize: Whether to divide by the area of the box. Without it the layer integrates.
+      strides: The steps between outputs in pixels, one for all axes or one for each.
+      padding: What is outside the feature map: `"zeros"`, `"edge"` or `"partial"`. See
+        :func:`jaxbox.box_conv`.
       whole_pixels: Whether to round the boxes to whole pixels, for which the layer is faster. They
         do not train then. See :func:`jaxbox.box_conv`.
-      channel_axis: The axis of the channels: -1, or -3, which saves transpositions. See
-        :func:`jaxbox.box_conv`.
+      channel_axis: The axis of the channels: -1, or before the spatial axes (-3 for images), which
+        saves transpositions. See :func:`jaxbox.box_conv`.
       dtype: The dtype that the input is cast to, which is also that of the output. By default it is
         the input's own.
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
@@ -102,10 +109,13 @@ class BoxConv(nnx.Module):
         *positional: Never,
         window: Sequence[float] | None = None,
         example: jax.Array | jax.ShapeDtypeStruct | None = None,
+        num_dims: int | None = None,
         min_size: float = 1.0,
         normalize: bool = True,
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "zeros",
         whole_pixels: bool = False,
-        channel_axis: layout.ChannelAxis = -1,
+        channel_axis: int = -1,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         trainable: bool = True,
@@ -119,7 +129,9 @@ class BoxConv(nnx.Module):
                 "size, and num_boxes is the number of boxes of each input channel; got "
                 f"{', '.join(map(repr, (in_features, num_boxes, *positional)))}."
             )
-        layout.describe(channel_axis)  # Raises where it is unknown.
+        self.num_dims = _choose_num_dims(num_dims, window)
+        layout.describe(channel_axis, self.num_dims)  # Raises where it is unknown.
+        check_choice("padding", padding, get_args(Padding))
         check_choice("implementation", implementation, (None, *get_args(Implementation)))
         for name, flag in (
             ("normalize", normalize),
@@ -132,15 +144,17 @@ class BoxConv(nnx.Module):
         check_dtype("param_dtype", param_dtype)
         self.in_features = check_count("in_features", in_features)
         self.num_boxes = check_count("num_boxes", num_boxes)
-        window = _choose_window(window, example, self.in_features, channel_axis)
+        window = self._choose_window(window, example, channel_axis)
         boxes.check_min_size(min_size, window)
         if theta_init is None:
-            theta_init = boxes.initializer(DEFAULT_WINDOW if window is None else window)
+            theta_init = boxes.initializer(window or DEFAULT_WINDOW[:1] * self.num_dims)
         check_callable("theta_init", theta_init)
         check_rngs(rngs)
 
         self.min_size = float(min_size)
         self.normalize = normalize
+        self.strides = sizes_per_axis("strides", strides, self.num_dims)
+        self.padding: Padding = padding
         self.whole_pixels = whole_pixels
         self.channel_axis = channel_axis
         self.dtype = dtype
@@ -148,10 +162,38 @@ class BoxConv(nnx.Module):
         self.implementation = implementation
         variable = nnx.Param if trainable else FrozenBoxes
         self.theta = variable(
-            theta_init(rngs.params(), (self.in_features, self.num_boxes, 4), param_dtype),
+            theta_init(
+                rngs.params(), (self.in_features, self.num_boxes, 2 * self.num_dims), param_dtype
+            ),
             tag=BOX_TAG,
             window=window,
+            num_dims=self.num_dims,
         )
+
+    def _choose_window(
+        self,
+        window: Sequence[float] | None,
+        example: jax.Array | jax.ShapeDtypeStruct | None,
+        channel_axis: int,
+    ) -> boxes.Window | None:
+        """Returns the window that is given, or that of the example, or none."""
+        if example is None:
+            return None if window is None else boxes.check_window(window)
+        if window is not None:
+            raise ValueError(f"Give window or example, not both; window is {window}.")
+        shape = getattr(example, "shape", None)
+        if shape is None:
+            raise TypeError(f"example must be an array or a jax.ShapeDtypeStruct, got {example!r}.")
+        if len(shape) < self.num_dims + 1 or shape[channel_axis] != self.in_features:
+            axes = layout.describe(channel_axis, self.num_dims)
+            raise ValueError(
+                f"example must be {axes} with C = in_features = {self.in_features}, got shape "
+                f"{shape}."
+            )
+        size, _ = layout.spatial_size(shape, channel_axis, self.num_dims)
+        if 0 in size:
+            raise ValueError(f"example must have pixels, got shape {shape}.")
+        return boxes.check_window(size)
 
     @property
     def window(self) -> boxes.Window | None:
@@ -180,8 +222,8 @@ class BoxConv(nnx.Module):
             `(..., in_features, H, W)`, of a floating dtype.
 
         Returns:
-          The averages, with `in_features * num_boxes` channels, of the layer's `dtype` or else of
-          that of `x`.
+          The averages, with `in_features * num_boxes` channels and each spatial axis divided by its
+          stride and rounded up, of the layer's `dtype` or else of that of `x`.
 
         Raises:
           TypeError: `x` is not of a real floating dtype.
@@ -191,6 +233,8 @@ class BoxConv(nnx.Module):
             jnp.asarray(to_array("x", x), self.dtype),
             self.valid_theta,
             normalize=self.normalize,
+            strides=self.strides,
+            padding=self.padding,
             whole_pixels=self.whole_pixels,
             channel_axis=self.channel_axis,
             implementation=self.implementation,
@@ -220,26 +264,12 @@ def _with_gradient_of_jvp(
     return primals[1], tangents[0]
 
 
-def _choose_window(
-    window: Sequence[float] | None,
-    example: jax.Array | jax.ShapeDtypeStruct | None,
-    in_features: int,
-    channel_axis: layout.ChannelAxis,
-) -> boxes.Window | None:
-    """Returns the window that is given, or that of the example, or none."""
-    if example is None:
-        return None if window is None else boxes.check_window(window)
-    if window is not None:
-        raise ValueError(f"Give window or example, not both; window is {window}.")
-    shape = getattr(example, "shape", None)
-    if shape is None:
-        raise TypeError(f"example must be an array or a jax.ShapeDtypeStruct, got {example!r}.")
-    if len(shape) < 3 or shape[channel_axis] != in_features:
-        raise ValueError(
-            f"example must be {layout.describe(channel_axis)} with C = in_features = "
-            f"{in_features}, got shape {shape}."
-        )
-    size = layout.split_shape(shape, channel_axis)[0]
-    if 0 in size:
-        raise ValueError(f"example must have pixels, got shape {shape}.")
-    return boxes.check_window(size)
+def _choose_num_dims(num_dims: int | None, window: Sequence[float] | None) -> int:
+    """Returns the number of spatial axes that is given, or that of the window, or 2."""
+    of_window = None if window is None else len(boxes.check_window(window))
+    if num_dims is None:
+        return of_window or 2
+    check_choice("num_dims", num_dims, (1, 2, 3))
+    if of_window not in (None, num_dims):
+        raise ValueError(f"num_dims must be the length of window {window}; got {num_dims}.")
+    return num_dims

@@ -145,7 +145,13 @@ def _octave_conv(layer: ArrayOctConv, features: FeatureMap) -> tuple[FeatureMap,
 
 @layer_cost.register
 def _box_conv(layer: BoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
-    output = features._replace(channels=layer.in_features * layer.num_boxes)
+    channels = layer.in_features * layer.num_boxes
+    along_y, along_x = layer.strides
+    output = features._replace(
+        height=-(-features.height // along_y),
+        width=-(-features.width // along_x),
+        channels=channels,
+    )
     operations = features.num_elements + 5 * output.num_elements
     return output, Cost(layer.theta.size, operations, operations)
 

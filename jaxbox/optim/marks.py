@@ -149,7 +149,7 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
     """
 
     def make(theta: nnx.Variable[Any]) -> BoxSpec:
-        axis = last_axis_of_size(theta.shape, 4)
+        axis = last_axis_of_size(theta.shape, 2 * theta.get_metadata("num_dims", 2))
         return BoxSpec(theta.get_metadata("window"), axis)
 
     return _find(model, wrt, BOX_TAG, make)
@@ -204,7 +204,8 @@ def find_boxes_by_name(
         see feature maps of different sizes, replace `BoxSpec`s in the result.
       name: The last key on the path to the boxes.
       axis: The axis along which a box has its four coordinates. By default it is the last axis of
-        size 4. Layers that are stacked along a later axis of size 4 need it.
+        size 4, or of twice the length of `window`. Layers that are stacked along a later axis of
+        this size need it, and boxes of signals or volumes without a window.
 
     Returns:
       A tree of the structure of `params`, or of a prefix of it where arrays are boxed, with a
@@ -226,9 +227,10 @@ def find_boxes_by_name(
         # `nnx.bridge.to_linen` keeps the metadata of NNX layers.
         metadata = leaf.metadata if isinstance(leaf, nnx.bridge.NNXMeta) else {}
         shape = _shape(leaf)
+        num_dims = metadata.get("num_dims", 2) if window is None else len(window)
         return BoxSpec(
             metadata.get("window") if window is None else window,
-            last_axis_of_size(shape, 4) if axis is None else axis,
+            last_axis_of_size(shape, 2 * num_dims) if axis is None else axis,
         )
 
     BoxSpec(window)  # Raises before a name is looked for.
@@ -406,7 +408,7 @@ def _marks_in_bridges(model: nnx.Module, tag: str) -> dict[int, BoxSpec | Positi
             if inner[-1] != name or variable.ndim < rank:
                 continue
             if isinstance(layer, linen.BoxConv):
-                axis = last_axis_of_size(variable.shape, 4)
+                axis = last_axis_of_size(variable.shape, 2 * layer.spatial_axes)
                 marks[id(variable)] = BoxSpec(layer.window, axis)
             elif isinstance(layer, linen.DclsConv):
                 limits = position_limits(_cells(layer))

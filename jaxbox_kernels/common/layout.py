@@ -33,8 +33,16 @@ def describe(channel_axis: int, rank: int = 2) -> str:
 
 def split_shape(shape: tuple[int, ...], channel_axis: ChannelAxis) -> tuple[tuple[int, int], int]:
     """Splits the shape of images into their size `(H, W)` and the number of their channels."""
-    channels, height, width = shape[-3:] if channel_axis == -3 else (shape[-1], *shape[-3:-1])
+    (height, width), channels = spatial_size(shape, channel_axis, 2)
     return (height, width), channels
+
+
+def spatial_size(
+    shape: tuple[int, ...], channel_axis: int, rank: int
+) -> tuple[tuple[int, ...], int]:
+    """Splits the shape of a feature map into its spatial size and the number of its channels."""
+    axes = shape[-rank - 1 :]
+    return (axes[:-1], axes[-1]) if channel_axis == -1 else (axes[1:], axes[0])
 
 
 def per_channel(values: Array, ndim: int, channel_axis: ChannelAxis) -> Array:
