@@ -5,7 +5,7 @@
 operations are `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (with `jaxbox.octave_conv_transpose`) and
 `jaxbox.doconv_kernel`. `jaxbox.backends` tells what can compute the box convolution here, and
 `jaxbox.default_implementation` sets it for a block of code. The modules are `boxes` (boxes as
-data), `layers` (Flax NNX) and `linen` (Flax Linen), `optim` (boxes and positions in an optimizer),
+data) and `symmetric_boxes`, `layers` (Flax NNX) and `linen` (Flax Linen), `optim` (boxes and positions in an optimizer),
 `models` (the paper's networks), `surgery` (other layers in place of a model's convolutions),
 `analysis` and `plots` (what trained boxes are like, in numbers and in pictures) and `interop`
 (weights from and for PyTorch).
@@ -17,7 +17,7 @@ loaded when they are first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxbox import boxes
+from jaxbox import boxes, symmetric_boxes
 from jaxbox.ops.box_conv import box_conv
 from jaxbox.ops.dcls import dcls_kernel
 from jaxbox.ops.doconv import doconv_kernel

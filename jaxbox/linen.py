@@ -18,9 +18,8 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox import layers
+from jaxbox import boxes, layers, symmetric_boxes
 from jaxbox.arguments import check_callable, to_array
-from jaxbox.boxes import initializer
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
 from jaxbox.ops.box_conv import Implementation, Padding
@@ -93,6 +92,7 @@ class BoxConv(_LinenLayer):
     channel_axis: int = -1
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    symmetric: bool = False
     trainable: bool = True
     theta_init: Initializer | None = None
     implementation: Implementation | None = None
@@ -113,7 +113,8 @@ class BoxConv(_LinenLayer):
         # Only where boxes start depends on the input: maps of other sizes may follow, and symbolic
         # sizes, which say nothing of where to start.
         if self.is_initializing() and self.window is None and self.theta_init is None:
-            options["theta_init"] = initializer(size)
+            kind = symmetric_boxes if self.symmetric else boxes
+            options["theta_init"] = kind.initializer(size)
         return options
 
 

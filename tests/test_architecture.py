@@ -19,6 +19,7 @@ LAYERS = (
     ("jaxbox_kernels",),
     ("jaxbox.arguments",),
     ("jaxbox.boxes",),
+    ("jaxbox.symmetric_boxes",),
     ("jaxbox.ops",),
     ("jaxbox.layers",),
     ("jaxbox.linen",),

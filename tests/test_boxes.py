@@ -246,7 +246,7 @@ def test_bad_theta(function):
             function(jnp.zeros(shape))
 
 
-@pytest.mark.parametrize("window", [(1,), (1, 2, 3), (0, 4), (4, -1), (np.nan, 2), (np.inf, 2)])
+@pytest.mark.parametrize("window", [(), (1, 2, 3, 4), (0, 4), (4, -1), (np.nan, 2), (np.inf, 2)])
 def test_bad_windows(window):
     for function in (
         boxes.check_window,
@@ -270,3 +270,32 @@ def test_other_bad_arguments():
             boxes.project(jnp.zeros(4), min_size=min_size)
     with pytest.raises(ValueError, match="min_size must fit"):
         boxes.project(jnp.zeros(4), (8, 0.4))
+
+
+@pytest.mark.parametrize("window", [(9,), (6, 8), (4, 6, 8)])
+def test_boxes_of_signals_and_volumes_are_drawn_projected_and_rounded(window, rng):
+    rank = len(window)
+    theta = boxes.sample(jax.random.key(0), (5, 3), window)
+    assert theta.shape == (5, 3, 2 * rank)
+    np.testing.assert_array_equal(boxes.project(theta, window), theta)
+    wild = jnp.asarray(rng.normal(0, 20, (50, 2 * rank)), jnp.float32)
+    low, high = (np.asarray(boxes.project(wild, window))[:, part::2] for part in (0, 1))
+    # The last axis of the window is the first of a box.
+    limits = np.array(window[::-1])
+    assert (low >= -limits).all()
+    assert (high <= limits).all()
+    assert (high - low >= 1).all()
+    rounded = np.asarray(boxes.round_to_pixels(wild))
+    np.testing.assert_array_equal(rounded % 1, 0.5)
+    np.testing.assert_allclose(
+        boxes.area(jnp.asarray(rounded)), np.prod(rounded[:, 1::2] - rounded[:, ::2], axis=-1)
+    )
+
+
+def test_boxes_that_do_not_fit_a_window_are_refused():
+    with pytest.raises(ValueError, match=r"must end in an axis of 2 \(x_min, x_max\)"):
+        boxes.project(jnp.zeros(4), (9,))
+    with pytest.raises(ValueError, match="shape must end in an axis of 6"):
+        boxes.initializer((4, 6, 8))(jax.random.key(0), (3, 2, 4))
+    with pytest.raises(ValueError, match="window must be two positive finite numbers"):
+        boxes.check_window((1, 2, 3, 4))

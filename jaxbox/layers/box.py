@@ -10,7 +10,7 @@ from flax import nnx
 from flax.typing import Dtype, Initializer
 from jax import lax
 
-from jaxbox import boxes
+from jaxbox import boxes, symmetric_boxes
 from jaxbox.arguments import (
     check_callable,
     check_choice,
@@ -80,6 +80,8 @@ class BoxConv(nnx.Module):
       dtype: The dtype that the input is cast to, which is also that of the output. By default it is
         the input's own.
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
+      symmetric: Whether boxes are their own mirror images about the vertical axis. Theta then holds
+        three numbers of each box, `(y_min, y_max, width)`; see :mod:`jaxbox.symmetric_boxes`.
       trainable: Whether theta is an `nnx.Param`. Otherwise it is a `FrozenBoxes`, which gradients
         and optimizers with respect to `nnx.Param` leave alone.
       theta_init: The initializer of theta, by default `boxes.initializer(window)`.
@@ -118,6 +120,7 @@ class BoxConv(nnx.Module):
         channel_axis: int = -1,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
+        symmetric: bool = False,
         trainable: bool = True,
         theta_init: Initializer | None = None,
         implementation: Implementation | None = None,
@@ -137,6 +140,7 @@ class BoxConv(nnx.Module):
             ("normalize", normalize),
             ("whole_pixels", whole_pixels),
             ("trainable", trainable),
+            ("symmetric", symmetric),
         ):
             check_flag(name, flag)
         if dtype is not None:
@@ -146,8 +150,11 @@ class BoxConv(nnx.Module):
         self.num_boxes = check_count("num_boxes", num_boxes)
         window = self._choose_window(window, example, channel_axis)
         boxes.check_min_size(min_size, window)
+        if symmetric and self.num_dims != 2:
+            raise ValueError(f"symmetric boxes are for images; num_dims is {self.num_dims}.")
         if theta_init is None:
-            theta_init = boxes.initializer(window or DEFAULT_WINDOW[:1] * self.num_dims)
+            kind = symmetric_boxes if symmetric else boxes
+            theta_init = kind.initializer(window or DEFAULT_WINDOW[:1] * self.num_dims)
         check_callable("theta_init", theta_init)
         check_rngs(rngs)
 
@@ -160,14 +167,15 @@ class BoxConv(nnx.Module):
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.implementation = implementation
+        self.symmetric = symmetric
+        numbers = 3 if symmetric else 2 * self.num_dims
         variable = nnx.Param if trainable else FrozenBoxes
         self.theta = variable(
-            theta_init(
-                rngs.params(), (self.in_features, self.num_boxes, 2 * self.num_dims), param_dtype
-            ),
+            theta_init(rngs.params(), (self.in_features, self.num_boxes, numbers), param_dtype),
             tag=BOX_TAG,
             window=window,
             num_dims=self.num_dims,
+            symmetric=symmetric,
         )
 
     def _choose_window(
@@ -211,8 +219,10 @@ class BoxConv(nnx.Module):
         respect to these boxes (straight-through), so that an invalid box goes on learning.
         """
         theta = self.theta[...]
-        valid = _project(lax.stop_gradient(theta), self.window, self.min_size)
-        return _with_gradient_of(theta, valid)
+        constant = lax.stop_gradient(theta)
+        valid = _project(constant, self.window, self.min_size, symmetric=self.symmetric)
+        learnt = _with_gradient_of(theta, valid)
+        return symmetric_boxes.to_boxes(learnt) if self.symmetric else learnt
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the boxes.
@@ -242,12 +252,15 @@ class BoxConv(nnx.Module):
 
 
 # Compiled, because the operations one by one are slow in a model that is not.
-@functools.partial(jax.jit, static_argnames=("window", "min_size"))
-def _project(theta: jax.Array, window: boxes.Window | None, min_size: float) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("window", "min_size", "symmetric"))
+def _project(
+    theta: jax.Array, window: boxes.Window | None, min_size: float, *, symmetric: bool
+) -> jax.Array:
     """Returns the nearest valid boxes, also of boxes with infinite bounds."""
     # Without a window nothing else makes bounds finite. A quarter leaves room for the widths.
     largest = float(jnp.finfo(theta.dtype).max) / 4  # type: ignore[no-untyped-call]
-    return boxes.project(jnp.clip(theta, -largest, largest), window, min_size=min_size)
+    project = symmetric_boxes.project if symmetric else boxes.project
+    return project(jnp.clip(theta, -largest, largest), window, min_size=min_size)
 
 
 @jax.custom_jvp

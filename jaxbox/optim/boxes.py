@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxbox import symmetric_boxes
 from jaxbox.arguments import check_number
-from jaxbox.boxes import check_min_size, project
+from jaxbox.boxes import check_min_size
+from jaxbox.boxes import project as project_boxes
 from jaxbox.layers.box import DEFAULT_WINDOW
 from jaxbox.optim.marks import (
     Boxes,
@@ -157,6 +159,7 @@ def keep_boxes_valid(
 
     def keep_valid(spec: BoxSpec, update: jax.Array, theta: jax.Array) -> jax.Array:
         moved = theta + update
+        project = symmetric_boxes.project if spec.symmetric else project_boxes
         projected = project(jnp.moveaxis(moved, spec.axis, -1), spec.window, min_size=min_size)
         projected = jnp.moveaxis(projected, -1, spec.axis)
         # `projected - theta` would round updates that need no correction.
@@ -198,7 +201,8 @@ def steps_in_pixels(
         box without a window is treated as one in a 32 x 32 window, as in its initialization.
 
     Returns:
-      A stateless `GradientTransformation`.
+      A stateless `GradientTransformation`. The width of a symmetric box moves twice as far, since
+      both its sides move.
 
     Raises:
       TypeError: `boxes` are no marks, or `scale` is not a real number.
@@ -218,10 +222,8 @@ def steps_in_pixels(
 
     def to_pixels(spec: BoxSpec, update: jax.Array) -> jax.Array:
         last = jnp.moveaxis(update, spec.axis, -1)
-        window = spec.window or DEFAULT_WINDOW[:1] * (last.shape[-1] // 2)
-        # In the order of theta, which begins with the last axis of the feature map.
-        sizes = [size for size in reversed(window) for _ in range(2)]
-        pixels = jnp.array(sizes, update.dtype) * jnp.asarray(scale, update.dtype)
+        sizes = jnp.array(_sizes_of_steps(spec, last.shape[-1]), update.dtype)
+        pixels = sizes * jnp.asarray(scale, update.dtype)
         return jnp.moveaxis(last * jnp.broadcast_to(pixels, last.shape), -1, spec.axis)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
@@ -229,3 +231,13 @@ def steps_in_pixels(
         return map_marked(to_pixels, boxes, updates)
 
     return optax.stateless(update_fn)
+
+
+def _sizes_of_steps(spec: BoxSpec, numbers: int) -> list[float]:
+    """Returns what a step of 1 is in pixels, for each number of a box."""
+    if spec.symmetric:
+        h, w = spec.window or DEFAULT_WINDOW
+        return [h, h, 2 * w]
+    window = spec.window or DEFAULT_WINDOW[:1] * (numbers // 2)
+    # Boxes begin with the last axis of the feature map.
+    return [size for size in reversed(window) for _ in range(2)]

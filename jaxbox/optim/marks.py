@@ -63,6 +63,8 @@ class BoxSpec:
         `[-w, w] x [-h, h]`. With `None` only their minimum size is enforced.
       axis: The axis of the parameter along which a box has its four coordinates. It is not the last
         one if layers are stacked along the last.
+      symmetric: Whether the parameter holds the three numbers of symmetric boxes; see
+        :mod:`jaxbox.symmetric_boxes`.
 
     Raises:
       TypeError: `window` is not a sequence of numbers, or `axis` not an integer.
@@ -75,6 +77,7 @@ class BoxSpec:
 
     window: Sequence[float] | None = None
     axis: int = -1
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -145,12 +148,14 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
       >>> from jaxbox import layers, optim
       >>> model = layers.BoxConv(16, 4, window=(64, 128), rngs=nnx.Rngs(0))
       >>> optim.find_boxes(model)["theta"]
-      BoxSpec(window=(64, 128), axis=-1)
+      BoxSpec(window=(64, 128), axis=-1, symmetric=False)
     """
 
     def make(theta: nnx.Variable[Any]) -> BoxSpec:
-        axis = last_axis_of_size(theta.shape, 2 * theta.get_metadata("num_dims", 2))
-        return BoxSpec(theta.get_metadata("window"), axis)
+        symmetric = theta.get_metadata("symmetric", False)
+        numbers = _numbers_of_box(theta.get_metadata("num_dims", 2), symmetric)
+        axis = last_axis_of_size(theta.shape, numbers)
+        return BoxSpec(theta.get_metadata("window"), axis, symmetric)
 
     return _find(model, wrt, BOX_TAG, make)
 
@@ -194,6 +199,7 @@ def find_boxes_by_name(
     *,
     name: str = "theta",
     axis: int | None = None,
+    symmetric: bool = False,
 ) -> Boxes:
     """Marks boxes in a tree of parameters, such as a Linen model's, by their name.
 
@@ -206,6 +212,7 @@ def find_boxes_by_name(
       axis: The axis along which a box has its four coordinates. By default it is the last axis of
         size 4, or of twice the length of `window`. Layers that are stacked along a later axis of
         this size need it, and boxes of signals or volumes without a window.
+      symmetric: Whether boxes are the three numbers of :mod:`jaxbox.symmetric_boxes`.
 
     Returns:
       A tree of the structure of `params`, or of a prefix of it where arrays are boxed, with a
@@ -219,8 +226,8 @@ def find_boxes_by_name(
       >>> import jax.numpy as jnp
       >>> from jaxbox import optim
       >>> params = {"box": {"theta": jnp.zeros((16, 4, 4))}, "conv": {"kernel": jnp.zeros((3, 3))}}
-      >>> optim.find_boxes_by_name(params, window=(64, 128))
-      {'box': {'theta': BoxSpec(window=(64, 128), axis=-1)}, 'conv': {'kernel': False}}
+      >>> optim.find_boxes_by_name(params, window=(64, 128))["box"]
+      {'theta': BoxSpec(window=(64, 128), axis=-1, symmetric=False)}
     """
 
     def make(leaf: Any) -> BoxSpec:
@@ -228,9 +235,12 @@ def find_boxes_by_name(
         metadata = leaf.metadata if isinstance(leaf, nnx.bridge.NNXMeta) else {}
         shape = _shape(leaf)
         num_dims = metadata.get("num_dims", 2) if window is None else len(window)
+        mirrored = symmetric or metadata.get("symmetric", False)
+        numbers = _numbers_of_box(num_dims, mirrored)
         return BoxSpec(
             metadata.get("window") if window is None else window,
-            last_axis_of_size(shape, 2 * num_dims) if axis is None else axis,
+            last_axis_of_size(shape, numbers) if axis is None else axis,
+            mirrored,
         )
 
     BoxSpec(window)  # Raises before a name is looked for.
@@ -408,8 +418,9 @@ def _marks_in_bridges(model: nnx.Module, tag: str) -> dict[int, BoxSpec | Positi
             if inner[-1] != name or variable.ndim < rank:
                 continue
             if isinstance(layer, linen.BoxConv):
-                axis = last_axis_of_size(variable.shape, 2 * layer.spatial_axes)
-                marks[id(variable)] = BoxSpec(layer.window, axis)
+                numbers = _numbers_of_box(layer.spatial_axes, layer.symmetric)
+                axis = last_axis_of_size(variable.shape, numbers)
+                marks[id(variable)] = BoxSpec(layer.window, axis, layer.symmetric)
             elif isinstance(layer, linen.DclsConv):
                 limits = position_limits(_cells(layer))
                 axis = last_axis_of_size(variable.shape, len(limits), followed_by=3)
@@ -425,6 +436,10 @@ def _marks_in_bridges(model: nnx.Module, tag: str) -> dict[int, BoxSpec | Positi
                     "keep_positions_inside in place of constrain."
                 )
     return marks
+
+
+def _numbers_of_box(num_dims: int, symmetric: bool) -> int:
+    return 3 if symmetric else 2 * num_dims
 
 
 def _cells(layer: linen.DclsConv) -> tuple[int, ...]:

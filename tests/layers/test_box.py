@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import jaxbox
-from jaxbox import boxes
+from jaxbox import boxes, optim
 from jaxbox.layers import BoxConv, box
 from tests.oracles import box_conv as oracle
 
@@ -225,3 +225,46 @@ def test_bad_arguments():
         _layer()(_x((6, 8, 4)))
     with pytest.raises(ValueError, match="implementation"):
         _layer(implementation="abacus")(_x())
+
+
+@pytest.mark.parametrize(
+    ("window", "shape"), [((9,), (2, 9, 3)), ((4, 6, 8), (2, 4, 6, 8, 3)), ((6, 8), (2, 6, 8, 3))]
+)
+def test_the_window_decides_the_number_of_dimensions(window, shape):
+    rank = len(window)
+    options = {"strides": 2, "padding": "edge"}
+    layer = BoxConv(3, 2, window=window, rngs=nnx.Rngs(0), **options)
+    assert layer.theta.shape == (3, 2, 2 * rank)
+    y = layer(_x(shape))
+    assert y.shape == (2, *(-(-size // 2) for size in window), 6)
+    np.testing.assert_array_equal(y, jaxbox.box_conv(_x(shape), layer.theta[...], **options))
+    first = BoxConv(
+        3, 2, window=window, channel_axis=-rank - 1, theta_init=lambda *_: layer.theta[...],
+        rngs=nnx.Rngs(0), **options,
+    )  # fmt: skip
+    moved = jnp.moveaxis(first(jnp.moveaxis(_x(shape), -1, 1)), 1, -1)
+    np.testing.assert_allclose(moved, y, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_dims", [1, 2, 3])
+def test_layers_without_a_window_take_the_number_of_dimensions(num_dims):
+    layer = BoxConv(4, 2, num_dims=num_dims, rngs=nnx.Rngs(0))
+    assert layer.theta.shape == (4, 2, 2 * num_dims)
+    shape = (*(5,) * num_dims, 4)
+    assert layer(_x(shape)).shape == (*shape[:-1], 8)
+    # With as many channels as an image's box has bounds, the axis of the bounds is still found.
+    spec = optim.find_boxes(layer)["theta"]
+    assert (spec.window, spec.axis) == (None, -1)
+    tx = optim.constrain(optax.sgd(1.0), layer)
+    theta = nnx.as_pure(nnx.state(layer, nnx.Param))
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, theta), tx.init(theta), theta)
+    np.testing.assert_allclose(updates["theta"], -32.0, rtol=1e-6)
+
+
+def test_a_number_of_dimensions_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"num_dims must be the length of window .*; got 3"):
+        _layer(num_dims=3)
+    with pytest.raises(ValueError, match="num_dims"):
+        BoxConv(3, 2, num_dims=4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="channel_axis must be -1 or -2"):
+        BoxConv(3, 2, num_dims=1, channel_axis=-3, rngs=nnx.Rngs(0))
