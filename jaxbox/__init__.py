@@ -4,11 +4,11 @@
 `jaxbox.DclsConv`, `jaxbox.OctConv` (with `jaxbox.OctConvTranspose`) and `jaxbox.DOConv`; their
 operations are `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (with `jaxbox.octave_conv_transpose`) and
 `jaxbox.doconv_kernel`. `jaxbox.backends` tells what can compute the box convolution here, and
-`jaxbox.default_implementation` sets it for a block of code. The modules are `boxes` (boxes as
-data) and `symmetric_boxes`, `layers` (Flax NNX) and `linen` (Flax Linen), `optim` (boxes and positions in an optimizer),
-`models` (the paper's networks), `surgery` (other layers in place of a model's convolutions),
-`analysis` and `plots` (what trained boxes are like, in numbers and in pictures) and `interop`
-(weights from and for PyTorch).
+`jaxbox.default_implementation` sets it for a block of code. The modules are `boxes` and
+`symmetric_boxes` (boxes as data), `layers` (Flax NNX) and `linen` (Flax Linen), `optim` (boxes and
+positions in an optimizer), `models` (the paper's networks), `surgery` (other layers in place of a
+model's convolutions), `analysis` and `plots` (what trained boxes are like, in numbers and in
+pictures) and `interop` (weights from and for PyTorch).
 
 The operations are loaded with the package. Layers and modules, which need Flax and optax, are
 loaded when they are first used.
@@ -68,6 +68,7 @@ __all__ = [
     "plots",
     "repulsive_loss",
     "surgery",
+    "symmetric_boxes",
 ]
 
 __version__ = "0.1.0"

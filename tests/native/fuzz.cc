@@ -18,6 +18,7 @@
 #include "draws.h"
 #include "random.h"
 #include "run.h"
+#include "strided_run.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
@@ -69,6 +70,7 @@ bool passes(Random& random) {
   for (std::size_t c = 0; c < given.channels.size(); ++c) {
     wrong += Comparison<T>(given.shape, given.channels[c], run.results[c]).run();
   }
+  wrong += StridedRun<T>(given, random).run(run.results);
   if (wrong.empty()) return true;
   std::fprintf(stderr, "wrong:\n%s", wrong.c_str());
   print(given);
