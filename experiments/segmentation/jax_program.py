@@ -1,6 +1,7 @@
 """A network as a program of `jax.export`, which runs without this project."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import jax
@@ -40,7 +41,7 @@ def to_jax_program(model: SegmentationNetwork, size: Size) -> bytes:
     (number,) = export.symbolic_shape("number")
     images = jax.ShapeDtypeStruct((number, *size, 3), jnp.float32)
     # The fastest backend of this machine need not be there on another, or cannot be exported.
-    with jaxbox.default_implementation("xla"):
+    with jaxbox.default_implementation("xla"), _without_paths():
         exported = export.export(jax.jit(network), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())
 
@@ -69,3 +70,18 @@ def load_jax_program(program: bytes, size: Size, classes: int) -> Logits:
     except (ValueError, RuntimeError) as error:
         raise ArtefactError(f"JAX cannot compile its program: {first_line(error)}") from error
     return lambda images: np.asarray(compiled(images))
+
+
+@contextmanager
+def _without_paths() -> Iterator[None]:
+    """Keeps JAX from noting in a program which line of which file each operation comes from.
+
+    Those are paths of this machine, and they make the same network another program each time.
+    """
+    option = "jax_traceback_in_locations_limit"
+    before = jax.config.values[option]
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
