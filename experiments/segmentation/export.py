@@ -1,20 +1,21 @@
 """Writes a run's network as one file that is ready for use, without this project if need be."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import tyro
+from flax import nnx
 
 from experiments.common.command_line import read_settings
-from experiments.common.program import UserError
 from experiments.segmentation.artefact import Artefact, Format, artefact_output, encode_artefact
 from experiments.segmentation.data.source import Size
 from experiments.segmentation.jax_program import to_jax_program
 from experiments.segmentation.onnx_program import import_onnx_package, to_onnx_program
-from experiments.segmentation.saved_run import open_run
-from experiments.segmentation.training.run_directory import read_settings as read_run_settings
+from experiments.segmentation.saved_run import SavedRun, check_run, open_run
+from experiments.segmentation.training.network import build_network
 from jaxbox.models import SegmentationNetwork
 from jaxbox.models.inference import for_inference
 
@@ -39,7 +40,7 @@ class _Settings:
     """The file to write; replaced only if it is an artefact of this program."""
     format: Format = "jax"
     """jax: a program for CPUs, NVIDIA's GPUs and TPUs that jax.export reads. onnx: a model for
-    ONNX's runtimes."""
+    ONNX's runtimes, in float32."""
     data: str | None = None
     """Where the run's data set is now, such as folder:DIR; only needed for runs of older programs,
     which did not record the names and colours of their classes."""
@@ -53,11 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     settings = read_settings(_Settings, arguments)
     file = artefact_output(settings.out)
-    _check_format(settings)
+    check_run(settings.run)
+    if settings.format == "onnx":
+        import_onnx_package("jax2onnx")
     file.check()
     opened = open_run(settings.run, settings.data, history=False)
-    model = for_inference(opened.trained)
-    program = _EXPORTERS[settings.format](model, opened.size)
+    # Few of ONNX's runtimes have convolutions in bfloat16.
+    model = _in_float32(opened) if settings.format == "onnx" else opened.trained
+    program = _EXPORTERS[settings.format](for_inference(model), opened.size)
     artefact = Artefact(settings.format, program, opened.classes, opened.normalization, opened.size)
     content = encode_artefact(artefact)
     file.write(content)
@@ -68,14 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def _check_format(settings: _Settings) -> None:
-    """Raises `UserError` unless the run can be exported in the format that is asked for."""
-    precision = read_run_settings(settings.run).precision
-    if settings.format != "onnx":
-        return
-    if precision != "float32":
-        raise UserError(
-            f"--format must be jax for a run with --precision {precision}, since ONNX's runtimes "
-            "have few operations in that precision; got onnx"
-        )
-    import_onnx_package("jax2onnx")
+def _in_float32(opened: SavedRun) -> SegmentationNetwork:
+    """A run's newest network, computing in float32 whatever it was trained with."""
+    settings = dataclasses.replace(opened.settings, precision="float32")
+    shapes = nnx.eval_shape(lambda: build_network(settings, len(opened.classes), opened.size))
+    model: SegmentationNetwork = nnx.merge(nnx.graphdef(shapes), nnx.state(opened.trained))
+    return model

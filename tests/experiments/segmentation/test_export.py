@@ -13,11 +13,13 @@ from pathlib import Path
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import cityscapes_boxenet, export
 from experiments.common.program import exit_code
+from experiments.segmentation import export as exporting
 from experiments.segmentation.artefact import (
     Artefact,
     ArtefactError,
@@ -228,20 +230,31 @@ def test_only_its_own_files_are_replaced(run, artefact, tmp_path, capsys):
     assert "boxenet for images of 16x32 and 19 classes" in capsys.readouterr().out
 
 
-def test_onnx_is_refused_before_any_work_where_it_cannot_be(tmp_path, monkeypatch, capsys):
-    settings = dataclasses.replace(SETTINGS, precision="bf16")
-    bf16 = make_run(tmp_path / "bf16", settings)
-    out = tmp_path / "network.jaxbox"
-    assert run_program(export, bf16, "--out", out, "--format", "onnx") == 2
-    assert "--format must be jax for a run with --precision bf16" in capsys.readouterr().err
-    plain = tmp_path / "run"
-    (tmp_path / "run").mkdir()
-    record = json.loads((bf16 / "settings.json").read_text())
-    (plain / "settings.json").write_text(json.dumps({**record, "precision": "float32"}))
+def test_onnx_is_refused_before_any_work_without_its_packages(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    assert run_program(export, plain, "--out", out, "--format", "onnx") == 2
+    out = tmp_path / "network.jaxbox"
+    assert run_program(export, run, "--out", out, "--format", "onnx") == 2
     assert "install the group onnx" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_run_in_bfloat16_keeps_its_arithmetic_in_jax_only(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", dataclasses.replace(SETTINGS, precision="bf16"))
+    dtypes = {}
+    for kind in ("jax", "onnx"):
+
+        def note(model, size, kind=kind):
+            dtypes[kind] = (model.dtype, model.blocks[0].conv.kernel.dtype, size)
+            return b"program"
+
+        monkeypatch.setitem(exporting._EXPORTERS, kind, note)
+        monkeypatch.setattr(exporting, "import_onnx_package", lambda name: name)
+        out = tmp_path / f"{kind}.jaxbox"
+        assert run_program(export, run, "--out", out, "--format", kind) == 0
+    assert dtypes == {
+        "jax": (jnp.bfloat16, jnp.float32, SIZE),
+        "onnx": (jnp.float32, jnp.float32, SIZE),
+    }
 
 
 def _zip(*members):
