@@ -8,9 +8,13 @@ import dataclasses
 import io
 import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from experiments.common.files import read_file
 from experiments.common.image_size import MOST_PIXELS
@@ -26,6 +30,9 @@ from experiments.segmentation.training.settings import SIZE_MULTIPLE
 Format = Literal["jax", "onnx"]
 """The formats of programs: what `jax.export` serialises, and ONNX."""
 
+type Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""A network that can be called: normalised images `(N, H, W, 3)` to `(N, H, W, classes)`."""
+
 _JSON = "model.json"
 _MARK: Final = "jaxbox_artefact"  # the first name in the JSON; its value is the version
 _VERSION = 1
@@ -34,7 +41,6 @@ _START = 256  # bytes of an artefact that hold the mark
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     EOFError,
-    NotImplementedError,
     OverflowError,
     RuntimeError,
     ValueError,

@@ -1,6 +1,6 @@
 """A network as a program of `jax.export`, which runs without this project."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -9,19 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import export
-from numpy.typing import NDArray
 
 import jaxbox
 from experiments.common.program import first_line
-from experiments.segmentation.artefact import ArtefactError
+from experiments.segmentation.artefact import ArtefactError, Logits
 from experiments.segmentation.data.source import Size
 from jaxbox.models import SegmentationNetwork
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
 """The platforms that a program is compiled for."""
-
-type Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A network: normalised images `(N, H, W, 3)` to logits `(N, H, W, classes)`."""
 
 
 def to_jax_program(model: SegmentationNetwork, size: Size) -> bytes:

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 
 from experiments.common.program import UserError, first_line
-from experiments.segmentation.artefact import ArtefactError
+from experiments.segmentation.artefact import ArtefactError, Logits
 from experiments.segmentation.data.source import Size
-from experiments.segmentation.jax_program import Logits
 from jaxbox import surgery
 from jaxbox.models import SegmentationNetwork
 

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.segmentation.artefact import Artefact, ArtefactError, Format, unusable
+from experiments.segmentation.artefact import Artefact, ArtefactError, Format, Logits, unusable
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.data.source import Size
 from experiments.segmentation.input.normalization import Normalization
-from experiments.segmentation.jax_program import Logits, load_jax_program
+from experiments.segmentation.jax_program import load_jax_program
 from experiments.segmentation.onnx_program import load_onnx_program
 from experiments.segmentation.saved_run import SavedRun, most_likely
 
