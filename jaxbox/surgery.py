@@ -1,4 +1,4 @@
-"""Replaces convolutions of a model by other layers."""
+"""Replaces layers of a model by other layers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,12 @@ import numpy as np
 from flax import nnx
 
 from jaxbox.arguments import check_callable, check_choice, check_count, check_rngs, sizes_per_axis
-from jaxbox.layers import ArrayOctConv, BoxConv, DclsConv, DOConv
+from jaxbox.layers import ArrayOctConv, BoxConv, BoxMatrices, DclsConv, DOConv
 from jaxbox.layers.checks import check_model
 from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
 
-__all__ = ["Variant", "is_dilated", "replace_convs"]
+__all__ = ["Variant", "boxes_to_matrices", "is_dilated", "replace_convs"]
 
 Variant = Literal["box", "dcls", "octave", "doconv"]
 
@@ -117,6 +117,37 @@ def replace_convs[Model: nnx.Module](
         return None
 
     replaced: Model = _Replacer(replacement).visit(copy)
+    return replaced
+
+
+def boxes_to_matrices[Model: nnx.Module](model: Model) -> Model:
+    """Copies a model with a `BoxMatrices` in place of every `BoxConv`, such as for ONNX.
+
+    A model without box convolutions is copied as it is.
+
+    Args:
+      model: An NNX model; a single `BoxConv` too, or modules in a tuple or another container. Its
+        boxes are no parameters of the copy.
+
+    Returns:
+      A copy of the model that is the same function up to rounding.
+
+    Raises:
+      TypeError: `model` is no NNX model.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jaxbox.layers import BoxConv
+      >>> from jaxbox.surgery import boxes_to_matrices
+      >>> type(boxes_to_matrices(BoxConv(3, 2, rngs=nnx.Rngs(0)))).__name__
+      'BoxMatrices'
+    """
+    check_model(model)
+
+    def replacement(module: nnx.Module) -> nnx.Module | None:
+        return BoxMatrices(module) if isinstance(module, BoxConv) else None
+
+    replaced: Model = _Replacer(replacement).visit(nnx.clone(model))
     return replaced
 
 

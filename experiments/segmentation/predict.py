@@ -14,6 +14,7 @@ from tqdm import tqdm
 from experiments.common.command_line import read_settings
 from experiments.common.outputs import is_marked, make_directory, mark, picture
 from experiments.common.program import UserError, describe_os_error, first_line
+from experiments.segmentation.artefact import Artefact, read_artefact
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.data.picture_files import (
     PICTURE_SUFFIXES,
@@ -21,7 +22,12 @@ from experiments.segmentation.data.picture_files import (
     find_pictures,
 )
 from experiments.segmentation.data.picture_reading import read_image
-from experiments.segmentation.saved_run import SavedRun, check_run, most_likely, open_run
+from experiments.segmentation.predictor import (
+    Predictor,
+    predictor_of_artefact,
+    predictor_of_run,
+)
+from experiments.segmentation.saved_run import check_run, open_run
 
 _START = 256  # bytes of a picture that hold the mark, which follows its header
 
@@ -35,10 +41,13 @@ class _Settings:
     the classes' colours) and NAME_labels.png (8-bit grey: the number of each pixel's class). NAME
     is the image's, with its suffix only where several images would have the same. Replaces results
     of its own, which it recognises and never segments, and no other files.
+
+    Images may be of any size and shape. Each is resized as a whole to the size of the training
+    images, as it was in training, and what the network finds is enlarged again.
     """
 
     run: tyro.conf.Positional[Path]
-    """Directory of the run, whose newest checkpoint is used."""
+    """Directory of the run, whose newest checkpoint is used, or a file that export.py wrote."""
     images: tyro.conf.Positional[Path]
     """Folder of images."""
     out: Path
@@ -58,16 +67,21 @@ def predict(arguments: Sequence[str]) -> None:
     settings = read_settings(_Settings, arguments, prog="predict")
     if not 0 <= settings.tint <= 1:
         raise UserError(f"--tint must be from 0 to 1; got {settings.tint}")
-    check_run(settings.run)
+    artefact = _read_artefact(settings) if settings.run.is_file() else None
+    if artefact is None:
+        check_run(settings.run)
     make_directory(settings.out)
     found = find_pictures(settings.images)
     images = distinct_names(settings.images, _without_results(found.pictures, settings.images))
-    opened = open_run(settings.run, settings.data, history=False)
-    _check_codes(settings, opened.classes)
+    if artefact is None:
+        predictor = predictor_of_run(open_run(settings.run, settings.data, history=False))
+    else:
+        predictor = predictor_of_artefact(artefact, settings.run)
+    _check_codes(settings, predictor.classes)
     failed = []
     for name, path in tqdm(images.items(), unit="img", desc="predicting", disable=None):
         try:
-            _predict(opened, path, settings.out / name, settings)
+            _predict(predictor, path, settings.out / name, settings)
         except OSError as error:
             failed.append(describe_os_error(error))
         except UserError as error:  # which names the file that cannot be read or written
@@ -80,6 +94,12 @@ def predict(arguments: Sequence[str]) -> None:
     if failed:
         count = f"{len(failed)} of {len(images)} images"
         raise UserError("\n".join([f"{count} cannot be read or written:", *map(_escaped, failed)]))
+
+
+def _read_artefact(settings: _Settings) -> Artefact:
+    if settings.data is not None:
+        raise UserError(f"--data must not be given for an artefact; got {settings.data!r}")
+    return read_artefact(settings.run)
 
 
 def _without_results(images: Sequence[Path], folder: Path) -> list[Path]:
@@ -114,7 +134,7 @@ def _check_codes(settings: _Settings, classes: ClassSet) -> None:
         raise UserError(f"--codes must not be given for {settings.run}: its {error}") from error
 
 
-def _predict(opened: SavedRun, path: Path, out: Path, settings: _Settings) -> None:
+def _predict(predictor: Predictor, path: Path, out: Path, settings: _Settings) -> None:
     """Segments an image and writes the results, to whose names `out` is the start.
 
     Raises:
@@ -122,8 +142,8 @@ def _predict(opened: SavedRun, path: Path, out: Path, settings: _Settings) -> No
       OSError: a result cannot be written.
       UserError: there is another file in the place of a result.
     """
-    image, classes = read_image(path), opened.classes
-    labels = _segment(opened, image)
+    image, classes = read_image(path), predictor.classes
+    labels = predictor.segment(image)
     out.parent.mkdir(parents=True, exist_ok=True)
     _write(out, "labels", classes.encode(labels) if settings.codes else labels)
     if not settings.codes:
@@ -143,15 +163,6 @@ def tint(
     """
     mixed = cv2.addWeighted(classes.paint(labels), strength, image, 1 - strength, 0)
     return np.asarray(mixed, np.uint8)
-
-
-def _segment(opened: SavedRun, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The class of each pixel; the image is resized to the network's input and the logits back."""
-    state, (height, width) = opened.state, opened.size
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    pixels = opened.normalization(np.asarray(small, np.uint8))
-    logits = opened.trainer.logits(state.params, state.model_state, pixels[None])
-    return most_likely(np.asarray(logits[0], np.float32), image.shape[:2]).astype(np.uint8)
 
 
 def _write(out: Path, kind: str, pixels: NDArray[np.uint8]) -> None:

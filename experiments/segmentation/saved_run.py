@@ -32,7 +32,6 @@ from experiments.segmentation.training.trainer import Trainer, TrainState
 from jaxbox.models import SegmentationNetwork
 
 _SMALLEST_SIZE: Size = (8, 8)
-_MOST_CHANNELS = 128  # that OpenCV resizes together
 
 
 @dataclass(frozen=True)
@@ -145,22 +144,26 @@ def check_run(directory: Path) -> None:
     read_settings(directory)
 
 
-def most_likely(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.intp]:
+def most_likely(logits: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.uint8]:
     """The most likely class of each pixel at another size.
 
     Args:
-      logits: the network's output for one image, `(h, w, classes)`.
+      logits: the network's output for one image, `(h, w, classes)`, of at most 254 classes.
       size: `(H, W)` in pixels, to which the logits are interpolated linearly.
 
     Returns:
-      The classes, `(H, W)`.
+      The classes, `(H, W)`; of equally likely ones the first.
     """
     height, width = size
-    parts = [
-        cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR).reshape(*size, -1)
-        for part in np.array_split(logits, -(-logits.shape[-1] // _MOST_CHANNELS), axis=-1)
-    ]
-    return np.concatenate(parts, axis=-1).argmax(-1)
+    labels = np.zeros((height, width), np.uint8)
+    largest = np.full((height, width), -np.inf, np.float32)
+    # One class after the other: all of them would take gigabytes for the largest images.
+    for label in range(logits.shape[-1]):
+        plane = np.ascontiguousarray(logits[..., label])
+        enlarged = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+        labels[enlarged > largest] = label
+        np.maximum(largest, enlarged, out=largest)
+    return labels
 
 
 def _moved(settings: Settings, data: str | None) -> Settings:

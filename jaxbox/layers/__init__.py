@@ -1,6 +1,7 @@
 """Flax NNX layers, and what is needed to use them in a model."""
 
 from jaxbox.layers.box import BoxConv, FrozenBoxes
+from jaxbox.layers.box_matrices import BoxMatrices
 from jaxbox.layers.dcls import DclsConv, repulsive_loss
 from jaxbox.layers.doconv import DOConv
 from jaxbox.layers.octave import ArrayOctConv, OctConv, OctConvTranspose, PerOctave
@@ -15,6 +16,7 @@ from jaxbox.ops.octave_features import (
 __all__ = [
     "ArrayOctConv",
     "BoxConv",
+    "BoxMatrices",
     "DOConv",
     "DclsConv",
     "FrozenBoxes",

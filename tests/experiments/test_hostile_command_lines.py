@@ -100,6 +100,7 @@ PROGRAMS = (
         {"--tint": (*_FLOAT, "1.1"), "--data": ("camvid:x", "x", "")},
         "directory",
     ),
+    Program("export", "{run}", {"--format": _CHOICE, "--data": ("camvid:x", "x", "")}, "file"),
     Program(
         "compare_networks",
         "--size 16x32 --steps 1",
@@ -245,6 +246,7 @@ _COMPARE = "--size 16x32 --steps 3 --networks boxenet --seeds 0 --out {runs}"
 _READERS = {
     "evaluate": ("cityscapes_boxenet", "evaluate {run}"),
     "predict": ("cityscapes_boxenet", "predict {run} {images} --out {out}"),
+    "export": ("export", "{run} --out {out}"),
     "resume": ("cityscapes_boxenet", "--model boxenet --size 16x32 --steps 3 --out {run} --resume"),
     "figures": ("paper_figures", "{run} --out {out}"),
     "prune": ("prune_boxes", "{run}"),
@@ -252,7 +254,7 @@ _READERS = {
 }
 _READ = {
     "settings.json": tuple(_READERS),
-    "data.json": ("evaluate", "predict", "resume", "figures", "prune"),
+    "data.json": ("evaluate", "predict", "export", "resume", "figures", "prune"),
     "metrics.jsonl": ("resume", "compare"),
 }
 
@@ -295,6 +297,8 @@ def _damaged():
             program, arguments = _READERS[reader]
             yield Case(program, tuple(_split(arguments)), (f"{{run}}/{file}", line))
     for content in _DAMAGES.values():
+        predict = ("predict", "{case}/network", "{images}", "--out", "{out}")
+        yield Case("cityscapes_boxenet", predict, ("{case}/network", content))
         data = ("--data", "folder:{folder}", "--size", "16x32", "--steps", "1", "--out", "{out}")
         yield Case("cityscapes_boxenet", data, ("{folder}/palette.json", content))
 

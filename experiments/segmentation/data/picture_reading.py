@@ -1,6 +1,5 @@
 """Reading picture files as 8-bit RGB, and the pixels of label files as they are stored."""
 
-import contextlib
 from pathlib import Path
 
 import cv2
@@ -95,10 +94,15 @@ def _read_rgb(path: Path, flags: int = 0) -> tuple[NDArray[np.uint8], bytes]:
 def _decode(path: Path, data: bytes, flags: int) -> tuple[np.ndarray, bytes]:
     """The pixels of a file, and its EXIF data or, since it has their form, a whole TIFF file."""
     decoded = None
-    # OpenCV raises an error if a file claims to have more pixels than it would allocate.
-    with contextlib.suppress(cv2.error):
+    try:
         if _is_whole(data):
             decoded = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=flags)
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise DataError(
+                f"{path}: has more than the 2**30 pixels that OpenCV decodes, if it is whole; make "
+                "it smaller or cut it into parts, or fetch it again"
+            ) from error
     if decoded is None or decoded[0] is None:
         raise DataError(
             f"{path}: empty, truncated or not a PNG or JPEG (or BMP, TIFF, WebP) file; fetch it "

@@ -71,18 +71,39 @@ def _listed(classes: ClassSet) -> str:
 def _decode(content: Any) -> DataRecord:
     """The record of a JSON value; raises `JsonError` if it is none."""
     fields = _fields(content, DataRecord)
-    classes = _fields(fields["classes"], ClassSet)
-    normalization = _fields(fields["normalization"], Normalization)
     for name in ("train", "val"):
         if type(fields[name]) is not int or fields[name] < 0:
             raise JsonError(f"{name} is not a number of images")
+    return DataRecord(
+        decode_classes(fields["classes"]),
+        decode_normalization(fields["normalization"]),
+        fields["train"],
+        fields["val"],
+    )
+
+
+def decode_classes(value: Any) -> ClassSet:
+    """The classes of a JSON value that `dataclasses.asdict` made of them.
+
+    Raises:
+      JsonError: it is none.
+    """
+    return _checked_classes(_decode_dataclass(value, ClassSet))
+
+
+def decode_normalization(value: Any) -> Normalization:
+    """The normalisation of a JSON value that `dataclasses.asdict` made of it.
+
+    Raises:
+      JsonError: it is none.
+    """
+    return _decode_dataclass(value, Normalization)
+
+
+def _decode_dataclass[Kind](value: Any, kind: type[Kind]) -> Kind:
+    fields = _fields(value, kind)
     try:
-        return DataRecord(
-            _checked_classes(ClassSet(**{name: _tuples(v) for name, v in classes.items()})),
-            Normalization(**{name: _tuples(v) for name, v in normalization.items()}),
-            fields["train"],
-            fields["val"],
-        )
+        return kind(**{name: _tuples(inner) for name, inner in fields.items()})
     except (TypeError, ValueError) as error:
         raise JsonError(str(error)) from error
 

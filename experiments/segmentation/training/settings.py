@@ -30,6 +30,8 @@ from jaxbox.models import NETWORKS
 
 Context = Literal["dilated", surgery.Variant]
 CONTEXTS: Final[tuple[Context, ...]] = get_args(Context)
+SIZE_MULTIPLE: Final = 8
+"""What the height and the width of the networks' images have to be a multiple of."""
 _MOST_WORKERS = 256
 _BYTES_OF_PIXEL = 3 * 4 + 4  # RGB and label, 32 bits each
 
@@ -139,7 +141,7 @@ def image_size(settings: Settings) -> Size | None:
     """
     if settings.size is None:
         return None
-    return parse_size("--size", settings.size, multiple=8)
+    return parse_size("--size", settings.size, multiple=SIZE_MULTIPLE)
 
 
 def check(settings: Settings) -> None:

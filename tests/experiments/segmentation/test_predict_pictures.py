@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import tracemalloc
 
 import cv2
 import jax
@@ -136,3 +137,28 @@ def test_any_number_of_classes_can_be_resized(rng, classes):
     logits = (np.arange(classes) == wanted[..., None]).astype(np.float32)
     np.testing.assert_array_equal(most_likely(logits, (4, 6)), wanted)
     assert most_likely(logits, (9, 5)).shape == (9, 5)
+
+
+def test_large_images_do_not_take_memory_for_each_class(rng):
+    logits = rng.normal(size=(4, 6, 200)).astype(np.float32)
+    size = (300, 500)
+    tracemalloc.start()
+    labels = most_likely(logits, size)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert labels.shape == size
+    assert peak < 16 * labels.size
+
+
+def test_equally_likely_classes_are_the_first_of_them():
+    assert not most_likely(np.zeros((2, 3, 5), np.float32), (4, 6)).any()
+
+
+def test_a_long_picture_is_segmented_as_a_whole(run, tmp_path, rng):
+    """It is longer than the 32767 pixels that some of OpenCV's functions can count."""
+    stripes = np.repeat(rng.integers(0, 256, (1, 8, 3)), 5000, axis=1).astype(np.uint8)
+    save(tmp_path / "in/long.png", np.repeat(stripes, 2, axis=0))
+    assert predict(run, tmp_path / "in", "--out", tmp_path / "out") == 0
+    labels = read(tmp_path / "out/long_labels.png")
+    assert labels.shape == (2, 40_000)
+    assert read(tmp_path / "out/long_overlay.png").shape == (2, 40_000, 3)

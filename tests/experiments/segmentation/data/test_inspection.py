@@ -60,7 +60,7 @@ def hostile(tmp_path, rng):
         "empty": (b"", "empty"),
         "page": (b"<html>404</html>", "not a PNG or JPEG"),
         "bit": (bytes(flipped), "fetch it again"),
-        "huge": (png(60000, 60000), "fetch it again"),
+        "huge": (png(60000, 60000), "more than the 2**30 pixels"),
         "nothing": (png(0, 0), "fetch it again"),
         "gif": (b"GIF89a" + bytes(40), "not a PNG or JPEG"),
     }
