@@ -31,6 +31,7 @@ class BoxMatrices(nnx.Module):
 
     Raises:
       TypeError: `layer` is no :class:`jaxbox.BoxConv`.
+      ValueError: The layer has strides, another border than zeros, or is not for images.
 
     Example:
       >>> import jax.numpy as jnp
@@ -45,12 +46,17 @@ class BoxMatrices(nnx.Module):
     def __init__(self, layer: BoxConv) -> None:
         if not isinstance(layer, BoxConv):
             raise TypeError(f"layer must be a BoxConv, got a {type(layer).__name__}.")
+        if layer.num_dims != 2 or layer.padding != "zeros" or max(layer.strides) > 1:
+            raise ValueError(
+                "layer must be for images, with zeros outside and strides of 1; got num_dims="
+                f"{layer.num_dims}, padding={layer.padding!r} and strides={layer.strides}."
+            )
         theta = layer.valid_theta
         if layer.whole_pixels:
             theta = boxes.round_to_pixels(theta)
         self.theta = FrozenBoxes(theta)
         self.normalize = layer.normalize
-        self.channel_axis = layer.channel_axis
+        self.channel_axis: layout.ChannelAxis = -3 if layer.channel_axis == -3 else -1
         self.dtype = layer.dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:

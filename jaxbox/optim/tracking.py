@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from jaxbox.optim.marks import Boxes, BoxSpec, check_marks, check_structure, is_marked
 
@@ -134,6 +135,8 @@ def box_tracks(opt_state: optax.OptState, params: optax.Params) -> dict[str, Box
       >>> track.moved.tolist(), track.gradient_to_noise.tolist()
       ([0.5, 0.5, 0.5, 0.5], [3.0, 3.0, 0.0, inf])
     """
+    # `nnx.Optimizer` keeps each array of a state in a Variable.
+    opt_state, params = nnx.as_pure(opt_state), nnx.as_pure(params)
     states = [each for each in _leaves(opt_state) if isinstance(each, TrackBoxesState)]
     if len(states) != 1:
         raise ValueError(
@@ -174,7 +177,7 @@ def restart_tracking(opt_state: optax.OptState) -> optax.OptState:
     """
     return jax.tree.map(
         lambda each: (
-            each._replace(steps=jnp.zeros_like(each.steps))
+            each._replace(steps=jax.tree.map(jnp.zeros_like, each.steps))
             if isinstance(each, TrackBoxesState)
             else each
         ),

@@ -70,3 +70,10 @@ def test_every_box_convolution_of_a_network_is_replaced(rng):
     expected = jax.jit(lambda x: model(x))(x)
     actual = jax.jit(lambda x: replaced(x))(x)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("options", [{"strides": 2}, {"padding": "edge"}, {"num_dims": 1}])
+def test_layers_that_matrices_do_not_stand_for_are_refused(options):
+    layer = BoxConv(3, 2, rngs=nnx.Rngs(0), **options)
+    with pytest.raises(ValueError, match="layer must be for images, with zeros outside"):
+        BoxMatrices(layer)

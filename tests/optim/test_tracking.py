@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxbox import optim
+from jaxbox import layers, optim
 from tests.cases.optim import make_model
 
 
@@ -73,3 +73,19 @@ def test_what_cannot_be_tracked_is_refused():
         optim.track_boxes(theta)
     with pytest.raises(ValueError, match="must have the structure"):
         optim.track_boxes({"theta": optim.BoxSpec()}).init(theta)
+
+
+@pytest.mark.usefixtures("relaxed_promotion")
+def test_with_the_optimizer_of_nnx():
+    model = layers.BoxConv(3, 2, window=(6, 8), rngs=nnx.Rngs(0))
+    tracked = optax.chain(optim.track_boxes(optim.find_boxes(model)), optax.adam(1e-2))
+    optimizer = nnx.Optimizer(model, optim.constrain(tracked, model), wrt=nnx.Param)
+    x = jnp.arange(144.0).reshape(6, 8, 3)
+    for number in range(4):
+        before = model.theta[...]
+        optimizer.update(model, nnx.grad(lambda model: jnp.var(model(x)))(model))
+        (track,) = optim.box_tracks(optimizer.opt_state, nnx.state(model, nnx.Param)).values()
+        if number in (0, 3):
+            np.testing.assert_allclose(track.moved, jnp.abs(model.theta[...] - before), atol=1e-6)
+        if number == 2:
+            optimizer.opt_state = optim.restart_tracking(optimizer.opt_state)
