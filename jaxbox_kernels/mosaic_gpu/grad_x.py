@@ -17,8 +17,15 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxbox_kernels.mosaic_gpu import box_params, compensated, lanes, sliding_window, tiles
-from jaxbox_kernels.mosaic_gpu.box_params import Box, Tables
+from jaxbox_kernels.mosaic_gpu import (
+    box_params,
+    compensated,
+    lanes,
+    magnitudes,
+    sliding_window,
+    tiles,
+)
+from jaxbox_kernels.mosaic_gpu.box_params import Box, Table
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 from jaxbox_kernels.mosaic_gpu.row_suffix_sums import Differences
 from jaxbox_kernels.mosaic_gpu.sliding_window import Window
@@ -26,13 +33,13 @@ from jaxbox_kernels.mosaic_gpu.tiles import Tile
 
 
 def differences(
-    g: Array, inverse_units: Array, boxes: Tables, shape: tuple[int, ...], *, whole: bool
+    g: Array, of_rows: Array, boxes: Table, shape: tuple[int, ...], *, whole: bool
 ) -> Differences:
     """Computes the differences of the gradient with respect to the input along each row.
 
     Args:
       g: the gradient with respect to the output, `(N * C * F * H, padded(W))`.
-      inverse_units: the factors of `g` for each plane of the input, `(N * C,)`.
+      of_rows: the magnitudes of these rows.
       boxes: the parameters of the boxes, mirrored along y.
       shape: `(N, C, F, H, W)`.
       whole: whether all bounds are known to lie on pixel edges.
@@ -46,7 +53,8 @@ def differences(
     def rows(width: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((groups, batch * channels * height, width), jnp.float32)
 
-    sums = (rows(padded + LANES), rows(padded + LANES))
+    of_planes = jax.ShapeDtypeStruct((groups, batch * channels, parts), jnp.int32)
+    sums = (of_planes, rows(padded + LANES), rows(padded + LANES))
     kernel = plgpu.kernel(
         functools.partial(_differences, shape=shape, tile=tile, whole=whole),
         out_type=sums if whole else (*sums, rows(padded)),
@@ -58,14 +66,15 @@ def differences(
         grid_names=("group", "plane", "part"),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    rounded, errors, *pixels = kernel(g, inverse_units, boxes)
-    return Differences(rounded, errors, None if whole else pixels[0])
+    found, rounded, errors, *pixels = kernel(g, of_rows, boxes)
+    return Differences(found, rounded, errors, None if whole else pixels[0])
 
 
 def _differences(
     g: Array,
-    inverse_units: Array,
-    boxes: Tables,
+    of_rows: Array,
+    boxes: Table,
+    of_planes: Array,
     *references: Array,
     shape: tuple[int, ...],
     tile: Tile,
@@ -80,7 +89,10 @@ def _differences(
     first_row = lax.axis_index("part") * rows_of_part
     first_box = group * tile.boxes
     each = [box_params.read(boxes, plane, first_box + box, shape) for box in range(tile.boxes)]
-    planes = _Planes(g, plane, inverse_units[plane], number, first_box, height)
+    rows_of_plane = number * height
+    magnitude = magnitudes.of_plane(of_rows, plane * rows_of_plane, rows_of_plane)
+    of_planes[group, plane, lax.axis_index("part")] = magnitude.packed
+    planes = _Planes(g, plane, magnitude.inverse_unit, number, first_box, height)
     windows = _Windows(planes, states, integrals, each, padded, tile)
 
     windows.clear_margins()
@@ -130,7 +142,7 @@ class _Planes:
     Attributes:
       g: all planes, `(N * C * F * H, padded(W))`.
       plane: the number of the input's plane.
-      inverse_unit: the factor of all pixels.
+      inverse_unit: the factor of all pixels, for each lane.
       boxes: the number of boxes of each plane.
       first_box: the first box of the program.
       height: the height of the image.
@@ -149,7 +161,7 @@ class _Planes:
 
         def read(row: Array) -> Array:
             values = self.g[source * self.height + row, pl.ds(strip * LANES, LANES)]
-            return lanes.to_float32(values) * self.inverse_unit
+            return lanes.finite(lanes.to_float32(values)) * self.inverse_unit
 
         return sliding_window.only_inside(read, self.height)
 

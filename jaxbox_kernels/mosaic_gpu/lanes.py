@@ -40,10 +40,20 @@ def zeros(dtype: DTypeLike = jnp.float32) -> Array:
     return values
 
 
-def to_float32(strip: Array) -> Array:
+def strip(values: Array) -> Array:
+    """Fixes the layout of a strip that was read."""
+    fixed: Array = plgpu.layout_cast(values, _LAYOUT)
+    return fixed
+
+
+def to_float32(values: Array) -> Array:
     """Converts a strip that was read, and fixes its layout."""
-    values: Array = plgpu.layout_cast(strip, _LAYOUT).astype(jnp.float32)
-    return values
+    return strip(values).astype(jnp.float32)
+
+
+def finite(values: Array) -> Array:
+    """Replaces what is not finite by 0."""
+    return jnp.where(jnp.abs(values) < jnp.inf, values, jnp.zeros_like(values))
 
 
 def scan_scratch(strips: int, dtype: DTypeLike) -> MemoryRef:

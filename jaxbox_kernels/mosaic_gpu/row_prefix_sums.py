@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxbox_kernels.common import powers_of_two
-from jaxbox_kernels.mosaic_gpu import lanes
+from jaxbox_kernels.mosaic_gpu import lanes, magnitudes
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 
 # The number of rows of a group, which one program sums up side by side. With one row the barriers
@@ -37,14 +37,12 @@ class RowSums(NamedTuple):
     Attributes:
       coarse: int32, flat, the coarse words of the sums; a row begins at `first`.
       fine: int32, the fine words, arranged alike. They count in `fine_step` of the coarse step.
-      steps: `(rows,)`, the coarse steps in units of the plane.
-      units: `(planes,)`, powers of two. Magnitudes in a plane are below 2 units.
+      magnitudes: of the rows, see `magnitudes`.
     """
 
     coarse: Array
     fine: Array
-    steps: Array
-    units: Array
+    magnitudes: Array
 
 
 class _Words(NamedTuple):
@@ -92,33 +90,30 @@ def _rows_of_group(rows: int) -> int:
     return lanes.largest_divisor(rows, _ROWS)
 
 
-def sum_rows(x: Array, height: int, width: int) -> tuple[RowSums, Array]:
-    """Computes prefix sums over the columns of rows.
+def coarse_step(width: int) -> float:
+    """The coarse step of rows of a width, in units of the row."""
+    return float(2.0 ** -_coarse_bits(width))
+
+
+def sum_rows(x: Array, width: int) -> RowSums:
+    """Computes prefix sums over the columns of rows, in which what is not finite counts as 0.
 
     Args:
       x: the rows of all planes, `(planes * height, padded(width))`.
-      height: the height of the image.
       width: the width of the image. What lies beyond it in rows must be 0.
-
-    Returns:
-      The sums, and the exponents `(planes,)` of the planes' units; see `powers_of_two`.
     """
     number = x.shape[0]
     rows = _rows_of_group(number)
     words = jax.ShapeDtypeStruct((size(number, width),), jnp.int32)
     kernel = plgpu.kernel(
         functools.partial(_sum_rows, width=width, rows=rows),
-        out_type=(words, words, jax.ShapeDtypeStruct((number,), jnp.int32)),
+        out_type=(words, words, jax.ShapeDtypeStruct((magnitudes.size(number),), jnp.int32)),
         scratch_types=[lanes.scan_scratch(len(_Words._fields) * rows, jnp.int32)],
         grid=(number // rows,),
         grid_names=("group",),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    coarse, fine, of_rows = kernel(x)
-    of_rows = of_rows.reshape(-1, height)
-    of_planes = jnp.max(of_rows, axis=1)
-    steps = powers_of_two.ratio(of_rows, of_planes[:, None], _coarse_bits(width)).reshape(-1)
-    return RowSums(coarse, fine, steps, powers_of_two.power(of_planes)), of_planes
+    return RowSums(*kernel(x))
 
 
 @dataclass(frozen=True)
@@ -142,21 +137,15 @@ class _Rows:
         """Reads a strip of a row."""
         return lanes.to_float32(self.x[row, pl.ds(strip * LANES, LANES)])
 
-    def exponent(self, row: Array) -> Array:
-        """The exponent of a row's unit, the largest power of two up to its largest magnitude."""
-
-        def compare(strip: Array, largest: Array) -> Array:
-            return jnp.maximum(largest, jnp.abs(self.pixels(row, strip)))
-
-        largest = lax.fori_loop(0, self.strips, compare, lanes.zeros())
-        # Mosaic reinterprets bits lane by lane, but not those of a scalar.
-        return jnp.max(powers_of_two.exponent(largest))
+    def magnitude(self, row: Array) -> tuple[Array, Array]:
+        """The magnitude of a row, and the exponent of its unit."""
+        return magnitudes.of_lanes(self.strips, functools.partial(self.pixels, row))
 
     def quantized(self, row: Array, strip: Array, exponent: Array) -> _Words:
         """Reads a strip of a row in fixed point."""
         of_lanes = jnp.broadcast_to(exponent, LANES)
         first, second = powers_of_two.quotient(_coarse_bits(self.width), of_lanes)
-        values = (self.pixels(row, strip) * first) * second
+        values = (lanes.finite(self.pixels(row, strip)) * first) * second
         coarse = jnp.round(values)
         fine = jnp.round((values - coarse) * 2.0 ** _fine_bits(self.width))
         return _Words(coarse.astype(jnp.int32), fine.astype(jnp.int32))
@@ -175,7 +164,7 @@ def _sum_rows(
     x: Array,
     coarse: Array,
     fine: Array,
-    exponents_out: Array,
+    magnitudes_out: Array,
     scratch: Array,
     *,
     width: int,
@@ -186,10 +175,11 @@ def _sum_rows(
     numbers = [lax.axis_index("group") * rows + row for row in range(rows)]
     begins = [first(row, x.shape[0], width) for row in numbers]
     lanes.clear_scan_scratch(scratch)
-    exponents = [source.exponent(row) for row in numbers]
+    exponents = []
     margins = [_Words(jnp.int32(0), jnp.int32(0))]
-    for row, exponent in zip(numbers, exponents, strict=True):
-        exponents_out[row] = exponent
+    for row in numbers:
+        magnitudes_out[row], exponent = source.magnitude(row)
+        exponents.append(exponent)
         margins.append(_add(margins[-1], source.total(row, exponent)))
 
     def write(place: Array, words: _Words) -> None:

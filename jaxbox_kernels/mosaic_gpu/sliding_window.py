@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 
-from jaxbox_kernels.mosaic_gpu import compensated, lanes, row_prefix_sums
+from jaxbox_kernels.mosaic_gpu import compensated, lanes, magnitudes, row_prefix_sums
 from jaxbox_kernels.mosaic_gpu.box_params import Axis
 from jaxbox_kernels.mosaic_gpu.grid import Program
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
@@ -134,18 +134,20 @@ class Columns(NamedTuple):
 
 
 def columns_reader(
-    source: RowSums, program: Program, shape: tuple[int, ...], *, whole: bool
+    source: RowSums, inverse_unit: Array, program: Program, shape: tuple[int, ...], *, whole: bool
 ) -> Reader[Columns]:
     """Makes a reader of rows of a plane as integrals over a box's columns.
 
     Args:
       source: prefix sums over the columns of all rows.
+      inverse_unit: the inverse of the plane's unit, in which rows are read, for each lane.
       program: says which plane, strip and box.
-      shape: `(..., H, W)`.
+      shape: `(N, C, F, H, W)`.
       whole: whether all bounds are known to lie on pixel edges; then the low and high
         pixels of `Columns` have no meaning.
     """
-    height, width = shape[-2:]
+    (batch, channels, _, height, width) = shape
+    rows = batch * channels * height
     axis, column = program.box.along_x, program.strip * LANES
 
     def start(offset: Array) -> Array:
@@ -158,8 +160,9 @@ def columns_reader(
 
     def read(row: Array) -> Columns:
         number = program.plane * height + row
-        begin = row_prefix_sums.first(number, source.steps.shape[0], width)
-        step = source.steps[number]
+        begin = row_prefix_sums.first(number, rows, width)
+        unit = magnitudes.unit(source.magnitudes[number]) * inverse_unit
+        step = unit * row_prefix_sums.coarse_step(width)
         sums = [
             (source.coarse[pl.ds(begin + start, LANES)], source.fine[pl.ds(begin + start, LANES)])
             for start in starts

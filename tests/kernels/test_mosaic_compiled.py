@@ -58,7 +58,10 @@ backend = mosaic_gpu.load()
 
 def compile_all(function, *arguments, options=Options()):
     placed = [jax.ShapeDtypeStruct(*argument, sharding=sharding) for argument in arguments]
-    jax.jit(functools.partial(function, options=options)).lower(*placed).compile()
+    compiled = jax.jit(functools.partial(function, options=options)).lower(*placed).compile()
+    # A branch or a loop would keep the GPU waiting for the host.
+    program = compiled.as_text()
+    assert " conditional(" not in program and " while(" not in program
 
 for N, C, H, W, F in eval(sys.argv[2]):
     x, theta, g = (N, C, H, W), (C, F, 4), (N, C, F, H, W)

@@ -15,6 +15,7 @@ from jaxbox import boxes
 from jaxbox_kernels.backend import Options
 from jaxbox_kernels.common import powers_of_two
 from jaxbox_kernels.mosaic_gpu import box_params, row_cache, tiles
+from tests.cases import contract
 from tests.cases.backends import BACKENDS, EXACT, run
 from tests.cases.box_conv import BOUNDS, arguments, assert_close, relative_error
 from tests.oracles import box_conv as oracle
@@ -111,6 +112,16 @@ def test_units_are_powers_of_two_below_magnitudes(magnitude):
     first, second = map(float, powers_of_two.quotient(19, exponent))
     assert first * second * unit == 2**19
     assert float(powers_of_two.inverse(exponent)) * unit in (1, 2)
+
+
+def test_what_is_not_finite_reaches_other_strips(backend, rng):
+    x, theta, g = arguments(rng, (5, 131), batch=1, channels=1, number=2)
+    theta[0, 0] = [-3.2, 5.5, -0.5, 1.2]
+    x[..., 1, 126], x[..., 3, 129], x[..., 4, 3] = np.inf, -np.inf, np.nan
+    g[:, :, 0, 2, 127], g[:, :, 1, 0, 0] = np.nan, np.inf
+    results = run(x, theta, g, backend=backend)
+    figures = contract.figures(results, contract.expect(x, theta, g, normalize=True))
+    assert not contract.broken(figures, contract.BOUNDS | {"over zeros": 1e-6})
 
 
 def test_bfloat16(backend, rng):
