@@ -26,7 +26,6 @@ from jaxbox_kernels.mosaic_gpu import (
     lanes,
     magnitudes,
     row_prefix_sums,
-    row_suffix_sums,
     tiles,
 )
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
@@ -119,8 +118,7 @@ def _filter_back(theta: Array, g: Array, *, options: Options) -> Array:
     whole, rows = options.whole_pixels, _rows(g)
     boxes = box_params.of_adjoint(theta, shape, normalize=options.normalize, whole_pixels=whole)
     table = box_params.table(boxes)
-    differences = grad_x.differences(rows, magnitudes.of_rows(rows), table, shape, whole=whole)
-    dx = row_suffix_sums.sum_rows(differences, rows, table, shape)
+    dx = grad_x.filter_back(rows, magnitudes.of_rows(rows), table, shape, whole=whole)
     return dx[:, :width].reshape(batch, channels, height, width)
 
 

@@ -7,7 +7,7 @@ A magnitude is an int32: the bits of the largest finite one as a float32 number,
 as its exponent, and the sign bit if the row holds anything that is not finite.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -33,12 +33,6 @@ class OfPlane(NamedTuple):
 
     exponent: Array
     all_finite: Array
-
-    @property
-    def packed(self) -> Array:
-        """The magnitude as an int32."""
-        size = lax.shift_left(self.exponent, jnp.int32(23))
-        return jnp.where(self.all_finite, size, size | _MARK)
 
     @property
     def unit(self) -> Array:
@@ -71,29 +65,35 @@ def of_rows(rows: Array) -> Array:
     return jnp.pad(found, (0, missing)) if missing else found
 
 
-def of_lanes(strips: int, read: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Finds the magnitude of a row in a kernel.
+def of_lanes(strips: int, readers: Sequence[Callable[[Array], Array]]) -> list[tuple[Array, Array]]:
+    """Finds the magnitudes of rows in a kernel.
 
     Args:
-      strips: the number of strips of the row.
-      read: reads a strip of the row.
+      strips: the number of strips of a row.
+      readers: for each row, what reads one of its strips.
 
     Returns:
-      The magnitude, and the exponent of the row's unit, scalars.
+      For each row the magnitude, and the exponent of the row's unit, scalars.
     """
 
-    def largest(limit: int) -> Array:
+    def largest(read: Callable[[Array], Array], limit: int) -> Array:
         def compare(strip: Array, most: Array) -> Array:
             bits = lax.bitcast_convert_type(jnp.abs(read(strip)), jnp.int32)
-            return jnp.maximum(most, jnp.where(bits < limit, bits, jnp.zeros_like(bits)))
+            below = bits if limit == _SIZE else jnp.where(bits < limit, bits, jnp.zeros_like(bits))
+            return jnp.maximum(most, below)
 
-        return jnp.max(lax.fori_loop(0, strips, compare, lanes.zeros(jnp.int32)))
+        found: Array = lax.fori_loop(0, strips, compare, lanes.zeros(jnp.int32))
+        return found
 
-    of_all = largest(_SIZE)
-    all_finite = of_all < _EXPONENT
-    of_finite = lax.cond(all_finite, lambda: of_all, lambda: largest(_EXPONENT))
-    exponent = jnp.maximum(lax.shift_right_logical(of_finite, jnp.int32(23)), 1)
-    return jnp.where(all_finite, of_finite, of_finite | _MARK), exponent
+    def find(read: Callable[[Array], Array], of_all: Array) -> tuple[Array, Array]:
+        all_finite = of_all < _EXPONENT
+        of_finite = lax.cond(all_finite, lambda: of_all, lambda: jnp.max(largest(read, _EXPONENT)))
+        exponent = jnp.maximum(lax.shift_right_logical(of_finite, jnp.int32(23)), 1)
+        return jnp.where(all_finite, of_finite, of_finite | _MARK), exponent
+
+    # All rows are read before the first barrier of a maximum over lanes.
+    of_all = [largest(read, _SIZE) for read in readers]
+    return [find(read, jnp.max(most)) for read, most in zip(readers, of_all, strict=True)]
 
 
 def of_plane(rows: Array, first: Array, number: int) -> OfPlane:
@@ -127,8 +127,3 @@ def unit(magnitude: Array) -> Array:
     """The unit of a row, given its magnitude as a scalar, for each lane; 0 of a row of zeros."""
     bits = jnp.broadcast_to(magnitude, LANES) & _EXPONENT
     return lax.bitcast_convert_type(bits, jnp.float32)
-
-
-def all_finite(magnitude: Array) -> Array:
-    """Whether a row holds neither NaN nor infinities, given its magnitude."""
-    return magnitude >= 0

@@ -4,7 +4,6 @@ The sum of the window is compensated. So a bright row that has left leaves nothi
 counts beside dark rows.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -146,38 +145,62 @@ def columns_reader(
       whole: whether all bounds are known to lie on pixel edges; then the low and high
         pixels of `Columns` have no meaning.
     """
-    (batch, channels, _, height, width) = shape
-    rows = batch * channels * height
+    batch, channels, _, height, width = shape
+    rows, padded = batch * channels * height, lanes.padded(width)
     axis, column = program.box.along_x, program.strip * LANES
 
-    def start(offset: Array) -> Array:
-        # The sum before pixel `k` is that through `k - 1`. Farther outside all sums are the same.
-        return jnp.clip(column + offset - 1, -LANES, lanes.padded(width) - 1)
+    def read_sums(row: Array) -> tuple[Array, Array]:
+        begin = row_prefix_sums.first(row, rows, width)
+        distance = row_prefix_sums.to_fine(rows, width)
 
-    starts = [start(axis.first), start(axis.end)]
-    if not whole:
-        starts = [start(axis.first - 1), *starts, start(axis.end + 1)]
+        def word(offset: Array, distance: int) -> Array:
+            # The sum before pixel `k` is that through `k - 1`. Farther outside all are the same.
+            start = jnp.clip(column + offset - 1, -LANES, padded - 1)
+            return source.words[pl.ds(begin + start + distance, LANES)]
+
+        # Differences are exact in fixed point.
+        coarse, fine = (
+            (word(axis.end, part) - word(axis.first, part)).astype(jnp.float32)
+            for part in (0, distance)
+        )
+        return coarse, fine
+
+    def reader_of_pixels(offset: Array) -> tuple[Reader[Array], Array]:
+        """Makes a reader of shifted pixels, and finds which lanes read the image."""
+        start = jnp.clip(column + offset, -LANES, padded)
+        position = start + lanes.index()
+
+        def read(row: Array) -> Array:
+            pixels = source.pixels[pl.ds(LANES + row * padded + start, LANES)]
+            return lanes.to_float32(pixels)
+
+        return read, (position >= 0) & (position < padded)
+
+    def weight(inside: Array, weight: Array) -> Array:
+        return jnp.where(inside, jnp.broadcast_to(weight, LANES), lanes.zeros())
+
+    read_low, low_inside = reader_of_pixels(axis.first - 1)
+    read_high, high_inside = reader_of_pixels(axis.end)
+    low_weight, high_weight = (
+        weight(low_inside, axis.low_weight),
+        weight(high_inside, axis.high_weight),
+    )
 
     def read(row: Array) -> Columns:
         number = program.plane * height + row
-        begin = row_prefix_sums.first(number, rows, width)
         unit = magnitudes.unit(source.magnitudes[number]) * inverse_unit
-        step = unit * row_prefix_sums.coarse_step(width)
-        sums = [
-            (source.coarse[pl.ds(begin + start, LANES)], source.fine[pl.ds(begin + start, LANES)])
-            for start in starts
-        ]
-        # Between one place and the next; differences are exact in fixed point.
-        parts = [
-            (after[0] - before[0]).astype(jnp.float32)
-            + (after[1] - before[1]).astype(jnp.float32) * row_prefix_sums.fine_step(width)
-            for before, after in itertools.pairwise(sums)
-        ]
+        coarse, fine = read_sums(number)
+        integral = coarse + fine * row_prefix_sums.fine_step(width)
+        integral = integral * row_prefix_sums.coarse_step(width)
         if whole:
-            integral = parts[0] * step
-            return Columns(integral, integral, integral)
-        low, between, high = parts
-        integral = between + (axis.low_weight * low + axis.high_weight * high)
-        return Columns(integral * step, low * step, high * step)
+            return Columns(integral * unit, integral, integral)
+        low, high = read_low(number), read_high(number)
+        integral = integral + (low_weight * low + high_weight * high)
+        zero = lanes.zeros()
+        return Columns(
+            integral * unit,
+            jnp.where(low_inside, low, zero) * unit,
+            jnp.where(high_inside, high, zero) * unit,
+        )
 
     return read
