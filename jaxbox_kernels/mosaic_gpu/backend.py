@@ -29,6 +29,7 @@ from jaxbox_kernels.mosaic_gpu import (
     tiles,
 )
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 from jaxbox_kernels.xla import second_order
 
 _COMPUTE_CAPABILITIES = (9, 10)
@@ -118,7 +119,7 @@ def _filter_back(theta: Array, g: Array, *, options: Options) -> Array:
     whole, rows = options.whole_pixels, _rows(g)
     boxes = box_params.of_adjoint(theta, shape, normalize=options.normalize, whole_pixels=whole)
     table = box_params.table(boxes)
-    dx = grad_x.filter_back(rows, magnitudes.of_rows(rows), table, shape, whole=whole)
+    dx = grad_x.filter_back(rows, table, shape, whole=whole)
     return dx[:, :width].reshape(batch, channels, height, width)
 
 
@@ -135,7 +136,6 @@ def _grad_theta(theta: Array, x: Array, g: Array, *, options: Options) -> Array:
         row_prefix_sums.sum_rows(rows_of_x, shape[-1]),
         rows_of_x,
         rows_of_g,
-        magnitudes.of_rows(rows_of_g),
         box_params.table(boxes),
         shape,
     )
@@ -146,11 +146,11 @@ def _grad_theta(theta: Array, x: Array, g: Array, *, options: Options) -> Array:
     return jnp.where(jnp.broadcast_to(has_nan_bound, gradient.shape), jnp.nan, gradient)
 
 
-def _rows(planes: Array) -> Array:
+def _rows(planes: Array) -> MeasuredRows:
     """The rows of all planes, padded with zeros to whole strips: `(rows, padded(W))`."""
     width = planes.shape[-1]
     rows = planes.reshape(-1, width)
-    return jnp.pad(rows, [(0, 0), (0, lanes.padded(width) - width)])
+    return magnitudes.measure(jnp.pad(rows, [(0, 0), (0, lanes.padded(width) - width)]))
 
 
 BACKEND: Final = Backend("mosaic_gpu", forward, backward, unsuitable, maps_images=False)

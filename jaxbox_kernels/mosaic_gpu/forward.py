@@ -20,6 +20,7 @@ from jaxbox_kernels.mosaic_gpu import (
 )
 from jaxbox_kernels.mosaic_gpu.box_params import Table
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
 from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 
@@ -29,7 +30,7 @@ _ROWS = 4
 
 def filter_planes(
     source: RowSums,
-    x: Array,
+    x: MeasuredRows,
     boxes: Table,
     shape: tuple[int, ...],
     dtype: DTypeLike,
@@ -40,7 +41,7 @@ def filter_planes(
 
     Args:
       source: prefix sums over the columns of the input's rows.
-      x: these rows, `(N * C * H, padded(W))`.
+      x: these rows.
       boxes: the parameters of the boxes.
       shape: `(N, C, F, H, W)`.
       dtype: the dtype of the output.
@@ -65,7 +66,7 @@ def filter_planes(
 
 def _filter(
     source: RowSums,
-    x: Array,
+    x: MeasuredRows,
     boxes: Table,
     out: Array,
     cache: Array,
@@ -76,10 +77,10 @@ def _filter(
 ) -> None:
     height = shape[-2]
     box, plane, strip, target = program = grid.program(boxes, shape)
-    magnitude = magnitudes.of_plane(source.magnitudes, plane * height, height)
+    magnitude = magnitudes.of_plane(x, plane * height, height)
     unit = magnitude.unit
     columns = sliding_window.columns_reader(
-        source, magnitude.inverse_unit, program, shape, whole=whole
+        source, x, magnitude.inverse_unit, program, shape, whole=whole
     )
     rows = lanes.largest_divisor(height, _ROWS)
 
@@ -125,7 +126,7 @@ def _filter(
             slide(read, read)
 
     def read_pixels(row: Array, strip: Array) -> Array:
-        return lanes.to_float32(x[plane * height + row, pl.ds(strip * LANES, LANES)])
+        return lanes.to_float32(x.pixels[plane * height + row, pl.ds(strip * LANES, LANES)])
 
     spread = non_finite_pixels.Spread(read_pixels, box, height, non_finite_sums, mirrored=False)
 

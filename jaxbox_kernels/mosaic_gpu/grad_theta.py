@@ -27,6 +27,7 @@ from jaxbox_kernels.mosaic_gpu import (
 )
 from jaxbox_kernels.mosaic_gpu.box_params import Axis, Box, Table
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
 from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 
@@ -57,9 +58,8 @@ class Products[Each](NamedTuple):
 
 def inner_products(
     source: RowSums,
-    x: Array,
-    g: Array,
-    of_rows: Array,
+    x: MeasuredRows,
+    g: MeasuredRows,
     boxes: Table,
     shape: tuple[int, ...],
 ) -> tuple[Products[Array], tuple[Array, Array]]:
@@ -67,9 +67,8 @@ def inner_products(
 
     Args:
       source: prefix sums over the columns of the input's rows.
-      x: these rows, `(N * C * H, padded(W))`, for what is not finite in them.
-      g: the gradient with respect to the output, `(N * C * F * H, padded(W))`.
-      of_rows: the magnitudes of the rows of `g`.
+      x: these rows.
+      g: the rows of the gradient with respect to the output.
       boxes: the parameters of the boxes, mirrored along y.
       shape: `(N, C, F, H, W)`.
 
@@ -85,7 +84,7 @@ def inner_products(
         grid_names=grid.NAMES,
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    results = kernel(source, x, g, of_rows, boxes)
+    results = kernel(source, x, g, boxes)
     sums = jnp.sum(results[..., :each], 1).reshape(*shape[:3], each)
     of_x, of_g = jnp.moveaxis(results[:, 0, each:].astype(jnp.int32), -1, 0).reshape(2, *shape[:3])
     return Products(*jnp.moveaxis(sums, -1, 0)), (of_x, of_g)
@@ -93,9 +92,8 @@ def inner_products(
 
 def _inner_products(
     source: RowSums,
-    x: Array,
-    g: Array,
-    of_rows: Array,
+    x: MeasuredRows,
+    g: MeasuredRows,
     boxes: Table,
     out: Array,
     *,
@@ -103,14 +101,16 @@ def _inner_products(
 ) -> None:
     height, width = shape[-2:]
     box, plane, strip, target = program = grid.program(boxes, shape)
-    of_x = magnitudes.of_plane(source.magnitudes, plane * height, height)
-    of_g = magnitudes.of_plane(of_rows, target * height, height)
-    columns = sliding_window.columns_reader(source, of_x.inverse_unit, program, shape, whole=False)
+    of_x = magnitudes.of_plane(x, plane * height, height)
+    of_g = magnitudes.of_plane(g, target * height, height)
+    columns = sliding_window.columns_reader(
+        source, x, of_x.inverse_unit, program, shape, whole=False
+    )
     rows = lanes.largest_divisor(height, _ROWS)
     groups = lanes.largest_divisor(height // rows, _GROUPS)
 
     def read_gradient(row: Array) -> Array:
-        values = lanes.to_float32(g[target * height + row, pl.ds(strip * LANES, LANES)])
+        values = lanes.to_float32(g.pixels[target * height + row, pl.ds(strip * LANES, LANES)])
         return lanes.finite(values) * of_g.inverse_unit
 
     read = sliding_window.only_inside(read_gradient, height)
@@ -150,10 +150,10 @@ def _inner_products(
     _, totals = lax.fori_loop(0, height // (rows * groups), add_block, (window, totals))
 
     def read_pixels(row: Array, strip: Array) -> Array:
-        return lanes.to_float32(x[plane * height + row, pl.ds(strip * LANES, LANES)])
+        return lanes.to_float32(x.pixels[plane * height + row, pl.ds(strip * LANES, LANES)])
 
     turns = jnp.where(of_x.all_finite, 0, height)
-    spoilt = _spoilt(read_pixels, turns, box, strip, width, x.shape[1] // LANES)
+    spoilt = _spoilt(read_pixels, turns, box, strip, width, x.pixels.shape[1] // LANES)
     of_gradient = jnp.where(of_g.all_finite, jnp.float32(0), jnp.float32(jnp.nan))
     for index, (total, added) in enumerate(zip(totals, spoilt, strict=True)):
         out[target, strip, index] = jnp.sum(total.value + added) + of_gradient

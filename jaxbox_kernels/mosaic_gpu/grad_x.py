@@ -28,18 +28,16 @@ from jaxbox_kernels.mosaic_gpu import (
 )
 from jaxbox_kernels.mosaic_gpu.box_params import Box, Table
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 from jaxbox_kernels.mosaic_gpu.tiles import Tile
 
 
-def filter_back(
-    g: Array, of_rows: Array, boxes: Table, shape: tuple[int, ...], *, whole: bool
-) -> Array:
+def filter_back(g: MeasuredRows, boxes: Table, shape: tuple[int, ...], *, whole: bool) -> Array:
     """Computes the gradient with respect to the input, `(N * C * H, padded(W))`.
 
     Args:
-      g: the gradient with respect to the output, `(N * C * F * H, padded(W))`.
-      of_rows: the magnitudes of these rows.
+      g: the rows of the gradient with respect to the output.
       boxes: the parameters of the boxes, mirrored along y.
       shape: `(N, C, F, H, W)`.
       whole: whether all bounds are known to lie on pixel edges.
@@ -50,7 +48,7 @@ def filter_back(
     groups = number // tile.boxes
     parts = tiles.parts(batch * channels * groups, height, tile.rows)
     # What groups of boxes contribute is rounded once, when it is added up.
-    dtype = g.dtype if groups == 1 else jnp.float32
+    dtype = g.pixels.dtype if groups == 1 else jnp.float32
     kernel = plgpu.kernel(
         functools.partial(_filter_back, shape=shape, tile=tile, whole=whole),
         out_type=jax.ShapeDtypeStruct((groups, batch * channels * height, padded), dtype),
@@ -64,13 +62,12 @@ def filter_back(
         grid_names=("group", "plane", "part"),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    each: Array = kernel(g, of_rows, boxes)
-    return each[0] if groups == 1 else jnp.sum(each, 0).astype(g.dtype)
+    each: Array = kernel(g, boxes)
+    return each[0] if groups == 1 else jnp.sum(each, 0).astype(g.pixels.dtype)
 
 
 def _filter_back(
-    g: Array,
-    of_rows: Array,
+    g: MeasuredRows,
     boxes: Table,
     out: Array,
     states: Array,
@@ -91,8 +88,8 @@ def _filter_back(
     first_box = group * tile.boxes
     each = [box_params.read(boxes, plane, first_box + box, shape) for box in range(tile.boxes)]
     rows_of_plane = number * height
-    magnitude = magnitudes.of_plane(of_rows, plane * rows_of_plane, rows_of_plane)
-    planes = _Planes(g, plane, magnitude.inverse_unit, number, first_box, height)
+    magnitude = magnitudes.of_plane(g, plane * rows_of_plane, rows_of_plane)
+    planes = _Planes(g.pixels, plane, magnitude.inverse_unit, number, first_box, height)
     windows = _Windows(planes, states, integrals, each, padded, tile, whole)
     unit = magnitude.unit
 

@@ -37,5 +37,7 @@ def size(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 def program(boxes: Table, shape: tuple[int, ...]) -> Program:
     """What the program that calls this works on; `shape` is `(N, C, F, H, W)`."""
-    plane, strip, box = map(lax.axis_index, NAMES)
+    last, strip, box = map(lax.axis_index, NAMES)
+    # What the kernel before wrote last is read first, while it is in the cache.
+    plane = lax.axis_size(NAMES[0]) - 1 - last
     return Program(box_params.read(boxes, plane, box, shape), plane, strip, plane * shape[2] + box)

@@ -96,16 +96,18 @@ def scan[T](
     """
     begin = 0 if reverse else LANES
     plgpu.commit_smem()  # All lanes have read what the last scan left in the buffers.
-    step, covered = 0, 1
+    last_lane, sign = (begin, 1) if reverse else (begin + LANES - 1, -1)
+    step, covered, totals = 0, 1, rows
     while covered < LANES:
         _write(rows, scratch, step, begin)
+        totals = _read(rows, scratch, step, last_lane)
         for distance in range(covered, min(radix * covered, LANES), covered):
-            start = begin + distance if reverse else begin - distance
+            start = begin + sign * distance
             moved = _read(rows, scratch, step, slice(start, start + LANES))
-            rows = [add(row, other) for row, other in zip(rows, moved, strict=True)]
+            rows = list(map(add, rows, moved))
+            totals = list(map(add, totals, _read(rows, scratch, step, last_lane + sign * distance)))
         step, covered = step + 1, radix * covered
-    _write(rows, scratch, step, begin)
-    return rows, _read(rows, scratch, step, begin if reverse else begin + LANES - 1)
+    return rows, totals
 
 
 def _write(rows: object, scratch: Array, step: int, begin: int) -> None:

@@ -27,6 +27,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxbox_kernels.common import powers_of_two
 from jaxbox_kernels.mosaic_gpu import lanes, magnitudes
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 
 # The number of rows of a group, which one program sums up, and the number of strips that it sums up
 # side by side. With one strip the barriers of a scan would have nothing else to wait for.
@@ -41,17 +42,15 @@ class RowSums(NamedTuple):
     """Prefix sums over the columns of rows; in a kernel, references to them.
 
     Attributes:
-      words: int32, flat, the coarse words of the rows of each group and then the fine ones. The
-        coarse words of a row begin at `first`, the fine ones `to_fine` after them. They count in
-        `fine_step` of the coarse step.
+      coarse: int32, flat, the coarse words of the sums; a row begins at `first`.
+      fine: int32, the fine words, arranged alike. They count in `fine_step` of the coarse step.
       pixels: of the dtype of the input, flat, the pixels in the units of their rows, what is not
         finite as 0, with `LANES` zeros before them and after them.
-      magnitudes: of the rows, see `magnitudes`.
     """
 
-    words: Array
+    coarse: Array
+    fine: Array
     pixels: Array
-    magnitudes: Array
 
 
 class _Words(NamedTuple):
@@ -89,18 +88,12 @@ def first(row: Array, rows: int, width: int) -> Array:
     """The place at which the coarse words of a row begin, of so many rows in all."""
     each = _rows_of_group(rows)
     group = lax.shift_right_logical(row, jnp.int32(each // 2)) if each != 3 else row // each
-    of_group = 2 * to_fine(rows, width) - each * _row_and_margin(width)
-    return LANES + row * _row_and_margin(width) + group * of_group
-
-
-def to_fine(rows: int, width: int) -> int:
-    """The distance from a coarse word to its fine word, of so many rows in all."""
-    return LANES + _rows_of_group(rows) * _row_and_margin(width)
+    return LANES + row * _row_and_margin(width) + group * LANES
 
 
 def size(rows: int, width: int) -> int:
-    """The number of words that the sums of so many rows take, margins included."""
-    return rows // _rows_of_group(rows) * 2 * to_fine(rows, width)
+    """The number of elements that the sums of so many rows take, margins included."""
+    return rows * _row_and_margin(width) + rows // _rows_of_group(rows) * LANES
 
 
 def _row_and_margin(width: int) -> int:
@@ -111,22 +104,22 @@ def _rows_of_group(rows: int) -> int:
     return lanes.largest_divisor(rows, _ROWS)
 
 
-def sum_rows(x: Array, width: int) -> RowSums:
+def sum_rows(x: MeasuredRows, width: int) -> RowSums:
     """Computes prefix sums over the columns of rows, in which what is not finite counts as 0.
 
     Args:
-      x: the rows of all planes, `(planes * height, padded(width))`.
+      x: the rows of all planes.
       width: the width of the image. What lies beyond it in rows must be 0.
     """
-    number = x.shape[0]
+    pixels = x.pixels
+    number = pixels.shape[0]
     rows = _rows_of_group(number)
-    side_by_side = _side_by_side(rows, x.shape[1] // LANES)
+    side_by_side = _side_by_side(rows, pixels.shape[1] // LANES)
     kernel = plgpu.kernel(
         functools.partial(_sum_rows, width=width, rows=rows),
         out_type=(
-            jax.ShapeDtypeStruct((size(number, width),), jnp.int32),
-            jax.ShapeDtypeStruct((x.size + 2 * LANES,), x.dtype),
-            jax.ShapeDtypeStruct((magnitudes.size(number),), jnp.int32),
+            *[jax.ShapeDtypeStruct((size(number, width),), jnp.int32)] * len(_Words._fields),
+            jax.ShapeDtypeStruct((pixels.size + 2 * LANES,), pixels.dtype),
         ),
         scratch_types=[
             lanes.scan_scratch(len(_Words._fields) * math.prod(side_by_side), jnp.int32)
@@ -135,7 +128,7 @@ def sum_rows(x: Array, width: int) -> RowSums:
         grid_names=("group",),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    return RowSums(*kernel(x.reshape(-1)))
+    return RowSums(*kernel(MeasuredRows(pixels.reshape(-1), x.magnitudes)))
 
 
 def _to_fixed_point(values: Array, width: int) -> _Words:
@@ -149,10 +142,10 @@ def _to_fixed_point(values: Array, width: int) -> _Words:
 
 
 def _sum_rows(
-    x: Array,
-    words: Array,
+    x: MeasuredRows,
+    coarse: Array,
+    fine: Array,
     pixels: Array,
-    magnitudes_out: Array,
     scratch: Array,
     *,
     width: int,
@@ -162,23 +155,21 @@ def _sum_rows(
     strips = lanes.padded(width) // LANES
     first_strip = group * rows * strips
     first_word = first(group * rows, rows * lax.axis_size("group"), width)
-    distance = to_fine(rows, width)
     lanes.clear_scan_scratch(scratch)
 
     def read(row: int, strip: Array | int) -> Array:
         place = (first_strip + row * strips + strip) * LANES
-        return lanes.to_float32(x[pl.ds(place, LANES)])
+        return lanes.to_float32(x.pixels[pl.ds(place, LANES)])
 
     def write(row: int, strip: Array | int, sums: _Words) -> None:
         place = first_word + (row * (strips + 1) + strip) * LANES
-        words[pl.ds(place, LANES)] = jnp.broadcast_to(sums.coarse, LANES)
-        words[pl.ds(place + distance, LANES)] = jnp.broadcast_to(sums.fine, LANES)
+        for words, word in zip((coarse, fine), sums, strict=True):
+            words[pl.ds(place, LANES)] = jnp.broadcast_to(word, LANES)
 
-    readers = [functools.partial(read, row) for row in range(rows)]
-    factors = []
-    for row, (magnitude, exponent) in enumerate(magnitudes.of_lanes(strips, readers)):
-        magnitudes_out[group * rows + row] = magnitude
-        factors.append(powers_of_two.quotient(0, jnp.broadcast_to(exponent, LANES)))
+    factors = [
+        powers_of_two.quotient(0, magnitudes.exponent(x.magnitudes[group * rows + row]))
+        for row in range(rows)
+    ]
 
     rows_together, strips_together = _side_by_side(rows, strips)
     whole_rows = strips_together == strips

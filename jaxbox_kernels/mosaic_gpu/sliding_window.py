@@ -16,7 +16,11 @@ from jaxbox_kernels.mosaic_gpu import compensated, lanes, magnitudes, row_prefix
 from jaxbox_kernels.mosaic_gpu.box_params import Axis
 from jaxbox_kernels.mosaic_gpu.grid import Program
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
+
+# The number of rows whose reads are under way together while a window is initialized.
+_ROWS = 4
 
 type Reader[Row] = Callable[[Array], Row]
 """Reads what a row, given by its number, contributes: an array or a tree of arrays."""
@@ -52,18 +56,21 @@ def only_inside[Row](read: Reader[Row], height: int) -> Reader[Row]:
     """Makes a reader return zeros for rows above and below the image."""
 
     def read_inside(row: Array) -> Row:
-        inside = (row >= 0) & (row < height)
-        values = read(jnp.clip(row, 0, height - 1))
-        masked: Row = jax.tree.map(
-            # Mosaic does not broadcast a condition by itself.
-            lambda value: jnp.where(
-                jnp.broadcast_to(inside, value.shape), value, jnp.zeros_like(value)
-            ),
-            values,
-        )
-        return masked
+        return _where((row >= 0) & (row < height), read(jnp.clip(row, 0, height - 1)))
 
     return read_inside
+
+
+def _where[Row](condition: Array, row: Row) -> Row:
+    """A row if a condition holds, else zeros."""
+    masked: Row = jax.tree.map(
+        # Mosaic does not broadcast a condition by itself.
+        lambda value: jnp.where(
+            jnp.broadcast_to(condition, value.shape), value, jnp.zeros_like(value)
+        ),
+        row,
+    )
+    return masked
 
 
 def init[Row](read: Reader[Row], zero: Row, axis: Axis, row: Array, height: int) -> Window[Row]:
@@ -77,13 +84,19 @@ def init[Row](read: Reader[Row], zero: Row, axis: Axis, row: Array, height: int)
       height: the height of the image.
     """
     low = read(row + axis.first - 1)
-
-    def add(row: Array, total: Any) -> Any:
-        return _map(compensated.add, total, read(row))
-
     start, end = (jnp.clip(row + offset, 0, height) for offset in (axis.first, axis.end))
+
+    def add_rows(group: Array, total: Any) -> Any:
+        rows = [start + group * _ROWS + row for row in range(_ROWS)]
+        # The last group reads its last row again in place of rows that are missing.
+        values = [read(jnp.minimum(row, end - 1)) for row in rows]
+        for row, value in zip(rows, values, strict=True):
+            total = _map(compensated.add, total, _where(row < end, value))
+        return total
+
     empty = jax.tree.map(lambda _: compensated.zeros(), zero)
-    return Window(lax.fori_loop(start, end, add, empty), low)
+    groups = lax.div(jnp.maximum(end - start, 0) + (_ROWS - 1), jnp.int32(_ROWS))
+    return Window(lax.fori_loop(0, groups, add_rows, empty), low)
 
 
 def advance[Row](
@@ -133,12 +146,19 @@ class Columns(NamedTuple):
 
 
 def columns_reader(
-    source: RowSums, inverse_unit: Array, program: Program, shape: tuple[int, ...], *, whole: bool
+    source: RowSums,
+    x: MeasuredRows,
+    inverse_unit: Array,
+    program: Program,
+    shape: tuple[int, ...],
+    *,
+    whole: bool,
 ) -> Reader[Columns]:
     """Makes a reader of rows of a plane as integrals over a box's columns.
 
     Args:
       source: prefix sums over the columns of all rows.
+      x: these rows.
       inverse_unit: the inverse of the plane's unit, in which rows are read, for each lane.
       program: says which plane, strip and box.
       shape: `(N, C, F, H, W)`.
@@ -151,17 +171,15 @@ def columns_reader(
 
     def read_sums(row: Array) -> tuple[Array, Array]:
         begin = row_prefix_sums.first(row, rows, width)
-        distance = row_prefix_sums.to_fine(rows, width)
-
-        def word(offset: Array, distance: int) -> Array:
+        first, end = (
             # The sum before pixel `k` is that through `k - 1`. Farther outside all are the same.
-            start = jnp.clip(column + offset - 1, -LANES, padded - 1)
-            return source.words[pl.ds(begin + start + distance, LANES)]
-
+            pl.ds(begin + jnp.clip(column + offset - 1, -LANES, padded - 1), LANES)
+            for offset in (axis.first, axis.end)
+        )
         # Differences are exact in fixed point.
         coarse, fine = (
-            (word(axis.end, part) - word(axis.first, part)).astype(jnp.float32)
-            for part in (0, distance)
+            (words[end] - words[first]).astype(jnp.float32)
+            for words in (source.coarse, source.fine)
         )
         return coarse, fine
 
@@ -188,7 +206,7 @@ def columns_reader(
 
     def read(row: Array) -> Columns:
         number = program.plane * height + row
-        unit = magnitudes.unit(source.magnitudes[number]) * inverse_unit
+        unit = magnitudes.unit(x.magnitudes[number]) * inverse_unit
         coarse, fine = read_sums(number)
         integral = coarse + fine * row_prefix_sums.fine_step(width)
         integral = integral * row_prefix_sums.coarse_step(width)
