@@ -102,10 +102,10 @@ def _filter_back(
 
     def advance_tile(step: Array, _: None) -> None:
         first = first_row + step * tile.rows
-        beyond = [compensated.zeros() for _ in range(tile.rows)]
+        beyond = [lanes.zeros() for _ in range(tile.rows)]
         beyond = lax.fori_loop(0, strips, functools.partial(windows.advance, first), beyond)
         plgpu.commit_smem()
-        after = [compensated.of_number(jnp.sum(total.value)) for total in beyond]
+        after = [compensated.of_number(jnp.sum(total)) for total in beyond]
         lax.fori_loop(0, strips, functools.partial(sum_strip, first), after)
 
     def sum_strip(first: Array, step: Array, after: list[compensated.Sum]) -> list[compensated.Sum]:
@@ -228,9 +228,7 @@ class _Windows:
             window = sliding_window.init(read, lanes.zeros(), box.along_y, row, self.planes.height)
             self._store(index, strip, window)
 
-    def advance(
-        self, first: Array, strip: Array, beyond: list[compensated.Sum]
-    ) -> list[compensated.Sum]:
+    def advance(self, first: Array, strip: Array, beyond: list[Array]) -> list[Array]:
         """Advances a strip by the rows of a tile, and stores the integrals.
 
         Args:
@@ -246,11 +244,9 @@ class _Windows:
             is_beyond = _is_beyond(box, strip, self.padded)
             for row in range(self.tile.rows):
                 seen, window = sliding_window.advance(read, read, window, box.along_y, first + row)
-                place = (index, row, pl.ds(LANES + strip * LANES, LANES))
-                self.integrals[place] = seen.integral * box.along_y.scale * box.along_x.scale
-                # Read as it leaves the suffix sum: not before it is rounded.
-                entering = jnp.where(is_beyond, self.integrals[place], lanes.zeros())
-                beyond[row] = compensated.add(beyond[row], entering)
+                values = seen.integral * box.along_y.scale * box.along_x.scale
+                self.integrals[index, row, pl.ds(LANES + strip * LANES, LANES)] = values
+                beyond[row] = beyond[row] + jnp.where(is_beyond, values, lanes.zeros())
             self._store(index, strip, window)
         return beyond
 

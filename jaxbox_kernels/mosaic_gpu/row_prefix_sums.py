@@ -42,7 +42,8 @@ class RowSums(NamedTuple):
     """Prefix sums over the columns of rows; in a kernel, references to them.
 
     Attributes:
-      coarse: int32, flat, the coarse words of the sums; a row begins at `first`.
+      coarse: int32, flat, the coarse words of the sums; the left margin of a row begins at
+        `first`.
       fine: int32, the fine words, arranged alike. They count in `fine_step` of the coarse step.
       pixels: of the dtype of the input, flat, the pixels in the units of their rows, what is not
         finite as 0, with `LANES` zeros before them and after them.
@@ -85,10 +86,10 @@ def coarse_step(width: int) -> float:
 
 
 def first(row: Array, rows: int, width: int) -> Array:
-    """The place at which the coarse words of a row begin, of so many rows in all."""
+    """The place at which the left margin of a row begins, of so many rows in all."""
     each = _rows_of_group(rows)
     group = lax.shift_right_logical(row, jnp.int32(each // 2)) if each != 3 else row // each
-    return LANES + row * _row_and_margin(width) + group * LANES
+    return row * _row_and_margin(width) + group * LANES
 
 
 def size(rows: int, width: int) -> int:
@@ -162,7 +163,7 @@ def _sum_rows(
         return lanes.to_float32(x.pixels[pl.ds(place, LANES)])
 
     def write(row: int, strip: Array | int, sums: _Words) -> None:
-        place = first_word + (row * (strips + 1) + strip) * LANES
+        place = first_word + (row * (strips + 1) + 1 + strip) * LANES
         for words, word in zip((coarse, fine), sums, strict=True):
             words[pl.ds(place, LANES)] = jnp.broadcast_to(word, LANES)
 

@@ -173,7 +173,7 @@ def columns_reader(
         begin = row_prefix_sums.first(row, rows, width)
         first, end = (
             # The sum before pixel `k` is that through `k - 1`. Farther outside all are the same.
-            pl.ds(begin + jnp.clip(column + offset - 1, -LANES, padded - 1), LANES)
+            pl.ds(begin + jnp.clip(LANES + column + offset - 1, 0, LANES + padded - 1), LANES)
             for offset in (axis.first, axis.end)
         )
         # Differences are exact in fixed point.
@@ -189,7 +189,7 @@ def columns_reader(
         position = start + lanes.index()
 
         def read(row: Array) -> Array:
-            pixels = source.pixels[pl.ds(LANES + row * padded + start, LANES)]
+            pixels = source.pixels[pl.ds(row * padded + (LANES + start), LANES)]
             return lanes.to_float32(pixels)
 
         return read, (position >= 0) & (position < padded)
