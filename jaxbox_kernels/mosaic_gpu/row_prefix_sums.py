@@ -88,7 +88,11 @@ def coarse_step(width: int) -> float:
 def first(row: Array, rows: int, width: int) -> Array:
     """The place at which the left margin of a row begins, of so many rows in all."""
     each = _rows_of_group(rows)
-    group = lax.shift_right_logical(row, jnp.int32(each // 2)) if each != 3 else row // each
+    group = (
+        lax.div(row, jnp.int32(each))
+        if each == 3
+        else lax.shift_right_logical(row, jnp.int32(each // 2))  # 4, 2 or 1; rows are positive.
+    )
     return row * _row_and_margin(width) + group * LANES
 
 
@@ -201,8 +205,9 @@ def _sum_rows(
     level = _Words(jnp.int32(0), jnp.int32(0))
     write(0, -1, level)
     for row in range(0, rows, rows_together):
-        sum_rows = functools.partial(sum_strips, row)
-        level = lax.fori_loop(0, strips // strips_together, sum_rows, level)
+        level = lax.fori_loop(
+            0, strips // strips_together, functools.partial(sum_strips, row), level
+        )
         if not whole_rows:
             write(row, strips, level)
     for place, outermost in ((0, 0), (pixels.shape[0] - LANES, lax.axis_size("group") - 1)):
