@@ -20,6 +20,7 @@ from jax import lax
 
 from jaxbox import boxes, layers, symmetric_boxes
 from jaxbox.arguments import check_callable, to_array
+from jaxbox.layers.box import choose_num_dims
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
 from jaxbox.ops.box_conv import Implementation, Padding
@@ -100,7 +101,7 @@ class BoxConv(_LinenLayer):
     @property
     def spatial_axes(self) -> int:
         """The number of spatial axes: `num_dims`, or the length of `window`, or 2."""
-        return self.num_dims or (2 if self.window is None else len(self.window))
+        return choose_num_dims(self.num_dims, self.window)
 
     def _from_input(self, x: jax.Array) -> dict[str, Any]:
         rank = self.spatial_axes

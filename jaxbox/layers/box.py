@@ -24,7 +24,7 @@ from jaxbox.arguments import (
 from jaxbox.ops.box_conv import Implementation, Padding, box_conv
 from jaxbox_kernels.common import layout
 
-__all__ = ["BOX_TAG", "DEFAULT_WINDOW", "BoxConv", "FrozenBoxes"]
+__all__ = ["BOX_TAG", "DEFAULT_WINDOW", "BoxConv", "FrozenBoxes", "choose_num_dims"]
 
 # The `tag` in the metadata of a Param that holds boxes; `window` stands beside it.
 BOX_TAG: Final = "box"
@@ -132,7 +132,7 @@ class BoxConv(nnx.Module):
                 "size, and num_boxes is the number of boxes of each input channel; got "
                 f"{', '.join(map(repr, (in_features, num_boxes, *positional)))}."
             )
-        self.num_dims = _choose_num_dims(num_dims, window)
+        self.num_dims = choose_num_dims(num_dims, window)
         layout.describe(channel_axis, self.num_dims)  # Raises where it is unknown.
         check_choice("padding", padding, get_args(Padding))
         check_choice("implementation", implementation, (None, *get_args(Implementation)))
@@ -277,8 +277,14 @@ def _with_gradient_of_jvp(
     return primals[1], tangents[0]
 
 
-def _choose_num_dims(num_dims: int | None, window: Sequence[float] | None) -> int:
-    """Returns the number of spatial axes that is given, or that of the window, or 2."""
+def choose_num_dims(num_dims: int | None, window: Sequence[float] | None) -> int:
+    """Returns the number of spatial axes that is given, or that of the window, or 2.
+
+    Raises:
+      TypeError: `window` is not a sequence of numbers.
+      ValueError: `num_dims` is not 1, 2 or 3, or not the length of `window`; `window` is not one to
+        three positive finite numbers.
+    """
     of_window = None if window is None else len(boxes.check_window(window))
     if num_dims is None:
         return of_window or 2

@@ -62,9 +62,11 @@ def check_layer(name: str, layer: BoxLayer) -> None:
         )
     if layer.window is not None:
         try:
-            check_window(layer.window)
+            window = check_window(layer.window)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name} has a wrong window: {error}") from None
+        if len(window) != 2:
+            raise ValueError(f"{name} has a wrong window: it must be (h, w), got {window}.")
 
 
 def check_pairs(before: Sequence[BoxLayer], after: Sequence[BoxLayer]) -> None:

@@ -105,6 +105,16 @@ def extents(
       width: the number of columns of the image.
       whole_pixels: whether all bounds are known to lie on pixel edges.
     """
+    return xla_hints.compute_once(extents_anew(theta, height, width, whole_pixels=whole_pixels))
+
+
+def extents_anew(
+    theta: Array, height: int, width: int, *, whole_pixels: bool = False
+) -> tuple[Extent, Extent]:
+    """The same as `extents`, but XLA may compute it as a part of whatever uses it.
+
+    For few uses as small as the extents themselves, as tables of boxes are.
+    """
 
     def extent(low: Array, high: Array, size: int) -> Extent:
         # Beyond these limits a bound lies outside the image at every output.
@@ -116,8 +126,7 @@ def extents(
         return Extent(*bounds, (high - low) - pixels.astype(low.dtype))
 
     x_min, x_max, y_min, y_max = jnp.moveaxis(theta, -1, 0)
-    along_y, along_x = extent(y_min, y_max, height), extent(x_min, x_max, width)
-    return xla_hints.compute_once((along_y, along_x))
+    return extent(y_min, y_max, height), extent(x_min, x_max, width)
 
 
 def _bound(coordinate: Array, *, is_high: bool) -> Bound:

@@ -40,11 +40,6 @@ def inverse(exponent: Array) -> Array:
     return power(jnp.maximum(2 * _BIAS - exponent, _SMALLEST))
 
 
-def ratio(exponent: Array, other: Array, bits: int) -> Array:
-    """The power of two of an exponent over that of another and over `2**bits`."""
-    return power(exponent - other - bits + _BIAS)
-
-
 def quotient(bits: int, exponent: Array) -> tuple[Array, Array]:
     """`2**bits` over the power of two of an exponent, as two factors in the range of float32."""
     return _factors(bits + _BIAS - exponent)

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbox_kernels import non_finite
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import powers_of_two, sizes
 from jaxbox_kernels.common.planewise import planewise
@@ -25,11 +24,12 @@ from jaxbox_kernels.mosaic_gpu import (
     grad_theta,
     grad_x,
     lanes,
+    magnitudes,
     row_prefix_sums,
-    row_suffix_sums,
     tiles,
 )
 from jaxbox_kernels.mosaic_gpu import forward as box_filter
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 from jaxbox_kernels.xla import second_order
 
 _COMPUTE_CAPABILITIES = (9, 10)
@@ -82,17 +82,9 @@ _cuda_only = functools.partial(
 )
 
 
-# Each device guards its own planes against what is not finite, so that they need not communicate.
 def forward(x: Array, theta: Array, options: Options) -> Array:
     """Computes the output; see `jaxbox_kernels.backend.Forward`."""
-
-    @non_finite.guard_forward
-    def filter_planes(x: Array, theta: Array, options: Options) -> Array:
-        return _filter(theta, non_finite.finite(x), options=options)
-
-    def of_device(theta: Array, x: Array) -> Array:
-        return filter_planes(x, theta, options)
-
+    of_device = functools.partial(_filter, options=options)
     return planewise(_cuda_only(of_device), theta.astype(jnp.float32), x)
 
 
@@ -100,89 +92,65 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
     theta = theta.astype(jnp.float32)
-    exponents = powers_of_two.exponent_of_planes(non_finite.finite(g))
     dx = dtheta = None
     if options.needs_dx:
-        of_device = functools.partial(_grad_x_of_device, options=options)
-        dx = planewise(_cuda_only(of_device), theta, g, exponents)
+        of_device = functools.partial(_filter_back, options=options)
+        dx = planewise(_cuda_only(of_device), theta, g)
     if x is not None:
         # The axis of images is kept, so that XLA can add up across devices.
-        of_images = functools.partial(_grad_theta_of_device, options=options)
-        dtheta = jnp.sum(planewise(_cuda_only(of_images), theta, x, g, exponents), 0)
+        of_images = functools.partial(_grad_theta, options=options)
+        dtheta = jnp.sum(planewise(_cuda_only(of_images), theta, x, g), 0)
     return dx, dtheta
 
 
-def _grad_x_of_device(theta: Array, g: Array, exponents: Array, *, options: Options) -> Array:
-    @non_finite.guard_backward
-    def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
-        del x
-        return _filter_back(theta, non_finite.finite(g), exponents, options=options), None
-
-    dx, _ = backward(None, theta, g, options)
-    assert dx is not None
-    return dx
-
-
-def _grad_theta_of_device(
-    theta: Array, x: Array, g: Array, exponents: Array, *, options: Options
-) -> Array:
-    @non_finite.guard_backward
-    def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
-        assert x is not None
-        images = non_finite.finite(x), non_finite.finite(g)
-        return None, _grad_theta(theta, *images, exponents, options=options)
-
-    _, dtheta = backward(x, theta, g, options)
-    assert dtheta is not None
-    return dtheta
-
-
 def _filter(theta: Array, x: Array, *, options: Options) -> Array:
-    batch, channels, *size = x.shape
-    shape, whole = (batch, channels, theta.shape[1], *size), options.whole_pixels
+    batch, channels, height, width = x.shape
+    shape, whole = (batch, channels, theta.shape[1], height, width), options.whole_pixels
     boxes = box_params.of_boxes(theta, shape, normalize=options.normalize, whole_pixels=whole)
-    sums, _ = row_prefix_sums.sum_rows(_rows(x), *size)
-    output = box_filter.filter_planes(sums, box_params.tables(boxes), shape, x.dtype, whole=whole)
-    return output[..., : shape[-1]].reshape(shape)
+    rows = _rows(x)
+    sums = row_prefix_sums.sum_rows(rows, width)
+    table = box_params.table(boxes)
+    output = box_filter.filter_planes(sums, rows, table, shape, x.dtype, whole=whole)
+    return output[..., :width].reshape(shape)
 
 
-def _filter_back(theta: Array, g: Array, exponents: Array, *, options: Options) -> Array:
+def _filter_back(theta: Array, g: Array, *, options: Options) -> Array:
     batch, channels, _, height, width = shape = g.shape
-    whole, exponents = options.whole_pixels, exponents.reshape(-1)
+    whole, rows = options.whole_pixels, _rows(g)
     boxes = box_params.of_adjoint(theta, shape, normalize=options.normalize, whole_pixels=whole)
-    differences = grad_x.differences(
-        _rows(g), powers_of_two.inverse(exponents), box_params.tables(boxes), shape, whole=whole
-    )
-    dx = row_suffix_sums.sum_rows(
-        differences, powers_of_two.power(exponents), height, lanes.padded(width), g.dtype
-    )
+    table = box_params.table(boxes)
+    dx = grad_x.filter_back(rows, table, shape, whole=whole)
     return dx[:, :width].reshape(batch, channels, height, width)
 
 
-def _grad_theta(theta: Array, x: Array, g: Array, exponents: Array, *, options: Options) -> Array:
+def _grad_theta(theta: Array, x: Array, g: Array, *, options: Options) -> Array:
     """The part of each image in the gradient with respect to `theta`: `(N, C, F, 4)`.
 
     Where a bound lies on a pixel edge, the derivative is that in the direction in which the box
     grows. So bounds are never rounded to pixel edges here.
     """
-    boxes = box_params.of_boxes(theta, g.shape, normalize=options.normalize)
-    sums, of_planes = row_prefix_sums.sum_rows(_rows(x), *x.shape[-2:])
-    inverse_units = powers_of_two.inverse(exponents.reshape(-1))
-    products = grad_theta.inner_products(
-        sums, _rows(g), inverse_units, box_params.tables(boxes), g.shape
+    shape, normalize = g.shape, options.normalize
+    boxes = box_params.of_adjoint(theta, shape, normalize=normalize, whole_pixels=False)
+    rows_of_x, rows_of_g = _rows(x), _rows(g)
+    products, exponents = grad_theta.inner_products(
+        row_prefix_sums.sum_rows(rows_of_x, shape[-1]),
+        rows_of_x,
+        rows_of_g,
+        box_params.table(boxes),
+        shape,
     )
-    gradient = grad_theta.from_products(
-        products, boxes, theta, g.shape, normalize=options.normalize
-    )
-    first, second = powers_of_two.product(of_planes.reshape(exponents.shape), exponents)
-    return gradient * first[..., None, None] * second[..., None, None]
+    gradient = grad_theta.from_products(products, boxes, theta, shape, normalize=normalize)
+    first, second = powers_of_two.product(*exponents)
+    gradient = gradient * first[..., None] * second[..., None]
+    has_nan_bound = jnp.any(jnp.isnan(theta), -1, keepdims=True)
+    return jnp.where(jnp.broadcast_to(has_nan_bound, gradient.shape), jnp.nan, gradient)
 
 
-def _rows(planes: Array) -> Array:
+def _rows(planes: Array) -> MeasuredRows:
     """The rows of all planes, padded with zeros to whole strips: `(rows, padded(W))`."""
     width = planes.shape[-1]
     rows = planes.reshape(-1, width)
-    return jnp.pad(rows, [(0, 0), (0, lanes.padded(width) - width)])
+    return magnitudes.measure(jnp.pad(rows, [(0, 0), (0, lanes.padded(width) - width)]))
 
 
 BACKEND: Final = Backend("mosaic_gpu", forward, backward, unsuitable, maps_images=False)

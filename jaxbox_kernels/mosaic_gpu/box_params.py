@@ -14,8 +14,6 @@ from jax import Array, lax
 from jaxbox_kernels.common import area, bounds
 from jaxbox_kernels.common.bounds import Extent
 
-_OFFSETS, _NUMBERS = 2, 3  # of each axis
-
 
 class Axis(NamedTuple):
     """A box along one axis, at output `j`; in a kernel, scalars.
@@ -42,16 +40,9 @@ class Box(NamedTuple):
     along_y: Axis
 
 
-class Tables(NamedTuple):
-    """The parameters of all boxes as flat arrays, box after box; in a kernel, references to them.
-
-    Attributes:
-      offsets: int32, `first` and `end` along x, then along y.
-      numbers: float32, the weights and the scale along x, then along y.
-    """
-
-    offsets: Array
-    numbers: Array
+type Table = Array
+"""The parameters of all boxes as one flat float32 array, box after box, along x and then along y;
+in a kernel, a reference to it. Offsets are whole numbers that float32 holds exactly."""
 
 
 def of_boxes(
@@ -66,7 +57,7 @@ def of_boxes(
       whole_pixels: whether all bounds are known to lie on pixel edges.
     """
     height, width = shape[-2:]
-    along_y, along_x = bounds.extents(theta, height, width, whole_pixels=whole_pixels)
+    along_y, along_x = bounds.extents_anew(theta, height, width, whole_pixels=whole_pixels)
     scale_x, scale_y = area.scales(theta, normalize=normalize)
     return Box(
         _axis(theta[..., :2], along_x, scale_x, width),
@@ -124,21 +115,17 @@ def _axis(limits: Array, extent: Extent, scale: Array, size: int) -> Axis:
     )
 
 
-def tables(box: Box) -> Tables:
-    """Arranges parameters as tables."""
-    offsets = [offset for axis in box for offset in axis[:_OFFSETS]]
-    numbers = [number for axis in box for number in axis[_OFFSETS:]]
-    return Tables(
-        jnp.stack(offsets, axis=-1).reshape(-1),
-        jnp.stack(numbers, axis=-1).astype(jnp.float32).reshape(-1),
-    )
+def table(box: Box) -> Table:
+    """Arranges parameters as a table, which XLA computes in one kernel."""
+    numbers = [number.astype(jnp.float32) for axis in box for number in axis]
+    return jnp.stack(numbers, axis=-1).reshape(-1)
 
 
-def read(boxes: Tables, plane: Array, box: Array | int, shape: tuple[int, ...]) -> Box:
+def read(boxes: Table, plane: Array, box: Array | int, shape: tuple[int, ...]) -> Box:
     """Reads the parameters of a box in a kernel.
 
     Args:
-      boxes: references to the tables.
+      boxes: a reference to the table.
       plane: the number of the input's plane, of `N * C`.
       box: the number of the box, of `F`.
       shape: `(N, C, F, H, W)`.
@@ -147,9 +134,9 @@ def read(boxes: Tables, plane: Array, box: Array | int, shape: tuple[int, ...]) 
     index = lax.rem(plane, jnp.int32(channels)) * number + box
 
     def axis(position: int) -> Axis:
-        row = index * len(Box._fields) + position
-        offsets = [boxes.offsets[row * _OFFSETS + field] for field in range(_OFFSETS)]
-        numbers = [boxes.numbers[row * _NUMBERS + field] for field in range(_NUMBERS)]
-        return Axis(*offsets, *numbers)
+        fields = len(Axis._fields)
+        begin = (index * len(Box._fields) + position) * fields
+        first, end, *numbers = (boxes[begin + field] for field in range(fields))
+        return Axis(first.astype(jnp.int32), end.astype(jnp.int32), *numbers)
 
     return Box(axis(0), axis(1))

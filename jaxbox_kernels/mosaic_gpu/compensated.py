@@ -7,6 +7,7 @@ subtracted leaves almost nothing behind, however large it is.
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 
 from jaxbox_kernels.mosaic_gpu import lanes
@@ -32,6 +33,11 @@ class Sum(NamedTuple):
 def zeros() -> Sum:
     """A sum of 0 for each lane."""
     return Sum(lanes.zeros(), lanes.zeros())
+
+
+def of_number(number: Array) -> Sum:
+    """A sum of a scalar, for each lane."""
+    return Sum(jnp.broadcast_to(number, lanes.LANES), lanes.zeros())
 
 
 def add(total: Sum, value: Array) -> Sum:

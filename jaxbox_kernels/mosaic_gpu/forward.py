@@ -1,6 +1,7 @@
 """The kernel of the box filter: a window for every box of every plane and strip of columns."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,17 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
 
-from jaxbox_kernels.mosaic_gpu import grid, lanes, row_cache, sliding_window
-from jaxbox_kernels.mosaic_gpu.box_params import Tables
+from jaxbox_kernels.mosaic_gpu import (
+    grid,
+    lanes,
+    magnitudes,
+    non_finite_pixels,
+    row_cache,
+    sliding_window,
+)
+from jaxbox_kernels.mosaic_gpu.box_params import Table
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 from jaxbox_kernels.mosaic_gpu.row_prefix_sums import RowSums
 from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 
@@ -21,7 +30,8 @@ _ROWS = 4
 
 def filter_planes(
     source: RowSums,
-    boxes: Tables,
+    x: MeasuredRows,
+    boxes: Table,
     shape: tuple[int, ...],
     dtype: DTypeLike,
     *,
@@ -31,6 +41,7 @@ def filter_planes(
 
     Args:
       source: prefix sums over the columns of the input's rows.
+      x: these rows.
       boxes: the parameters of the boxes.
       shape: `(N, C, F, H, W)`.
       dtype: the dtype of the output.
@@ -40,33 +51,41 @@ def filter_planes(
       `(N * C * F, H, padded(W))`.
     """
     planes, strips, number = grid.size(shape)
-    height = shape[-2]
+    height, width = shape[-2:]
     kernel = plgpu.kernel(
         functools.partial(_filter, shape=shape, whole=whole),
         out_type=jax.ShapeDtypeStruct((planes * number, height, strips * LANES), jnp.dtype(dtype)),
-        scratch_types=[row_cache.scratch(height)],
+        scratch_types=[row_cache.scratch(height), non_finite_pixels.scratch(width)],
         grid=(planes, strips, number),
         grid_names=grid.NAMES,
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    output: Array = kernel(source, boxes)
+    output: Array = kernel(source, x, boxes)
     return output
 
 
 def _filter(
     source: RowSums,
-    boxes: Tables,
+    x: MeasuredRows,
+    boxes: Table,
     out: Array,
     cache: Array,
+    non_finite_sums: Array,
     *,
     shape: tuple[int, ...],
     whole: bool,
 ) -> None:
     height = shape[-2]
     box, plane, strip, target = program = grid.program(boxes, shape)
-    columns = sliding_window.columns_reader(source, program, shape, whole=whole)
+    magnitude = magnitudes.of_plane(x, plane * height, height)
+    unit = magnitude.unit
+    columns = sliding_window.columns_reader(
+        source, x, magnitude.inverse_unit, program, shape, whole=whole
+    )
     rows = lanes.largest_divisor(height, _ROWS)
-    unit = source.units[plane]
+
+    def place(row: Array) -> tuple[Array, Array, Any]:
+        return target, row, pl.ds(strip * LANES, LANES)
 
     def read(row: Array) -> Array:
         return columns(row).integral
@@ -87,8 +106,7 @@ def _filter(
             for row, integral in enumerate(integrals):
                 # Factor by factor, since their product may lie outside the range of float32.
                 values = integral * box.along_x.scale * box.along_y.scale * unit
-                place = (target, group * rows + row, pl.ds(strip * LANES, LANES))
-                out[place] = values.astype(out.dtype)
+                out[place(group * rows + row)] = values.astype(out.dtype)
             return window
 
         window = sliding_window.init(enter, lanes.zeros(), box.along_y, jnp.int32(0), height)
@@ -96,13 +114,25 @@ def _filter(
 
     if row_cache.fits_any(cache, height):
         slide(*row_cache.readers(read, cache, height))
-        return
-    fits = row_cache.fits(cache, box.along_y)
+    else:
+        fits = row_cache.fits(cache, box.along_y)
 
-    @pl.when(fits)
-    def _read_once() -> None:
-        slide(*row_cache.readers(read, cache, height))
+        @pl.when(fits)
+        def _read_once() -> None:
+            slide(*row_cache.readers(read, cache, height))
 
-    @pl.when(jnp.logical_not(fits))
-    def _read_twice() -> None:
-        slide(read, read)
+        @pl.when(jnp.logical_not(fits))
+        def _read_twice() -> None:
+            slide(read, read)
+
+    def read_pixels(row: Array, strip: Array) -> Array:
+        return lanes.to_float32(x.pixels[plane * height + row, pl.ds(strip * LANES, LANES)])
+
+    spread = non_finite_pixels.Spread(read_pixels, box, height, non_finite_sums, mirrored=False)
+
+    def add_non_finite(row: Array, _: None) -> None:
+        spread.load(row)
+        output = lanes.to_float32(out[place(row)])
+        out[place(row)] = spread.add_to(output, strip).astype(out.dtype)
+
+    lax.fori_loop(0, jnp.where(magnitude.all_finite, 0, height), add_non_finite, None)

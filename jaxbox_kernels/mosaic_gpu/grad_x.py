@@ -1,15 +1,15 @@
-"""The kernel of the adjoint filter: what the output's gradient contributes to the input's pixels.
+"""The kernel of the adjoint filter: the gradient with respect to the input.
 
 Down the rows, a window slides with each box mirrored. Along a row, seen from the right, the sum of
-a window enters a suffix sum where the whole pixels of a box end and leaves it where they begin.
-This kernel computes those differences, and apart from them what the two pixels that hold the bounds
-receive; `row_suffix_sums` adds them up. Suffix sums are compensated, for else what a box leaves
-behind would add up along a row.
+a window enters a suffix sum where the whole pixels of a box end and leaves it where they begin; the
+two pixels that hold the bounds receive it on their own. A program does so for several boxes of a
+plane and a few rows at a time, in shared memory. Suffix sums are compensated, for else what a box
+leaves behind would add up along a row.
 """
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +17,27 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxbox_kernels.mosaic_gpu import box_params, compensated, lanes, sliding_window, tiles
-from jaxbox_kernels.mosaic_gpu.box_params import Box, Tables
+from jaxbox_kernels.mosaic_gpu import (
+    box_params,
+    compensated,
+    lanes,
+    magnitudes,
+    non_finite_pixels,
+    sliding_window,
+    tiles,
+)
+from jaxbox_kernels.mosaic_gpu.box_params import Box, Table
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
-from jaxbox_kernels.mosaic_gpu.row_suffix_sums import Differences
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 from jaxbox_kernels.mosaic_gpu.tiles import Tile
 
 
-def differences(
-    g: Array, inverse_units: Array, boxes: Tables, shape: tuple[int, ...], *, whole: bool
-) -> Differences:
-    """Computes the differences of the gradient with respect to the input along each row.
+def filter_back(g: MeasuredRows, boxes: Table, shape: tuple[int, ...], *, whole: bool) -> Array:
+    """Computes the gradient with respect to the input, `(N * C * H, padded(W))`.
 
     Args:
-      g: the gradient with respect to the output, `(N * C * F * H, padded(W))`.
-      inverse_units: the factors of `g` for each plane of the input, `(N * C,)`.
+      g: the rows of the gradient with respect to the output.
       boxes: the parameters of the boxes, mirrored along y.
       shape: `(N, C, F, H, W)`.
       whole: whether all bounds are known to lie on pixel edges.
@@ -42,36 +47,38 @@ def differences(
     padded = lanes.padded(width)
     groups = number // tile.boxes
     parts = tiles.parts(batch * channels * groups, height, tile.rows)
-
-    def rows(width: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((groups, batch * channels * height, width), jnp.float32)
-
-    sums = (rows(padded + LANES), rows(padded + LANES))
+    # What groups of boxes contribute is rounded once, when it is added up.
+    dtype = g.pixels.dtype if groups == 1 else jnp.float32
     kernel = plgpu.kernel(
-        functools.partial(_differences, shape=shape, tile=tile, whole=whole),
-        out_type=sums if whole else (*sums, rows(padded)),
+        functools.partial(_filter_back, shape=shape, tile=tile, whole=whole),
+        out_type=jax.ShapeDtypeStruct((groups, batch * channels * height, padded), dtype),
         scratch_types=[
             plgpu.SMEM((tile.boxes, tiles.STATE, padded), jnp.float32),
             plgpu.SMEM((tile.boxes, tile.rows, padded + 2 * LANES), jnp.float32),
+            lanes.scan_scratch(len(compensated.Sum._fields) * tile.rows, jnp.float32),
+            non_finite_pixels.scratch(width),
         ],
         grid=(groups, batch * channels, parts),
         grid_names=("group", "plane", "part"),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    rounded, errors, *pixels = kernel(g, inverse_units, boxes)
-    return Differences(rounded, errors, None if whole else pixels[0])
+    each: Array = kernel(g, boxes)
+    return each[0] if groups == 1 else jnp.sum(each, 0).astype(g.pixels.dtype)
 
 
-def _differences(
-    g: Array,
-    inverse_units: Array,
-    boxes: Tables,
-    *references: Array,
+def _filter_back(
+    g: MeasuredRows,
+    boxes: Table,
+    out: Array,
+    states: Array,
+    integrals: Array,
+    scratch: Array,
+    non_finite_sums: Array,
+    *,
     shape: tuple[int, ...],
     tile: Tile,
     whole: bool,
 ) -> None:
-    *outputs, states, integrals = references
     _, _, number, height, width = shape
     group, plane = lax.axis_index("group"), lax.axis_index("plane")
     padded = lanes.padded(width)
@@ -80,33 +87,59 @@ def _differences(
     first_row = lax.axis_index("part") * rows_of_part
     first_box = group * tile.boxes
     each = [box_params.read(boxes, plane, first_box + box, shape) for box in range(tile.boxes)]
-    planes = _Planes(g, plane, inverse_units[plane], number, first_box, height)
-    windows = _Windows(planes, states, integrals, each, padded, tile)
+    rows_of_plane = number * height
+    magnitude = magnitudes.of_plane(g, plane * rows_of_plane, rows_of_plane)
+    planes = _Planes(g.pixels, plane, magnitude.inverse_unit, number, first_box, height)
+    windows = _Windows(planes, states, integrals, each, padded, tile, whole)
+    unit = magnitude.unit
 
     windows.clear_margins()
+    lanes.clear_scan_scratch(scratch, reverse=True)
     lax.fori_loop(0, strips, functools.partial(windows.init, first_row), None)
 
-    def write(row: Array, strip: Array | int, *values: Array) -> None:
-        for output, value in zip(outputs, values, strict=False):
-            output[group, plane * height + row, pl.ds(strip * LANES, LANES)] = value
+    def place(row: Array, strip: Array | int) -> tuple[Array, Array, Any]:
+        return group, plane * height + row, pl.ds(strip * LANES, LANES)
 
     def advance_tile(step: Array, _: None) -> None:
         first = first_row + step * tile.rows
-        beyond = [compensated.zeros() for _ in range(tile.rows)]
+        beyond = [lanes.zeros() for _ in range(tile.rows)]
         beyond = lax.fori_loop(0, strips, functools.partial(windows.advance, first), beyond)
-        for row, total in enumerate(beyond):
-            write(first + row, strips, *total)
         plgpu.commit_smem()
-        lax.fori_loop(0, strips, functools.partial(write_strip, first), None)
-        plgpu.commit_smem()
+        after = [compensated.of_number(jnp.sum(total)) for total in beyond]
+        lax.fori_loop(0, strips, functools.partial(sum_strip, first), after)
 
-    def write_strip(first: Array, strip: Array, _: None) -> None:
+    def sum_strip(first: Array, step: Array, after: list[compensated.Sum]) -> list[compensated.Sum]:
+        """Adds up the differences of a strip from the right, and writes the gradient."""
+        strip = strips - 1 - step
         columns = windows.columns(strip)
-        for row in range(tile.rows):
-            total, pixels = windows.differences(columns, row)
-            write(first + row, strip, *total, *([] if whole else [pixels]))
+        differences, pixels = zip(
+            *(windows.differences(columns, row) for row in range(tile.rows)), strict=True
+        )
+        within, totals = lanes.scan(list(differences), scratch, compensated.merge, reverse=True)
+        for row, (total, sum_after) in enumerate(zip(within, after, strict=True)):
+            value = compensated.merge(total, sum_after).value + pixels[row]
+            out[place(first + row, strip)] = (value * unit).astype(out.dtype)
+        return list(map(compensated.merge, totals, after))
 
     lax.fori_loop(0, rows_of_part // tile.rows, advance_tile, None)
+
+    def add_non_finite(index: Array, _: None) -> None:
+        """Adds what is not finite in the gradient of one box's outputs to one row."""
+        row = first_row + lax.div(index, jnp.int32(tile.boxes))
+        box = first_box + lax.rem(index, jnp.int32(tile.boxes))
+        params = box_params.read(boxes, plane, box, shape)
+        read = functools.partial(planes.read, plane * number + box)
+        spread = non_finite_pixels.Spread(read, params, height, non_finite_sums, mirrored=True)
+        spread.load(row)
+
+        def add_strip(strip: Array, _: None) -> None:
+            output = lanes.to_float32(out[place(row, strip)])
+            out[place(row, strip)] = spread.add_to(output, strip).astype(out.dtype)
+
+        lax.fori_loop(0, strips, add_strip, None)
+
+    turns = jnp.where(magnitude.all_finite, 0, rows_of_part * tile.boxes)
+    lax.fori_loop(0, turns, add_non_finite, None)
 
 
 class _Shifted(NamedTuple):
@@ -130,7 +163,7 @@ class _Planes:
     Attributes:
       g: all planes, `(N * C * F * H, padded(W))`.
       plane: the number of the input's plane.
-      inverse_unit: the factor of all pixels.
+      inverse_unit: the factor of all pixels, for each lane.
       boxes: the number of boxes of each plane.
       first_box: the first box of the program.
       height: the height of the image.
@@ -143,13 +176,17 @@ class _Planes:
     first_box: Array
     height: int
 
+    def read(self, source: Array, row: Array, strip: Array) -> Array:
+        """Reads a strip of a row of a plane, given its number among all."""
+        values = self.g[source * self.height + row, pl.ds(strip * LANES, LANES)]
+        return lanes.to_float32(values)
+
     def reader(self, box: int, strip: Array) -> sliding_window.Reader[Array]:
         """Makes a reader of the rows of the plane that belongs to a box of the program."""
         source = self.plane * self.boxes + self.first_box + box
 
         def read(row: Array) -> Array:
-            values = self.g[source * self.height + row, pl.ds(strip * LANES, LANES)]
-            return lanes.to_float32(values) * self.inverse_unit
+            return lanes.finite(self.read(source, row, strip)) * self.inverse_unit
 
         return sliding_window.only_inside(read, self.height)
 
@@ -166,6 +203,7 @@ class _Windows:
       boxes: the parameters of the boxes.
       padded: the width of the image in whole strips.
       tile: the size of `integrals`.
+      whole: whether all bounds are known to lie on pixel edges.
     """
 
     planes: _Planes
@@ -174,6 +212,7 @@ class _Windows:
     boxes: list[Box]
     padded: int
     tile: Tile
+    whole: bool
 
     def clear_margins(self) -> None:
         """Writes the zeros on either side of the integrals."""
@@ -189,9 +228,7 @@ class _Windows:
             window = sliding_window.init(read, lanes.zeros(), box.along_y, row, self.planes.height)
             self._store(index, strip, window)
 
-    def advance(
-        self, first: Array, strip: Array, beyond: list[compensated.Sum]
-    ) -> list[compensated.Sum]:
+    def advance(self, first: Array, strip: Array, beyond: list[Array]) -> list[Array]:
         """Advances a strip by the rows of a tile, and stores the integrals.
 
         Args:
@@ -207,11 +244,9 @@ class _Windows:
             is_beyond = _is_beyond(box, strip, self.padded)
             for row in range(self.tile.rows):
                 seen, window = sliding_window.advance(read, read, window, box.along_y, first + row)
-                place = (index, row, pl.ds(LANES + strip * LANES, LANES))
-                self.integrals[place] = seen.integral * box.along_y.scale * box.along_x.scale
-                # Read as it leaves the suffix sum: not before it is rounded.
-                entering = jnp.where(is_beyond, self.integrals[place], lanes.zeros())
-                beyond[row] = compensated.add(beyond[row], entering)
+                values = seen.integral * box.along_y.scale * box.along_x.scale
+                self.integrals[index, row, pl.ds(LANES + strip * LANES, LANES)] = values
+                beyond[row] = beyond[row] + jnp.where(is_beyond, values, lanes.zeros())
             self._store(index, strip, window)
         return beyond
 
@@ -234,8 +269,9 @@ class _Windows:
                 self.integrals[index, row, pl.ds(column, LANES)] for column in shifted
             )
             total = compensated.add_difference(total, end, first)
-            axis = box.along_x
-            pixels = pixels + (axis.low_weight * first + axis.high_weight * high)
+            if not self.whole:
+                axis = box.along_x
+                pixels = pixels + (axis.low_weight * first + axis.high_weight * high)
         return total, pixels
 
     def _store(self, index: int, strip: Array, window: Window[Array]) -> None:

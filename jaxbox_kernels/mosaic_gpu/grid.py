@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jax import Array, lax
 
 from jaxbox_kernels.mosaic_gpu import box_params, lanes
-from jaxbox_kernels.mosaic_gpu.box_params import Box, Tables
+from jaxbox_kernels.mosaic_gpu.box_params import Box, Table
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
 
 # The boxes of a plane come last, so that they run at about the same time and find the plane's
@@ -35,7 +35,9 @@ def size(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return batch * channels, lanes.padded(width) // LANES, number
 
 
-def program(boxes: Tables, shape: tuple[int, ...]) -> Program:
+def program(boxes: Table, shape: tuple[int, ...]) -> Program:
     """What the program that calls this works on; `shape` is `(N, C, F, H, W)`."""
-    plane, strip, box = map(lax.axis_index, NAMES)
+    last, strip, box = map(lax.axis_index, NAMES)
+    # What the kernel before wrote last is read first, while it is in the cache.
+    plane = lax.axis_size(NAMES[0]) - 1 - last
     return Program(box_params.read(boxes, plane, box, shape), plane, strip, plane * shape[2] + box)

@@ -40,58 +40,79 @@ def zeros(dtype: DTypeLike = jnp.float32) -> Array:
     return values
 
 
-def to_float32(strip: Array) -> Array:
+def strip(values: Array) -> Array:
+    """Fixes the layout of a strip that was read."""
+    fixed: Array = plgpu.layout_cast(values, _LAYOUT)
+    return fixed
+
+
+def to_float32(values: Array) -> Array:
     """Converts a strip that was read, and fixes its layout."""
-    values: Array = plgpu.layout_cast(strip, _LAYOUT).astype(jnp.float32)
-    return values
+    return strip(values).astype(jnp.float32)
+
+
+def finite(values: Array) -> Array:
+    """Replaces what is not finite by 0."""
+    return jnp.where(jnp.abs(values) < jnp.inf, values, jnp.zeros_like(values))
 
 
 def scan_scratch(strips: int, dtype: DTypeLike) -> MemoryRef:
-    """The shared memory that `scan` needs: two buffers of strips with zeros on either side."""
-    return plgpu.SMEM((2, strips, 3 * LANES), dtype)
+    """The shared memory that `scan` needs: two buffers of strips, each beside a strip of zeros."""
+    return plgpu.SMEM((2, strips, 2 * LANES), dtype)
 
 
-def clear_scan_scratch(scratch: Array) -> None:
-    """Writes the zeros that `scan` reads on either side of strips."""
+def clear_scan_scratch(scratch: Array, *, reverse: bool = False) -> None:
+    """Writes the zeros that `scan` reads beside strips."""
+    margin = LANES if reverse else 0
     for buffer in range(2):
         for strip in range(scratch.shape[1]):
-            for side in (0, 2):
-                scratch[buffer, strip, side * LANES : (side + 1) * LANES] = zeros(scratch.dtype)
+            scratch[buffer, strip, margin : margin + LANES] = zeros(scratch.dtype)
 
 
 def scan[T](
-    rows: list[T], scratch: Array, add: Callable[[T, T], T], *, reverse: bool = False
+    rows: list[T],
+    scratch: Array,
+    add: Callable[[T, T], T],
+    *,
+    reverse: bool = False,
+    radix: int = 2,
 ) -> tuple[list[T], list[T]]:
     """Computes prefix sums over the lanes of rows.
 
-    Lanes see each other's values in shared memory only. Each step doubles the number of lanes that
-    a sum covers. The two buffers take turns, so that one barrier a step is enough.
+    Lanes see each other's values in shared memory only. Each step multiplies the number of lanes
+    that a sum covers. The two buffers take turns, so that one barrier a step is enough.
 
     Args:
       rows: trees of strips, which hold one value a lane.
       scratch: shared memory for all strips, made by `scan_scratch` and cleared by
-        `clear_scan_scratch`.
+        `clear_scan_scratch` for the same direction.
       add: adds up two trees, of which one may be of zeros.
       reverse: whether to sum up each lane and all after it, instead of all before it.
+      radix: what a step multiplies the number of lanes by. A larger one takes fewer barriers and
+        writes, but more reads and additions.
 
     Returns:
       The prefix sums of each row, and the sum of all its lanes.
     """
+    begin = 0 if reverse else LANES
     plgpu.commit_smem()  # All lanes have read what the last scan left in the buffers.
-    step, distance = 0, 1
-    while distance < LANES:
-        _write(rows, scratch, step)
-        start = LANES + distance if reverse else LANES - distance
-        moved = _read(rows, scratch, step, slice(start, start + LANES))
-        rows = [add(row, other) for row, other in zip(rows, moved, strict=True)]
-        step, distance = step + 1, 2 * distance
-    _write(rows, scratch, step)
-    return rows, _read(rows, scratch, step, LANES if reverse else 2 * LANES - 1)
+    last_lane, sign = (begin, 1) if reverse else (begin + LANES - 1, -1)
+    step, covered, totals = 0, 1, rows
+    while covered < LANES:
+        _write(rows, scratch, step, begin)
+        totals = _read(rows, scratch, step, last_lane)
+        for distance in range(covered, min(radix * covered, LANES), covered):
+            start = begin + sign * distance
+            moved = _read(rows, scratch, step, slice(start, start + LANES))
+            rows = list(map(add, rows, moved))
+            totals = list(map(add, totals, _read(rows, scratch, step, last_lane + sign * distance)))
+        step, covered = step + 1, radix * covered
+    return rows, totals
 
 
-def _write(rows: object, scratch: Array, step: int) -> None:
+def _write(rows: object, scratch: Array, step: int, begin: int) -> None:
     for index, strip in enumerate(jax.tree.leaves(rows)):
-        scratch[step % 2, index, LANES : 2 * LANES] = strip
+        scratch[step % 2, index, begin : begin + LANES] = strip
     plgpu.commit_smem()
 
 

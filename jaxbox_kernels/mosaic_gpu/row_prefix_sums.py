@@ -9,10 +9,13 @@ that the sum of a row as bright everywhere as in its brightest pixel fits into a
 Only differences within a row matter. So the sums go on from row to row within a group of rows, and
 may wrap around. A strip between two rows, filled with the last sum of the first row, is the right
 margin of the one and the left margin of the other.
+
+Beside the sums are the pixels themselves, in the rows' units, for the two pixels that hold a box's
+bounds. They need no margins: which lanes read beyond the image does not depend on the row.
 """
 
 import functools
-from dataclasses import dataclass
+import math
 from typing import NamedTuple
 
 import jax
@@ -22,29 +25,33 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxbox_kernels.common import powers_of_two
-from jaxbox_kernels.mosaic_gpu import lanes
+from jaxbox_kernels.mosaic_gpu import lanes, magnitudes
 from jaxbox_kernels.mosaic_gpu.lanes import LANES
+from jaxbox_kernels.mosaic_gpu.magnitudes import MeasuredRows
 
-# The number of rows of a group, which one program sums up side by side. With one row the barriers
-# of a scan would have nothing else to wait for. 4 rows take 24 KiB of shared memory, and 9 such
-# programs fit on a multiprocessor.
-_ROWS = 4
+# The number of rows of a group, which one program sums up, and the number of strips that it sums up
+# side by side. With one strip the barriers of a scan would have nothing else to wait for.
+_ROWS, _STRIPS = 4, 4
+# A float32 number in whose neighbourhood numbers are whole. Added to a number that is not larger
+# than 2**22, it rounds it, and the bits tell the whole number: conversions to int32 are slow.
+_WHOLE = 1.5 * 2.0**23
+_BITS_OF_WHOLE = 0x4B400000
 
 
 class RowSums(NamedTuple):
     """Prefix sums over the columns of rows; in a kernel, references to them.
 
     Attributes:
-      coarse: int32, flat, the coarse words of the sums; a row begins at `first`.
+      coarse: int32, flat, the coarse words of the sums; the left margin of a row begins at
+        `first`.
       fine: int32, the fine words, arranged alike. They count in `fine_step` of the coarse step.
-      steps: `(rows,)`, the coarse steps in units of the plane.
-      units: `(planes,)`, powers of two. Magnitudes in a plane are below 2 units.
+      pixels: of the dtype of the input, flat, the pixels in the units of their rows, what is not
+        finite as 0, with `LANES` zeros before them and after them.
     """
 
     coarse: Array
     fine: Array
-    steps: Array
-    units: Array
+    pixels: Array
 
 
 class _Words(NamedTuple):
@@ -60,7 +67,7 @@ def _add(first: _Words, second: _Words) -> _Words:
 
 def _coarse_bits(width: int) -> int:
     """The number of coarse steps in a row's unit, as a power of two."""
-    return 29 - (width - 1).bit_length()
+    return min(21, 29 - (width - 1).bit_length())
 
 
 def _fine_bits(width: int) -> int:
@@ -73,10 +80,20 @@ def fine_step(width: int) -> float:
     return float(2.0 ** -_fine_bits(width))
 
 
+def coarse_step(width: int) -> float:
+    """The coarse step of rows of a width, in units of the row."""
+    return float(2.0 ** -_coarse_bits(width))
+
+
 def first(row: Array, rows: int, width: int) -> Array:
-    """The place at which the sums of a row begin, of so many rows in all."""
-    group = lax.div(row, jnp.int32(_rows_of_group(rows)))
-    return LANES + row * _row_and_margin(width) + group * LANES
+    """The place at which the left margin of a row begins, of so many rows in all."""
+    each = _rows_of_group(rows)
+    group = (
+        lax.div(row, jnp.int32(each))
+        if each == 3
+        else lax.shift_right_logical(row, jnp.int32(each // 2))  # 4, 2 or 1; rows are positive.
+    )
+    return row * _row_and_margin(width) + group * LANES
 
 
 def size(rows: int, width: int) -> int:
@@ -92,121 +109,119 @@ def _rows_of_group(rows: int) -> int:
     return lanes.largest_divisor(rows, _ROWS)
 
 
-def sum_rows(x: Array, height: int, width: int) -> tuple[RowSums, Array]:
-    """Computes prefix sums over the columns of rows.
+def sum_rows(x: MeasuredRows, width: int) -> RowSums:
+    """Computes prefix sums over the columns of rows, in which what is not finite counts as 0.
 
     Args:
-      x: the rows of all planes, `(planes * height, padded(width))`.
-      height: the height of the image.
+      x: the rows of all planes.
       width: the width of the image. What lies beyond it in rows must be 0.
-
-    Returns:
-      The sums, and the exponents `(planes,)` of the planes' units; see `powers_of_two`.
     """
-    number = x.shape[0]
+    pixels = x.pixels
+    number = pixels.shape[0]
     rows = _rows_of_group(number)
-    words = jax.ShapeDtypeStruct((size(number, width),), jnp.int32)
+    side_by_side = _side_by_side(rows, pixels.shape[1] // LANES)
     kernel = plgpu.kernel(
         functools.partial(_sum_rows, width=width, rows=rows),
-        out_type=(words, words, jax.ShapeDtypeStruct((number,), jnp.int32)),
-        scratch_types=[lanes.scan_scratch(len(_Words._fields) * rows, jnp.int32)],
+        out_type=(
+            *[jax.ShapeDtypeStruct((size(number, width),), jnp.int32)] * len(_Words._fields),
+            jax.ShapeDtypeStruct((pixels.size + 2 * LANES,), pixels.dtype),
+        ),
+        scratch_types=[
+            lanes.scan_scratch(len(_Words._fields) * math.prod(side_by_side), jnp.int32)
+        ],
         grid=(number // rows,),
         grid_names=("group",),
         compiler_params=lanes.COMPILER_PARAMS,
     )
-    coarse, fine, of_rows = kernel(x)
-    of_rows = of_rows.reshape(-1, height)
-    of_planes = jnp.max(of_rows, axis=1)
-    steps = powers_of_two.ratio(of_rows, of_planes[:, None], _coarse_bits(width)).reshape(-1)
-    return RowSums(coarse, fine, steps, powers_of_two.power(of_planes)), of_planes
+    return RowSums(*kernel(MeasuredRows(pixels.reshape(-1), x.magnitudes)))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """References to the rows of an image.
-
-    Attributes:
-      x: all rows, `(rows, padded(width))`.
-      width: the width of the image.
-    """
-
-    x: Array
-    width: int
-
-    @property
-    def strips(self) -> int:
-        """The number of strips of a row."""
-        return self.x.shape[1] // LANES
-
-    def pixels(self, row: Array, strip: Array) -> Array:
-        """Reads a strip of a row."""
-        return lanes.to_float32(self.x[row, pl.ds(strip * LANES, LANES)])
-
-    def exponent(self, row: Array) -> Array:
-        """The exponent of a row's unit, the largest power of two up to its largest magnitude."""
-
-        def compare(strip: Array, largest: Array) -> Array:
-            return jnp.maximum(largest, jnp.abs(self.pixels(row, strip)))
-
-        largest = lax.fori_loop(0, self.strips, compare, lanes.zeros())
-        # Mosaic reinterprets bits lane by lane, but not those of a scalar.
-        return jnp.max(powers_of_two.exponent(largest))
-
-    def quantized(self, row: Array, strip: Array, exponent: Array) -> _Words:
-        """Reads a strip of a row in fixed point."""
-        of_lanes = jnp.broadcast_to(exponent, LANES)
-        first, second = powers_of_two.quotient(_coarse_bits(self.width), of_lanes)
-        values = (self.pixels(row, strip) * first) * second
-        coarse = jnp.round(values)
-        fine = jnp.round((values - coarse) * 2.0 ** _fine_bits(self.width))
-        return _Words(coarse.astype(jnp.int32), fine.astype(jnp.int32))
-
-    def total(self, row: Array, exponent: Array) -> _Words:
-        """Adds up the pixels of a row in fixed point."""
-
-        def add(strip: Array, total: _Words) -> _Words:
-            return _add(total, self.quantized(row, strip, exponent))
-
-        zero = lanes.zeros(jnp.int32)
-        return _Words(*map(jnp.sum, lax.fori_loop(0, self.strips, add, _Words(zero, zero))))
+def _to_fixed_point(values: Array, width: int) -> _Words:
+    """Converts pixels in units of their row."""
+    steps = values * 2.0 ** _coarse_bits(width)
+    coarse = steps + _WHOLE
+    fine = (steps - (coarse - _WHOLE)) * 2.0 ** _fine_bits(width) + _WHOLE
+    return _Words(
+        *(lax.bitcast_convert_type(word, jnp.int32) - _BITS_OF_WHOLE for word in (coarse, fine))
+    )
 
 
 def _sum_rows(
-    x: Array,
+    x: MeasuredRows,
     coarse: Array,
     fine: Array,
-    exponents_out: Array,
+    pixels: Array,
     scratch: Array,
     *,
     width: int,
     rows: int,
 ) -> None:
-    source = _Rows(x, width)
-    strips = source.strips
-    numbers = [lax.axis_index("group") * rows + row for row in range(rows)]
-    begins = [first(row, x.shape[0], width) for row in numbers]
+    group = lax.axis_index("group")
+    strips = lanes.padded(width) // LANES
+    first_strip = group * rows * strips
+    first_word = first(group * rows, rows * lax.axis_size("group"), width)
     lanes.clear_scan_scratch(scratch)
-    exponents = [source.exponent(row) for row in numbers]
-    margins = [_Words(jnp.int32(0), jnp.int32(0))]
-    for row, exponent in zip(numbers, exponents, strict=True):
-        exponents_out[row] = exponent
-        margins.append(_add(margins[-1], source.total(row, exponent)))
 
-    def write(place: Array, words: _Words) -> None:
-        coarse[pl.ds(place, LANES)] = words.coarse
-        fine[pl.ds(place, LANES)] = words.fine
+    def read(row: int, strip: Array | int) -> Array:
+        place = (first_strip + row * strips + strip) * LANES
+        return lanes.to_float32(x.pixels[pl.ds(place, LANES)])
 
-    def sum_strip(strip: Array, before: list[_Words]) -> list[_Words]:
-        values = [
-            source.quantized(row, strip, exponent)
-            for row, exponent in zip(numbers, exponents, strict=True)
+    def write(row: int, strip: Array | int, sums: _Words) -> None:
+        place = first_word + (row * (strips + 1) + 1 + strip) * LANES
+        for words, word in zip((coarse, fine), sums, strict=True):
+            words[pl.ds(place, LANES)] = jnp.broadcast_to(word, LANES)
+
+    factors = [
+        powers_of_two.quotient(0, magnitudes.exponent(x.magnitudes[group * rows + row]))
+        for row in range(rows)
+    ]
+
+    rows_together, strips_together = _side_by_side(rows, strips)
+    whole_rows = strips_together == strips
+
+    def sum_strips(first_row: int, batch: Array, level: _Words) -> _Words:
+        places = [
+            (row, batch * strips_together + strip)
+            for row in range(first_row, first_row + rows_together)
+            for strip in range(strips_together)
         ]
-        within, totals = lanes.scan(values, scratch, _add)
-        for begin, sums, sum_before in zip(begins, within, before, strict=True):
-            write(begin + strip * LANES, _add(sums, sum_before))
-        return [_add(total, sum_before) for total, sum_before in zip(totals, before, strict=True)]
+        values = []
+        for row, strip in places:
+            inverse, rest = factors[row]
+            values.append((lanes.finite(read(row, strip)) * inverse) * rest)
+            place = LANES + (first_strip + row * strips + strip) * LANES
+            pixels[pl.ds(place, LANES)] = values[-1].astype(pixels.dtype)
+        fixed = [_to_fixed_point(value, width) for value in values]
+        within, totals = lanes.scan(fixed, scratch, _add, radix=4)
+        for index, ((row, strip), sums, total) in enumerate(
+            zip(places, within, totals, strict=True), 1
+        ):
+            write(row, strip, _add(sums, level))
+            level = _add(level, total)
+            if whole_rows and index % strips == 0:
+                write(row, strips, level)
+        return level
 
-    lax.fori_loop(0, strips, sum_strip, margins[:-1])
-    places = [begins[0] - LANES, *(begin + strips * LANES for begin in begins)]
-    for place, margin in zip(places, margins, strict=True):
-        write(place, _Words(*(jnp.broadcast_to(word, LANES) for word in margin)))
+    level = _Words(jnp.int32(0), jnp.int32(0))
+    write(0, -1, level)
+    for row in range(0, rows, rows_together):
+        level = lax.fori_loop(
+            0, strips // strips_together, functools.partial(sum_strips, row), level
+        )
+        if not whole_rows:
+            write(row, strips, level)
+    for place, outermost in ((0, 0), (pixels.shape[0] - LANES, lax.axis_size("group") - 1)):
+
+        @pl.when(group == outermost)
+        def _clear(place: int = place) -> None:
+            pixels[place : place + LANES] = lanes.zeros(pixels.dtype)
+
+
+def _side_by_side(rows: int, strips: int) -> tuple[int, int]:
+    """The number of rows, of a group of so many, and of their strips that are summed up together.
+
+    Several rows are only taken together as a whole.
+    """
+    strips_together = lanes.largest_divisor(strips, _STRIPS)
+    rows_together = _STRIPS // strips if strips_together == strips else 1
+    return lanes.largest_divisor(rows, rows_together), strips_together

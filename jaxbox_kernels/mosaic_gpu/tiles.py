@@ -28,8 +28,10 @@ class Tile(NamedTuple):
 
 def shared_memory(width: int, boxes: int = 1, rows: int = 1) -> int:
     """The bytes of shared memory that a program needs for a tile; by default for the smallest."""
-    padded = lanes.padded(width)
-    return 4 * boxes * (STATE * padded + rows * (padded + 2 * LANES))
+    row = lanes.padded(width) + 2 * LANES
+    of_boxes = boxes * (STATE * lanes.padded(width) + rows * row)
+    # And a row for what is not finite, and two buffers to add up two words of each row.
+    return 4 * (of_boxes + row + 2 * 2 * rows * 2 * LANES)
 
 
 def largest_tile(boxes: int, height: int, width: int) -> Tile:
