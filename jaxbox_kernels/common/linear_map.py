@@ -51,8 +51,8 @@ class LinearMap:
           >>> import jax.numpy as jnp
           >>> from jaxbox_kernels.common.linear_map import LinearMap
           >>> halve = LinearMap(lambda x: [x / 2], lambda g: [0.5 * g], residuals=0)
-          >>> jax.grad(lambda x: halve(x)[0])(3.0)
-          Array(0.5, dtype=float32)
+          >>> jax.grad(lambda x: halve(x)[0])(3.0).item()
+          0.5
         """
         # JAX looks into the parameters of a primitive for what its lowering has to know.
         jaxpr = _jitted.trace(*arguments, function=self.function).jaxpr

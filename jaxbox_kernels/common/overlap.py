@@ -21,11 +21,13 @@ def overlap(low: Array, high: Array, start: Array, end: Array) -> Array:
 
     Example:
       >>> import jax
+      >>> import jax.numpy as jnp
       >>> from jaxbox_kernels.common.overlap import overlap
-      >>> overlap(-1.0, 0.25, -0.5, 0.5).item()
+      >>> box_and_pixel = jnp.array([-0.25, 9.0, -0.5, 0.5])
+      >>> overlap(*box_and_pixel).item()
       0.75
-      >>> [slope.item() for slope in jax.grad(overlap, (0, 1))(-1.0, 0.25, -0.5, 0.5)]
-      [0.0, 1.0]
+      >>> [slope.item() for slope in jax.grad(overlap, (0, 1))(*box_and_pixel)]
+      [-1.0, 0.0]
     """
     return jnp.clip(high, start, end) - jnp.clip(low, start, end)
 

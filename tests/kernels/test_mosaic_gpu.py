@@ -292,7 +292,9 @@ def test_each_device_works_on_its_own_planes():
 
         choose = registry.choose
         by_planes = replace(xla, forward=forward, backward=backward, maps_images=False)
-        registry.choose = lambda name, *given: choose(name, *given) if name else by_planes
+        registry.choose = lambda name, *given, **more: (
+            choose(name, *given, **more) if name else by_planes
+        )
 
         def results(x, theta, implementation=None):
             def loss(x, theta):

@@ -206,7 +206,7 @@ def test_bad_dtypes(x, theta, message):
         ((2, 5, 7, 0), (0, 2, 4), r"H, W and C of x must be at least 1; .*\(2, 5, 7, 0\)"),
         ((5, 7, 3), (3, 4), r"theta must be \(C, F, 4\).*got the shape \(3, 4\)"),
         ((5, 7, 3), (3, 2, 1, 4), r"theta must be \(C, F, 4\).*got the shape \(3, 2, 1, 4\)"),
-        ((5, 7, 3), (3, 4, 2), r"theta must be \(C, F, 4\).*got the shape \(3, 4, 2\)"),
+        ((5, 7, 3), (3, 4, 3), r"theta must be \(C, F, 4\).*got the shape \(3, 4, 3\)"),
         ((5, 7, 3), (3, 0, 4), r"theta must be .*F at least 1.*got the shape \(3, 0, 4\)"),
         ((5, 7, 3), (2, 2, 4), r"each of x's 3 channels .*; got boxes for 2"),
         ((5, 7, 3), (1, 2, 4), r"each of x's 3 channels .*; got boxes for 1"),

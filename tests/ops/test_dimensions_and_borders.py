@@ -196,7 +196,7 @@ def test_bad_options_are_named(options, message):
     [
         ((4, 5), (1, 1, 6), "x must be .*D, H, W, C.* boxes of 6 bounds"),
         ((5,), (1, 1, 2), "x must be .*L, C.* boxes of 2 bounds"),
-        ((5, 0), (1, 1, 2), "L, C of x must be at least 1"),
+        ((5, 0), (1, 1, 2), "L and C of x must be at least 1"),
         ((5, 1), (1, 1, 3), "theta must be"),
         ((5, 3), (1, 1, 2), "theta must have boxes for each of x's 3 channels"),
     ],
