@@ -80,6 +80,28 @@ def test_both_modes_to_second_order(form, normalize, rng):
         check_grads(jax.jit(op), arguments, order=2, modes=("fwd", "rev"), eps=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [
+        ((9,), "zeros"),
+        ((9,), "edge"),
+        pytest.param((4, 5), "edge", marks=pytest.mark.slow),
+        ((4, 5), "partial"),
+        ((2, 3, 4), "zeros"),
+    ],
+)
+def test_both_modes_to_second_order_with_borders_and_other_dimensions(size, padding, rng):
+    x = rng.normal(size=(*size, 1))
+    pairs = [boxes_off_edges(rng, (1, 2), (pixels, pixels))[..., :2] for pixels in reversed(size)]
+    theta = np.concatenate(pairs, axis=-1).astype(np.float64)
+
+    def op(x, theta):
+        return jaxbox.box_conv(x, theta, padding=padding, strides=2)
+
+    with jax.enable_x64(True):
+        check_grads(jax.jit(op), (x, theta), order=2, modes=("fwd", "rev"), eps=1e-5, rtol=1e-5)
+
+
 def test_a_linear_map_knows_its_transpose_under_all_transformations(rng):
     """The transpose given here is not the true one, so that it is seen where it was taken."""
     a = jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)
