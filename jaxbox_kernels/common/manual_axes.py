@@ -7,7 +7,7 @@ from jax import Array, lax
 def vary_alike(*arrays: Array) -> tuple[Array, ...]:
     """Marks arrays as varying over all mesh axes over which any of them varies.
 
-    Under `jax.shard_map` the rules of a `jax.custom_vjp` must return gradients that vary over the
+    Under `jax.shard_map` the transpose of a linear map must return gradients that vary over the
     same axes as the arguments. The derivative of the mark adds up over devices, which is what makes
     the gradient with respect to a replicated argument whole. Outside `jax.shard_map`, and with
     `check_vma=False`, nothing is marked.
