@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from jaxbox.ops.box_dimensions import one_pixel
 from jaxbox.ops.box_filter import box_filter
 from jaxbox_kernels.common import layout
 from jaxbox_kernels.common.dtypes import sum_dtype
@@ -73,9 +74,8 @@ class ImageFilter:
         """
         sides = _sides(theta, x.shape, strides, channel_axis, normalize=self.normalize)
         row_axis, column_axis = (-2, -1) if channel_axis == -3 else (-3, -2)
-        pixel = jnp.broadcast_to(jnp.array([-0.5, 0.5], theta.dtype), (*theta.shape[:2], 2))
-        along_y = jnp.concatenate([pixel, theta[..., 2:]], axis=-1)
-        along_x = jnp.concatenate([theta[..., :2], pixel], axis=-1)
+        along_y = jnp.concatenate([one_pixel(theta), theta[..., 2:]], axis=-1)
+        along_x = jnp.concatenate([theta[..., :2], one_pixel(theta)], axis=-1)
 
         def columns(image: Array, border: Array) -> Array:
             """Adds what is left and right of an image, of which `border` are these columns."""

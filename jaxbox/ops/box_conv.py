@@ -136,8 +136,9 @@ def _check(x: Array, theta: Array, channel_axis: int) -> int:
             f"the shape {x.shape}."
         )
     if 0 in x.shape[-rank - 1 :]:
-        spatial = {1: "L", 2: "H, W", 3: "D, H, W"}[rank]
-        raise ValueError(f"{spatial} and C of x must be at least 1; got the shape {x.shape}.")
+        raise ValueError(
+            f"{layout.SPATIAL_AXES[rank]} and C of x must be at least 1; got the shape {x.shape}."
+        )
     if theta.shape[0] != x.shape[channel_axis]:
         raise ValueError(
             f"theta must have boxes for each of x's {x.shape[channel_axis]} channels (x is "

@@ -8,7 +8,7 @@ from jax import Array, lax
 from jaxbox_kernels.common.layout import ChannelAxis
 from jaxbox_kernels.common.strides import Strides
 
-__all__ = ["filter_signal", "filter_volume"]
+__all__ = ["filter_signal", "filter_volume", "one_pixel"]
 
 type Filter = Callable[[Array, Array, Strides, ChannelAxis], Array]
 
@@ -33,7 +33,7 @@ def filter_signal(
       `(..., ceil(L / stride), C * F)` or `(..., C * F, ceil(L / stride))`.
     """
     row = -2 if channels_first else -3
-    boxes = jnp.concatenate([theta, _one_pixel(theta)], axis=-1)
+    boxes = jnp.concatenate([theta, one_pixel(theta)], axis=-1)
     images = jnp.expand_dims(x, row)
     output = filter_images(images, boxes, (1, strides[0]), -3 if channels_first else -1)
     return jnp.squeeze(output, row)
@@ -63,7 +63,7 @@ def filter_volume(
       `(..., D, H, W, C * F)` or `(..., C * F, D, H, W)`, each spatial axis divided by its stride
       and rounded up.
     """
-    along_z = jnp.concatenate([_one_pixel(theta), theta[..., 4:]], axis=-1)
+    along_z = jnp.concatenate([one_pixel(theta), theta[..., 4:]], axis=-1)
     along_yx = theta[..., :4]
     step_z, step_y, step_x = strides
     channels, boxes, _ = theta.shape
@@ -83,6 +83,6 @@ def filter_volume(
     return filtered.reshape(*batch, outputs, depth, *filtered.shape[-2:])
 
 
-def _one_pixel(theta: Array) -> Array:
-    """Bounds of one pixel for boxes `(C, F, ...)`: `(C, F, 2)`."""
+def one_pixel(theta: Array) -> Array:
+    """Returns the bounds of one pixel along an axis for boxes `(C, F, ...)`: `(C, F, 2)`."""
     return jnp.broadcast_to(jnp.array([-0.5, 0.5], theta.dtype), (*theta.shape[:2], 2))

@@ -179,8 +179,8 @@ class _Tangent:
         plan, normalize = self.plan, self.plan.options.normalize
         size, channels = layout.split_shape(x.shape, plan.channel_axis)
         boxes_of_bounds = bounds.boxes_of_derivatives(theta, *size)
+        # These need not cover whole pixels. Boxes that are known to do have no tangent.
         all_boxes = [*boxes_of_bounds, theta] if normalize else boxes_of_bounds
-        # Rounded boxes have no tangent, and these are not whole pixels.
         number = theta.shape[1]
         outputs = plan.to_planes(
             _filter(x, jnp.concatenate(all_boxes, axis=1), plan),

@@ -11,7 +11,8 @@ from jaxbox_kernels.common.workarounds import Workaround, enabled
 
 ChannelAxis = Literal[-1, -3]
 
-_SPATIAL_AXES: Final = {1: "L", 2: "H, W", 3: "D, H, W"}
+SPATIAL_AXES: Final = {1: "L", 2: "H, W", 3: "D, H, W"}
+"""The spatial axes of a feature map as messages name them, by their number."""
 
 
 def describe(channel_axis: int, rank: int = 2) -> str:
@@ -27,7 +28,7 @@ def describe(channel_axis: int, rank: int = 2) -> str:
     # -3.0 and True are equal to integers.
     if type(channel_axis) is not int or channel_axis not in (-1, -rank - 1):
         raise ValueError(f"channel_axis must be -1 or {-rank - 1}; got {channel_axis!r}.")
-    axes = _SPATIAL_AXES[rank]
+    axes = SPATIAL_AXES[rank]
     return f"(..., {axes}, C)" if channel_axis == -1 else f"(..., C, {axes})"
 
 

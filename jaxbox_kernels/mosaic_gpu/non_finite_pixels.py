@@ -2,7 +2,7 @@
 
 Sums take such pixels for 0, or one NaN would spread over its whole plane. Kernels add them
 afterwards, and only to planes that hold any: the loops of all others have no turns. So no program
-has to ask on the host whether there is a NaN. It takes as long as it takes.
+has to ask on the host whether there is a NaN. Planes that hold some take much longer.
 """
 
 from collections.abc import Callable

@@ -29,7 +29,7 @@ class SmoothedBoxConv(BoxConv):
         self.reach = reach
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the boxes, as in `BoxConv`, for the layer's own layout and options."""
+        """Averages `x` over the boxes, in the layer's layout; other options of it are not used."""
         return _smoothed(x, self.valid_theta, self.reach, self.channel_axis)
 
 
