@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "export.h"
 #include "huge_pages.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -216,6 +217,10 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
 
 }  // namespace
 }  // namespace jaxbox
+
+// The number of the calls' form: `library.py` refuses a library with another one than its own. Raise
+// both when an argument, a result or an attribute below changes.
+JAXBOX_EXPORT int jaxbox_calls_version() { return 1; }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_forward, jaxbox::forward,
                               xla::ffi::Ffi::Bind()
