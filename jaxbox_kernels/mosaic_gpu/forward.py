@@ -28,6 +28,7 @@ from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 _ROWS = 4
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "dtype", "whole"))
 def filter_planes(
     source: RowSums,
     x: MeasuredRows,

@@ -56,6 +56,7 @@ class Products[Each](NamedTuple):
     high_y: Each
 
 
+@functools.partial(jax.jit, static_argnames="shape")
 def inner_products(
     source: RowSums,
     x: MeasuredRows,

@@ -33,6 +33,7 @@ from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 from jaxbox_kernels.mosaic_gpu.tiles import Tile
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "whole"))
 def filter_back(g: MeasuredRows, boxes: Table, shape: tuple[int, ...], *, whole: bool) -> Array:
     """Computes the gradient with respect to the input, `(N * C * H, padded(W))`.
 

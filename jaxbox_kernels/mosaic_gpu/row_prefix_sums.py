@@ -109,6 +109,7 @@ def _rows_of_group(rows: int) -> int:
     return lanes.largest_divisor(rows, _ROWS)
 
 
+@functools.partial(jax.jit, static_argnames="width")
 def sum_rows(x: MeasuredRows, width: int) -> RowSums:
     """Computes prefix sums over the columns of rows, in which what is not finite counts as 0.
 
