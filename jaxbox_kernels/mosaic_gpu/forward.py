@@ -60,6 +60,7 @@ def filter_planes(
         grid=(planes, strips, number),
         grid_names=grid.NAMES,
         compiler_params=lanes.COMPILER_PARAMS,
+        kernel_name="box_conv_filter_planes",
     )
     output: Array = kernel(source, x, boxes)
     return output

@@ -133,6 +133,7 @@ def sum_rows(x: MeasuredRows, width: int) -> RowSums:
         grid=(number // rows,),
         grid_names=("group",),
         compiler_params=lanes.COMPILER_PARAMS,
+        kernel_name="box_conv_sum_rows",
     )
     return RowSums(*kernel(MeasuredRows(pixels.reshape(-1), x.magnitudes)))
 

@@ -173,6 +173,12 @@ PROGRAMS = (
     # Refused without a GPU, whatever the options are.
     Program("gpu_measurements", "", {"--dry-run": ("x",)}, "directory"),
     Program(
+        "profile_box_conv",
+        "",
+        {"--shapes": ("1", "1,1,2,2,0"), "--dtypes": ("float16", ""), "--rounds": _POSITIVE},
+        "file",
+    ),
+    Program(
         "bench_sister_layers",
         "--rounds 1",
         {"--rounds": _POSITIVE, "--backward": ("x",)},
