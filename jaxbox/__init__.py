@@ -3,7 +3,8 @@
 `jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. The sister layers are
 `jaxbox.DclsConv`, `jaxbox.OctConv` (with `jaxbox.OctConvTranspose`) and `jaxbox.DOConv`; their
 operations are `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (with `jaxbox.octave_conv_transpose`) and
-`jaxbox.doconv_kernel`. `jaxbox.backends` tells what can compute the box convolution here, and
+`jaxbox.doconv_kernel`. `jaxbox.halo_box_conv` is the operation on images whose rows are divided
+among devices. `jaxbox.backends` tells what can compute the box convolution here, and
 `jaxbox.default_implementation` sets it for a block of code. The modules are `boxes` and
 `symmetric_boxes` (boxes as data), `layers` (Flax NNX) and `linen` (Flax Linen), `optim` (boxes and
 positions in an optimizer), `models` (the paper's networks), `surgery` (other layers in place of a
@@ -21,6 +22,7 @@ from jaxbox import boxes, symmetric_boxes
 from jaxbox.ops.box_conv import box_conv
 from jaxbox.ops.dcls import dcls_kernel
 from jaxbox.ops.doconv import doconv_kernel
+from jaxbox.ops.halo_box_conv import halo_box_conv
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import Octaves
 from jaxbox_kernels.registry import backends, default_implementation
@@ -57,6 +59,7 @@ __all__ = [
     "dcls_kernel",
     "default_implementation",
     "doconv_kernel",
+    "halo_box_conv",
     "interop",
     "layers",
     "linen",
