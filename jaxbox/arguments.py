@@ -403,7 +403,9 @@ def to_array(name: str, value: ArrayLike) -> jax.Array:
             f"{name} must be an array of a real floating dtype, got {_short(value)}."
         ) from None
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}.")
+        integers = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer)
+        hint = "; convert it first, as by .astype(jnp.float32)" if integers else ""
+        raise TypeError(f"{name} must be of a real floating dtype, got {array.dtype}{hint}.")
     return array
 
 

@@ -2,13 +2,14 @@
 
 Each class has the options, numbers and parameters of the NNX layer of its name, except for the
 channels of the input and the window of boxes, which it takes from the input that it is initialized
-with. Linen parameters carry no metadata: mark boxes and positions for
+with. Linen parameters carry no metadata but the names of their axes, which `nn.with_partitioning`
+and the metadata `out_sharding` give them: mark boxes and positions for
 :mod:`jaxbox.optim` by :func:`jaxbox.optim.find_boxes_by_name` and
 :func:`jaxbox.optim.find_positions_by_name`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -23,6 +24,7 @@ from jaxbox.arguments import check_callable, to_array
 from jaxbox.layers.box import choose_num_dims
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
+from jaxbox.layers.parameters import NO_METADATA
 from jaxbox.ops.box_conv import Implementation, Padding
 from jaxbox.ops.dcls import Version
 from jaxbox.ops.octave_features import Features, Octaves, Pooling, from_pair, to_pair
@@ -41,7 +43,9 @@ class _LinenLayer(nn.Module):
     def __call__(self, x: Any) -> Any:
         """Applies the layer; see the NNX layer of this name."""
         module = nnx.bridge.ToLinen(
-            self.nnx_layer, kwargs=self._options() | self._from_input(x), metadata_fn=None
+            self.nnx_layer,
+            kwargs=self._options() | self._from_input(x),
+            metadata_fn=_to_linen_variable,
         )
         # The parameters get their names from the NNX layer alone, without that of `module`.
         nn.share_scope(self, module)
@@ -50,7 +54,11 @@ class _LinenLayer(nn.Module):
     def _options(self) -> dict[str, Any]:
         """Returns the attributes that are arguments of the NNX layer."""
         names = {field.name for field in dataclasses.fields(self)} - {"parent", "name"}
-        return {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in names}
+        for name in filter(lambda name: name.endswith("_init"), names):
+            if callable(options[name]):
+                options[name] = _to_nnx_initializer(options[name])
+        return options
 
     def _from_input(self, x: Any) -> dict[str, Any]:
         """Returns the arguments of the NNX layer that follow from the input."""
@@ -58,6 +66,32 @@ class _LinenLayer(nn.Module):
         if x.ndim < 2 or not x.shape[-1]:
             raise ValueError(f"x must be (..., *spatial, channels), got shape {x.shape}.")
         return {"in_features": x.shape[-1]}
+
+
+def _to_nnx_initializer(initializer: Initializer) -> Initializer:
+    """Makes what `nn.with_partitioning` returns an initializer for NNX's parameters."""
+
+    def init(*arguments: Any) -> Any:
+        drawn = initializer(*arguments)
+        if not isinstance(drawn, nn.Partitioned):
+            return drawn
+        metadata = drawn.to_nnx_metadata()
+        value = metadata.pop("value")
+        # Linen's names of axes need not be those of a mesh.
+        metadata |= {"linen_meta_type": type(drawn), "eager_sharding": False}
+        return nnx.VariableMetadata(value, metadata=metadata)
+
+    return init
+
+
+def _to_linen_variable(variable: nnx.Variable[jax.Array]) -> Any:
+    """Returns an array, or as `nn.with_partitioning` does a box if its axes have names."""
+    metadata = variable.get_metadata()
+    if not metadata.get("out_sharding"):
+        return variable.get_value()
+    box = metadata.get("linen_meta_type", nn.Partitioned)
+    defaults = {"mesh": None, "sharding_rules": None}
+    return box.from_nnx_metadata({**defaults, **metadata, "value": variable.get_value()})
 
 
 class BoxConv(_LinenLayer):
@@ -96,6 +130,7 @@ class BoxConv(_LinenLayer):
     symmetric: bool = False
     trainable: bool = True
     theta_init: Initializer | None = None
+    theta_metadata: Mapping[str, Any] = NO_METADATA
     implementation: Implementation | None = None
 
     @property
@@ -152,6 +187,10 @@ class DclsConv(_LinenLayer):
     bias_init: Initializer | None = None
     positions_init: Initializer = OFFSETS_INIT
     sigma_init: Initializer | None = None
+    weight_metadata: Mapping[str, Any] = NO_METADATA
+    bias_metadata: Mapping[str, Any] = NO_METADATA
+    positions_metadata: Mapping[str, Any] = NO_METADATA
+    sigma_metadata: Mapping[str, Any] = NO_METADATA
 
 
 class DOConv(_LinenLayer):
@@ -183,6 +222,9 @@ class DOConv(_LinenLayer):
     weight_init: Initializer = KERNEL_INIT
     bias_init: Initializer = nnx.initializers.zeros
     conv_general_dilated: ConvGeneralDilated = lax.conv_general_dilated
+    weight_metadata: Mapping[str, Any] = NO_METADATA
+    deviation_metadata: Mapping[str, Any] = NO_METADATA
+    bias_metadata: Mapping[str, Any] = NO_METADATA
 
 
 class _OctaveLayer(_LinenLayer):
@@ -226,6 +268,8 @@ class OctConv(_OctaveLayer):
     kernel_init: Initializer = KERNEL_INIT
     bias_init: Initializer = nnx.initializers.zeros
     conv_general_dilated: ConvGeneralDilated = lax.conv_general_dilated
+    kernel_metadata: Mapping[str, Any] = NO_METADATA
+    bias_metadata: Mapping[str, Any] = NO_METADATA
 
 
 class OctConvTranspose(_OctaveLayer):
@@ -257,6 +301,8 @@ class OctConvTranspose(_OctaveLayer):
     precision: PrecisionLike = None
     kernel_init: Initializer = KERNEL_INIT
     bias_init: Initializer = nnx.initializers.zeros
+    kernel_metadata: Mapping[str, Any] = NO_METADATA
+    bias_metadata: Mapping[str, Any] = NO_METADATA
 
 
 class PerOctave(nn.Module):

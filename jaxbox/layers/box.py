@@ -1,8 +1,8 @@
 """The box convolution as a Flax NNX layer."""
 
 import functools
-from collections.abc import Sequence
-from typing import Final, Never, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Never, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxbox.arguments import (
     sizes_per_axis,
     to_array,
 )
+from jaxbox.layers.parameters import NO_METADATA, check_metadata
 from jaxbox.ops.box_conv import Implementation, Padding, box_conv
 from jaxbox_kernels.common import layout
 
@@ -28,6 +29,9 @@ __all__ = ["BOX_TAG", "DEFAULT_WINDOW", "BoxConv", "FrozenBoxes", "choose_num_di
 
 # The `tag` in the metadata of a Param that holds boxes; `window` stands beside it.
 BOX_TAG: Final = "box"
+
+# What the layer itself says about theta.
+_OWN_METADATA: Final = frozenset({"tag", "window", "num_dims", "symmetric"})
 
 # The window in which boxes start, and by which their steps are scaled, if a layer has none.
 DEFAULT_WINDOW: Final[boxes.Window] = (32, 32)
@@ -84,7 +88,10 @@ class BoxConv(nnx.Module):
         three numbers of each box, `(y_min, y_max, width)`; see :mod:`jaxbox.symmetric_boxes`.
       trainable: Whether theta is an `nnx.Param`. Otherwise it is a `FrozenBoxes`, which gradients
         and optimizers with respect to `nnx.Param` leave alone.
-      theta_init: The initializer of theta, by default `boxes.initializer(window)`.
+      theta_init: The initializer of theta, by default `boxes.initializer(window)`. One that
+        `nnx.with_partitioning` wraps says how theta is spread over the devices of a mesh.
+      theta_metadata: Further metadata of theta, such as `{"out_sharding": ("model", None, None)}`,
+        as `flax.nnx.Conv` takes for its kernel.
       implementation: The implementation of the operation, as in :func:`jaxbox.box_conv`.
       rngs: The random keys; the stream `params` is used.
 
@@ -123,6 +130,7 @@ class BoxConv(nnx.Module):
         symmetric: bool = False,
         trainable: bool = True,
         theta_init: Initializer | None = None,
+        theta_metadata: Mapping[str, Any] = NO_METADATA,
         implementation: Implementation | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -156,6 +164,7 @@ class BoxConv(nnx.Module):
             kind = symmetric_boxes if symmetric else boxes
             theta_init = kind.initializer(window or DEFAULT_WINDOW[:1] * self.num_dims)
         check_callable("theta_init", theta_init)
+        metadata = check_metadata("theta_metadata", theta_metadata, _OWN_METADATA)
         check_rngs(rngs)
 
         self.min_size = float(min_size)
@@ -176,6 +185,7 @@ class BoxConv(nnx.Module):
             window=window,
             num_dims=self.num_dims,
             symmetric=symmetric,
+            **metadata,
         )
 
     def _choose_window(

@@ -2,8 +2,8 @@
 
 import math
 import operator
-from collections.abc import Sequence
-from typing import Final, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jaxbox.layers.checks import check_model
 from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
 from jaxbox.layers.fold import FoldableConv
 from jaxbox.layers.initializers import OFFSETS_INIT, uniform
+from jaxbox.layers.parameters import NO_METADATA, check_metadata, map_drawn
 from jaxbox.layers.stacking import added_axes
 from jaxbox.ops.dcls import Version, dcls_kernel, repulsion
 from jaxbox_kernels.common.conv_large_kernel import conv_large_kernel
@@ -38,6 +39,9 @@ __all__ = [
 # The `tag` in the metadata of a Param that holds positions. Beside it stand `limits`, and
 # `layer_shape`, the shape in a single layer.
 POSITIONS_TAG: Final = "positions"
+
+# What the layer itself says about positions.
+_OWN_METADATA: Final = frozenset({"tag", "limits", "layer_shape"})
 
 type Limits = tuple[tuple[float, float], ...]
 
@@ -98,6 +102,10 @@ class DclsConv(FoldableConv):
         the kernel or, with `dilation`, from the taps of the dilated convolution. By default they
         are normal with standard deviation 0.5. The positions are clipped to the kernel.
       sigma_init: The initializer of sigma. By default it is 0.23 for `"gauss"` and 0 for `"max"`.
+      weight_metadata: Further metadata of the weights, as `flax.nnx.Conv` takes for its kernel.
+      bias_metadata: The same for the bias.
+      positions_metadata: The same for the positions.
+      sigma_metadata: The same for sigma.
       rngs: The random keys; the stream `params` is used.
 
     Raises:
@@ -142,6 +150,10 @@ class DclsConv(FoldableConv):
         bias_init: Initializer | None = None,
         positions_init: Initializer = OFFSETS_INIT,
         sigma_init: Initializer | None = None,
+        weight_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
+        positions_metadata: Mapping[str, Any] = NO_METADATA,
+        sigma_metadata: Mapping[str, Any] = NO_METADATA,
         rngs: nnx.Rngs,
     ) -> None:
         in_features, out_features, feature_group_count = check_feature_group_count(
@@ -173,6 +185,10 @@ class DclsConv(FoldableConv):
             },
             rngs=rngs,
         )
+        of_weight = check_metadata("weight_metadata", weight_metadata)
+        of_bias = check_metadata("bias_metadata", bias_metadata)
+        of_positions = check_metadata("positions_metadata", positions_metadata, _OWN_METADATA)
+        of_sigma = check_metadata("sigma_metadata", sigma_metadata)
         self.kernel_dilation = 1
         self.feature_group_count = feature_group_count
         self.version = version
@@ -186,24 +202,32 @@ class DclsConv(FoldableConv):
         inputs = in_features // feature_group_count
         default_init = uniform(1 / math.sqrt(self.kernel_count * inputs))
 
-        def param(initializer: Initializer, *shape: int) -> nnx.Param[jax.Array]:
-            return nnx.Param(initializer(rngs.params(), shape, param_dtype))
+        def param(
+            initializer: Initializer, metadata: Mapping[str, Any], *shape: int
+        ) -> nnx.Param[jax.Array]:
+            return nnx.Param(initializer(rngs.params(), shape, param_dtype), **metadata)
 
-        self.weight = param(weight_init or default_init, self.kernel_count, inputs, out_features)
+        taps = self.kernel_count
+        self.weight = param(weight_init or default_init, of_weight, taps, inputs, out_features)
         shape = (*grid.shape, inputs, 1 if share_positions else out_features)
         limits = position_limits(self.kernel_size)
         low, high = jnp.array(limits, param_dtype).T.reshape(2, -1, 1, 1, 1)
-        positions = positions_init(rngs.params(), shape, param_dtype)
-        positions += jnp.asarray(grid, param_dtype)[..., None, None]
+        start = jnp.asarray(grid, param_dtype)[..., None, None]
         self.positions = nnx.Param(
-            jnp.clip(positions, low, high) / gain,
+            map_drawn(
+                lambda offsets: jnp.clip(start + offsets, low, high) / gain,
+                positions_init(rngs.params(), shape, param_dtype),
+            ),
             tag=POSITIONS_TAG,
             limits=tuple((low / gain, high / gain) for low, high in limits),
             layer_shape=shape,
+            **of_positions,
         )
         sigma_init = sigma_init or nnx.initializers.constant(_INITIAL_SIGMA.get(version, 0.0))
-        self.sigma = param(sigma_init, *shape) if version in _INITIAL_SIGMA else nnx.data(None)
-        self.bias = param(bias_init or default_init, out_features) if use_bias else nnx.data(None)
+        has_sigma = version in _INITIAL_SIGMA
+        self.sigma = param(sigma_init, of_sigma, *shape) if has_sigma else nnx.data(None)
+        bias_init = bias_init or default_init
+        self.bias = param(bias_init, of_bias, out_features) if use_bias else nnx.data(None)
 
     @property
     def positions_in_cells(self) -> jax.Array:

@@ -1,7 +1,8 @@
 """The depthwise over-parameterized convolution (DO-Conv) as a Flax NNX layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxbox.arguments import check_count, check_feature_group_count, sizes_per_a
 from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
 from jaxbox.layers.fold import FoldableConv
 from jaxbox.layers.initializers import KERNEL_INIT
+from jaxbox.layers.parameters import NO_METADATA, check_metadata
 from jaxbox.ops.doconv import doconv_kernel
 from jaxbox_kernels.common.conv import ConvGeneralDilated
 
@@ -57,6 +59,9 @@ class DOConv(FoldableConv):
       weight_init: The initializer of `weight`.
       bias_init: The initializer of the bias.
       conv_general_dilated: The function that convolves, as in `flax.nnx.Conv`.
+      weight_metadata: Further metadata of `weight`, as `flax.nnx.Conv` takes for its kernel.
+      deviation_metadata: The same for `deviation`.
+      bias_metadata: The same for the bias.
       rngs: The random keys; the stream `params` is used.
 
     Raises:
@@ -94,6 +99,9 @@ class DOConv(FoldableConv):
         weight_init: Initializer = KERNEL_INIT,
         bias_init: Initializer = nnx.initializers.zeros,
         conv_general_dilated: ConvGeneralDilated = lax.conv_general_dilated,
+        weight_metadata: Mapping[str, Any] = NO_METADATA,
+        deviation_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
         rngs: nnx.Rngs,
     ) -> None:
         self.in_features, self.out_features, self.feature_group_count = check_feature_group_count(
@@ -132,14 +140,22 @@ class DOConv(FoldableConv):
         self.precision = precision
         self.conv_general_dilated = conv_general_dilated
 
-        def param(initializer: Initializer, *shape: int) -> nnx.Param[jax.Array]:
-            return nnx.Param(initializer(rngs.params(), shape, param_dtype))
+        of_weight = check_metadata("weight_metadata", weight_metadata)
+        of_deviation = check_metadata("deviation_metadata", deviation_metadata)
+        of_bias = check_metadata("bias_metadata", bias_metadata)
+
+        def param(
+            initializer: Initializer, metadata: Mapping[str, Any], *shape: int
+        ) -> nnx.Param[jax.Array]:
+            return nnx.Param(initializer(rngs.params(), shape, param_dtype), **metadata)
 
         inputs = self.in_features // self.feature_group_count
-        self.weight = param(weight_init, depth_multiplier, inputs, self.out_features)
+        self.weight = param(weight_init, of_weight, depth_multiplier, inputs, self.out_features)
         shape = (*self.kernel_size, depth_multiplier, self.in_features)
-        self.deviation = nnx.Param(jnp.zeros(shape, param_dtype)) if taps > 1 else nnx.data(None)
-        self.bias = param(bias_init, self.out_features) if use_bias else nnx.data(None)
+        self.deviation = (
+            nnx.Param(jnp.zeros(shape, param_dtype), **of_deviation) if taps > 1 else nnx.data(None)
+        )
+        self.bias = param(bias_init, of_bias, self.out_features) if use_bias else nnx.data(None)
 
     @property
     def kernel(self) -> jax.Array:

@@ -1,6 +1,7 @@
 """Octave convolution as Flax NNX layers."""
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
 import jax
@@ -19,6 +20,7 @@ from jaxbox.arguments import (
 from jaxbox.layers.conv_options import check_conv_options, per_axis_if_needed
 from jaxbox.layers.fold import check_images
 from jaxbox.layers.initializers import KERNEL_INIT
+from jaxbox.layers.parameters import NO_METADATA, check_metadata, map_drawn
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import (
     Features,
@@ -80,6 +82,8 @@ class OctConv(nnx.Module):
       kernel_init: The initializer of the kernels.
       bias_init: The initializer of the biases.
       conv_general_dilated: The function that convolves, as in `flax.nnx.Conv`.
+      kernel_metadata: Further metadata of the kernels, as `flax.nnx.Conv` takes for its own.
+      bias_metadata: The same for the biases.
       rngs: The random keys; the stream `params` is used.
 
     Raises:
@@ -122,6 +126,8 @@ class OctConv(nnx.Module):
         kernel_init: Initializer = KERNEL_INIT,
         bias_init: Initializer = nnx.initializers.zeros,
         conv_general_dilated: ConvGeneralDilated = lax.conv_general_dilated,
+        kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
         rngs: nnx.Rngs,
     ) -> None:
         self.kernel_size = sizes_per_axis("kernel_size", kernel_size)
@@ -156,13 +162,15 @@ class OctConv(nnx.Module):
         self.precision = precision
         self.conv_general_dilated = conv_general_dilated
 
+        of_kernels = check_metadata("kernel_metadata", kernel_metadata)
+        of_biases = check_metadata("bias_metadata", bias_metadata)
         high_inputs, low_inputs = self._inputs_per_group()
         (self.high_to_high, self.low_to_high), (self.high_to_low, self.low_to_low) = (
-            _output_kernels(kernel_init, self.kernel_size, *channels, param_dtype, rngs)
+            _output_kernels(kernel_init, self.kernel_size, *channels, param_dtype, of_kernels, rngs)
             for channels in zip(high_inputs, low_inputs, self.out_features, strict=True)
         )
         self.high_bias, self.low_bias = (
-            nnx.Param(bias_init(rngs.params(), (outputs,), param_dtype))
+            nnx.Param(bias_init(rngs.params(), (outputs,), param_dtype), **of_biases)
             if use_bias and outputs
             else nnx.data(None)
             for outputs in self.out_features
@@ -260,6 +268,8 @@ class OctConvTranspose(OctConv):
       precision: The precision of the convolutions, as in `flax.nnx.ConvTranspose`.
       kernel_init: The initializer of the kernels.
       bias_init: The initializer of the biases.
+      kernel_metadata: Further metadata of the kernels, as `flax.nnx.Conv` takes for its own.
+      bias_metadata: The same for the biases.
       rngs: The random keys; the stream `params` is used.
 
     Raises:
@@ -295,6 +305,8 @@ class OctConvTranspose(OctConv):
         precision: PrecisionLike = None,
         kernel_init: Initializer = KERNEL_INIT,
         bias_init: Initializer = nnx.initializers.zeros,
+        kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
@@ -312,6 +324,8 @@ class OctConvTranspose(OctConv):
             precision=precision,
             kernel_init=kernel_init,
             bias_init=bias_init,
+            kernel_metadata=kernel_metadata,
+            bias_metadata=bias_metadata,
             rngs=rngs,
         )
 
@@ -476,6 +490,7 @@ def _output_kernels(
     low_inputs: int,
     outputs: int,
     dtype: Dtype,
+    metadata: Mapping[str, Any],
     rngs: nnx.Rngs,
 ) -> list[nnx.Param[jax.Array] | None]:
     """Draws the kernels from the high and from the low octave to an output as one kernel."""
@@ -483,7 +498,10 @@ def _output_kernels(
         return [nnx.data(None), nnx.data(None)]
     shape = (*kernel_size, high_inputs + low_inputs, outputs)
     kernel = kernel_init(rngs.params(), shape, dtype)
+    parts = ((slice(high_inputs), high_inputs), (slice(high_inputs, None), low_inputs))
     return [
-        nnx.Param(part) if part.size else nnx.data(None)
-        for part in jnp.split(kernel, [high_inputs], axis=-2)
+        nnx.Param(map_drawn(operator.itemgetter((..., part, slice(None))), kernel), **metadata)
+        if inputs
+        else nnx.data(None)
+        for part, inputs in parts
     ]

@@ -38,6 +38,7 @@ __all__ = [
     "find_positions",
     "find_positions_by_name",
     "is_marked",
+    "labels",
     "map_marked",
 ]
 
@@ -317,11 +318,56 @@ def decay_mask(*marks: Boxes | Positions) -> Any:
       {'kernel': True, 'theta': False}
       >>> optimizer = optax.adamw(1e-3, weight_decay=1e-2, mask=mask)
     """
+    _check_trees("decay_mask", marks)
+    return jax.tree.map(lambda *specs: not any(map(is_marked, specs)), *marks)
+
+
+def labels(*marks: Boxes | Positions) -> Any:
+    """Labels parameters for `optax.partition`, so that boxes get an optimizer of their own.
+
+    Put :func:`jaxbox.optim.constrain` around the partition.
+
+    Args:
+      *marks: One tree or more that mark boxes or positions.
+
+    Returns:
+      A tree of the same structure with `"boxes"` for each parameter that is marked as boxes,
+      `"positions"` for each that is marked as positions of taps, and `"others"` for every other.
+
+    Raises:
+      TypeError: There is no tree, or a tree of something else.
+
+    Example:
+      >>> import optax
+      >>> from flax import nnx
+      >>> from jaxbox import layers, optim
+      >>> model = nnx.Sequential(
+      ...     nnx.Linear(3, 8, rngs=nnx.Rngs(0)), layers.BoxConv(8, 4, rngs=nnx.Rngs(1))
+      ... )
+      >>> each = {"boxes": optax.adam(1e-2), "others": optax.sgd(1e-1, momentum=0.9)}
+      >>> own = optax.partition(each, optim.labels(optim.find_boxes(model)))
+      >>> optimizer = nnx.Optimizer(model, optim.constrain(own, model), wrt=nnx.Param)
+    """
+    _check_trees("labels", marks)
+
+    def label(*specs: BoxSpec | PositionSpec | bool) -> str:
+        if any(isinstance(spec, BoxSpec) for spec in specs):
+            return "boxes"
+        return "positions" if any(map(is_marked, specs)) else "others"
+
+    return jax.tree.map(label, *marks)
+
+
+def _check_trees(function: str, marks: Sequence[Any]) -> None:
+    """Checks the trees of marks that a function takes.
+
+    Raises:
+      TypeError: There is none, or a tree of something else.
+    """
     if not marks:
-        raise TypeError("decay_mask needs at least one tree of marks, got none.")
+        raise TypeError(f"{function} needs at least one tree of marks, got none.")
     for tree in marks:
         check_marks("marks", tree, BoxSpec | PositionSpec)
-    return jax.tree.map(lambda *specs: not any(map(is_marked, specs)), *marks)
 
 
 def is_marked(spec: BoxSpec | PositionSpec | bool) -> bool:

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "export.h"
 #include "huge_pages.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -223,6 +224,10 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
 
 }  // namespace
 }  // namespace jaxbox
+
+// The number of the calls' form: `library.py` refuses a library with another one than its own. Raise
+// both when an argument, a result or an attribute below changes.
+JAXBOX_EXPORT int jaxbox_calls_version() { return 2; }
 
 XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(jaxbox::Options,
                                       xla::ffi::StructMember<int64_t>("height"),

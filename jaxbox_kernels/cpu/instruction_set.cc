@@ -1,10 +1,6 @@
 // Which of the libraries this CPU can run. Compiled for any CPU, in a library of its own.
 
-#if defined(_WIN32)
-#define JAXBOX_EXPORT extern "C" __declspec(dllexport)
-#else
-#define JAXBOX_EXPORT extern "C"
-#endif
+#include "export.h"
 
 // Returns the suffix of the library's name: the best instruction set that libraries are built for.
 JAXBOX_EXPORT const char* jaxbox_best_instruction_set() {

@@ -1109,6 +1109,11 @@ _OPTIM = [
         {"marks": _marks(_BOX_MARKS)._replace(same=())},
     ),
     Call(
+        "optim.labels",
+        lambda marks: optim.labels(marks),
+        {"marks": _marks(_BOX_MARKS)._replace(same=())},
+    ),
+    Call(
         "optim.non_finite_steps",
         optim.non_finite_steps,
         {

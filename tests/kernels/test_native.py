@@ -10,6 +10,7 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import jaxbox
+from jaxbox_kernels.cpu import library
 from tests.cases import contract
 from tests.cases.backends import BACKENDS, native_kernels, run
 from tests.cases.box_conv import (
@@ -320,3 +322,13 @@ def test_each_device_works_on_its_own_planes():
         """,
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
     )
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch):
+    load = library.why_missing.__wrapped__  # without what it remembers
+    monkeypatch.setattr(library, "_CALLS_VERSION", -1)
+    assert "compiled from other sources; install jaxbox again" in load()
+
+
+def test_a_library_from_before_the_versions():
+    assert library._calls_version(SimpleNamespace()) == 0

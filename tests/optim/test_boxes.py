@@ -195,7 +195,7 @@ def test_inside_other_wrappers():
     model = make_model()
     params = nnx.as_pure(nnx.state(model, nnx.Param))
     found = optim.find_boxes(model)
-    labels = jax.tree.map(lambda other: "others" if other else "boxes", optim.decay_mask(found))
+    labels = optim.labels(found)
     transforms = {"others": optax.adam(1e-3), "boxes": optax.sgd(0.1)}
     for tx in (
         optim.constrain_boxes(optax.partition(transforms, labels), found),

@@ -69,6 +69,23 @@ def test_a_mask_of_nothing():
         optim.decay_mask()
 
 
+def test_labels():
+    model = make_dcls_model()
+    found = optim.labels(optim.find_boxes(model), optim.find_positions(model))
+    expected = {
+        "boxes": {"theta": "boxes"},
+        "dcls": dict.fromkeys(("bias", "sigma", "weight"), "others") | {"positions": "positions"},
+        "norm": {"bias": "others", "scale": "others"},
+    }
+    assert nnx.to_pure_dict(found) == expected
+    assert optim.labels({"theta": optim.BoxSpec(), "bias": False}) == {
+        "theta": "boxes",
+        "bias": "others",
+    }
+    with pytest.raises(TypeError, match="labels needs at least one tree"):
+        optim.labels()
+
+
 def _bridged(layer):
     model = nnx.bridge.ToNNX(layer, rngs=nnx.Rngs(0))
     return model.lazy_init(jnp.ones((2, 6, 8, 3)))

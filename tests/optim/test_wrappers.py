@@ -5,7 +5,6 @@ import itertools
 import re
 from pathlib import Path
 
-import jax
 import optax
 import pytest
 from flax import nnx
@@ -32,8 +31,8 @@ def _lines(heading):
 def _train(code, steps):
     model = make_model()
     boxes = optim.find_boxes(model)
-    labels = jax.tree.map(lambda other: "others" if other else "boxes", optim.decay_mask(boxes))
-    names = {"optax": optax, "optim": optim, "model": model, "boxes": boxes, "labels": labels}
+    names = {"optax": optax, "optim": optim, "model": model, "boxes": boxes}
+    names["labels"] = optim.labels(boxes)
     optimizer = eval(code, names)
     before = nnx.as_pure(nnx.state(model, nnx.Param))
     params = optax.LookaheadParams.init_synced(before) if "lookahead" in code else before
@@ -43,7 +42,7 @@ def _train(code, steps):
     return [before["boxes"][i]["theta"] for i in range(3)], thetas
 
 
-@pytest.mark.parametrize("code", _lines('`"others"` for the rest.'))
+@pytest.mark.parametrize("code", _lines("`labels = optim.labels(boxes)`."))
 def test_boxes_are_valid_and_move(code):
     before, states = _train(code, steps=4)
     for thetas in states:

@@ -15,7 +15,7 @@ from experiments.common.program import exit_code
 from experiments.segmentation.data import datasets
 from experiments.segmentation.data.palette import read_palette
 from experiments.segmentation.training.settings import Settings, parse
-from jaxbox import models
+from jaxbox.models import catalogue
 from tests.cases.networks import SMALL_ENET
 from tests.cases.runs import make_run
 
@@ -45,7 +45,7 @@ def run_program(*arguments):
 def small_network():
     """Puts a network that compiles faster in the place of ENet−: the files are alike."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models._VARIANTS["paper"], "enet-minus", SMALL_ENET)
+        patch.setitem(catalogue.VARIANTS["paper"], "enet-minus", SMALL_ENET)
         yield
 
 
