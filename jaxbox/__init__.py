@@ -1,6 +1,7 @@
 """Box convolution and its sister layers for JAX and Flax.
 
-`jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. The sister layers are
+`jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer; `jaxbox.weighted_box_conv`
+and `jaxbox.WeightedBoxConv` are large convolutions made of boxes. The sister layers are
 `jaxbox.DclsConv`, `jaxbox.OctConv` (with `jaxbox.OctConvTranspose`) and `jaxbox.DOConv`; their
 operations are `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (with `jaxbox.octave_conv_transpose`) and
 `jaxbox.doconv_kernel`. `jaxbox.backends` tells what can compute the box convolution here, and
@@ -23,6 +24,7 @@ from jaxbox.ops.dcls import dcls_kernel
 from jaxbox.ops.doconv import doconv_kernel
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import Octaves
+from jaxbox.ops.weighted_box_conv import weighted_box_conv
 from jaxbox_kernels.registry import backends, default_implementation
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         OctConv,
         OctConvTranspose,
         PerOctave,
+        WeightedBoxConv,
         map_octaves,
         repulsive_loss,
     )
@@ -50,6 +53,7 @@ __all__ = [
     "OctaveKernels",
     "Octaves",
     "PerOctave",
+    "WeightedBoxConv",
     "analysis",
     "backends",
     "box_conv",
@@ -69,6 +73,7 @@ __all__ = [
     "repulsive_loss",
     "surgery",
     "symmetric_boxes",
+    "weighted_box_conv",
 ]
 
 __version__ = "0.1.0"
@@ -82,6 +87,7 @@ _LAZY = {
     "OctConv": "jaxbox.layers",
     "OctConvTranspose": "jaxbox.layers",
     "PerOctave": "jaxbox.layers",
+    "WeightedBoxConv": "jaxbox.layers",
     "analysis": "jaxbox.analysis",
     "interop": "jaxbox.interop",
     "layers": "jaxbox.layers",

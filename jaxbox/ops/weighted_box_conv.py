@@ -18,15 +18,16 @@ from jaxbox_kernels.common.manual_axes import vary_alike
 
 __all__ = ["weighted_box_conv"]
 
-# The number of box averages that are in memory at a time, on each device. On CPUs they stay in the
-# caches, so that to average twice is no slower than to read them back from memory; elsewhere
+# The number of averages that are in memory at a time, on each device. On CPUs they stay in the
+# caches, so that to average twice is no slower than to read averages back from memory; elsewhere
 # smaller chunks would leave the device idle.
 _CHUNK_OUTPUTS_ON_CPU = 2**20
 _CHUNK_OUTPUTS = 2**24
 
-# The most groups that the channels of one image are divided into. The output is read and written
-# once for each.
-_MOST_GROUPS = 8
+# The number of chunks that one image may be as large as before its channels are divided into
+# groups. That saves memory but takes longer, since the output is read and written for each group.
+_CHUNKS_OF_AN_IMAGE = 4
+_GROUPS = 8
 
 
 def weighted_box_conv(
@@ -188,7 +189,7 @@ def _divide(images: int, channels: int, outputs: int) -> tuple[int, int | None]:
     largest = _CHUNK_OUTPUTS_ON_CPU if jax.default_backend() == "cpu" else _CHUNK_OUTPUTS
     # Devices that share the images work on as many chunks at the same time.
     fitting = max(1, largest // outputs) * jax.device_count()
-    groups = min(_MOST_GROUPS, channels, -(-outputs // largest))
+    groups = min(_GROUPS, channels) if outputs > _CHUNKS_OF_AN_IMAGE * largest else 1
     if images == 0 or (images <= fitting and groups == 1):
         return images, None
     together = max(size for size in range(1, min(images, fitting) + 1) if images % size == 0)
@@ -208,9 +209,6 @@ def _compiled(x: Array, theta: Array, weight: Array, plan: _Plan) -> Array:
     # has its part of every chunk.
     if plan.images == x.shape[0]:
         return convolve(x)
-    if plan.images == 1:
-        output = lax.map(convolve, x[:, None])
-        return output.reshape(-1, *output.shape[2:])
     chunks = jnp.moveaxis(x.reshape(plan.images, -1, *x.shape[1:]), 1, 0)
     output = jnp.moveaxis(lax.map(convolve, chunks), 0, 1)
     return output.reshape(-1, *output.shape[2:])
