@@ -148,8 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = read_settings(Settings, arguments, description=__doc__)
     check_whole("--draws", settings.draws, 1, _MOST_DRAWS)
     check_seed("--seed", settings.seed)
-    sizes = parse_size("--size", settings.size), parse_size(
-        "--interpreted-size", settings.interpreted_size
+    sizes = (
+        parse_size("--size", settings.size),
+        parse_size("--interpreted-size", settings.interpreted_size),
     )
     _check_names("--backends", settings.backends, tuple(_BACKENDS))
     _check_names("--dtypes", settings.dtypes, _DTYPES)
@@ -221,9 +222,7 @@ def _run(backend: Backend, drawn: _Drawn) -> tuple[Any, Any, Any]:
     return run(*map(jnp.asarray, drawn))
 
 
-def _errors(
-    drawn: _Drawn, results: Sequence[np.ndarray]
-) -> Iterator[tuple[str, dict[str, float]]]:
+def _errors(drawn: _Drawn, results: Sequence[np.ndarray]) -> Iterator[tuple[str, dict[str, float]]]:
     """The largest error of each column, for each kind of image of `x`."""
     output, dx, dtheta = results
     x, g = (planes.astype(np.float64) for planes in (drawn.x, drawn.g))
