@@ -1,6 +1,7 @@
 """Box convolution and its sister layers for JAX and Flax.
 
-`jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. The sister layers are
+`jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer; `jaxbox.weighted_box_conv`
+and `jaxbox.WeightedBoxConv` are large convolutions made of boxes. The sister layers are
 `jaxbox.DclsConv`, `jaxbox.OctConv` (with `jaxbox.OctConvTranspose`) and `jaxbox.DOConv`; their
 operations are `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (with `jaxbox.octave_conv_transpose`) and
 `jaxbox.doconv_kernel`. `jaxbox.halo_box_conv` is the operation on images whose rows are divided
@@ -25,6 +26,7 @@ from jaxbox.ops.doconv import doconv_kernel
 from jaxbox.ops.halo_box_conv import halo_box_conv
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import Octaves
+from jaxbox.ops.weighted_box_conv import weighted_box_conv
 from jaxbox_kernels.registry import backends, default_implementation
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         OctConv,
         OctConvTranspose,
         PerOctave,
+        WeightedBoxConv,
         map_octaves,
         repulsive_loss,
     )
@@ -52,6 +55,7 @@ __all__ = [
     "OctaveKernels",
     "Octaves",
     "PerOctave",
+    "WeightedBoxConv",
     "analysis",
     "backends",
     "box_conv",
@@ -72,6 +76,7 @@ __all__ = [
     "repulsive_loss",
     "surgery",
     "symmetric_boxes",
+    "weighted_box_conv",
 ]
 
 __version__ = "0.1.0"
@@ -85,6 +90,7 @@ _LAZY = {
     "OctConv": "jaxbox.layers",
     "OctConvTranspose": "jaxbox.layers",
     "PerOctave": "jaxbox.layers",
+    "WeightedBoxConv": "jaxbox.layers",
     "analysis": "jaxbox.analysis",
     "interop": "jaxbox.interop",
     "layers": "jaxbox.layers",

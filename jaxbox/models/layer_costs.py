@@ -11,6 +11,7 @@ from jaxbox.layers import ArrayOctConv
 from jaxbox.layers.box import BoxConv
 from jaxbox.layers.dcls import DclsConv
 from jaxbox.layers.doconv import DOConv
+from jaxbox.layers.weighted_box import WeightedBoxConv
 from jaxbox.models.convolution import PatchConv, PatchConvTranspose, PointwiseConv, UpsamplingConv
 from jaxbox.models.features import FeatureMap
 from jaxbox.models.folding import Identity
@@ -154,6 +155,17 @@ def _box_conv(layer: BoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
     )
     operations = features.num_elements + 5 * output.num_elements
     return output, Cost(layer.theta.size, operations, operations)
+
+
+@layer_cost.register
+def _weighted_box_conv(layer: WeightedBoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+    averages, total = layer_cost(layer.boxes, features)
+    output = averages._replace(channels=layer.out_features)
+    operations = layer.weight.size * output.height * output.width
+    total += Cost(layer.weight.size, operations, operations)
+    if layer.bias is not None:
+        total += Cost(parameters=layer.bias.size) + elementwise_cost(output)
+    return output, total
 
 
 def _strided(features: FeatureMap, stride: int, channels: int) -> FeatureMap:

@@ -463,7 +463,7 @@ def _marks_in_bridges(model: nnx.Module, tag: str) -> dict[int, BoxSpec | Positi
         for inner, variable in nnx.to_flat_state(nnx.state(bridge, nnx.Param)):
             if inner[-1] != name or variable.ndim < rank:
                 continue
-            if isinstance(layer, linen.BoxConv):
+            if isinstance(layer, linen.BoxConv | linen.WeightedBoxConv):
                 numbers = _numbers_of_box(layer.spatial_axes, layer.symmetric)
                 axis = last_axis_of_size(variable.shape, numbers)
                 marks[id(variable)] = BoxSpec(layer.window, axis, layer.symmetric)

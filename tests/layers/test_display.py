@@ -26,6 +26,7 @@ def _conv(features, rngs):
 
 LAYERS = {
     "BoxConv": (lambda rngs: layers.BoxConv(4, 2, window=(6, 8), rngs=rngs), X),
+    "WeightedBoxConv": (lambda rngs: layers.WeightedBoxConv(4, 6, 2, rngs=rngs), X),
     "DclsConv": (lambda rngs: layers.DclsConv(4, 6, (5, 5), 3, rngs=rngs), X),
     "DOConv": (lambda rngs: layers.DOConv(4, 6, (3, 3), rngs=rngs), X),
     "OctConv": (lambda rngs: layers.OctConv(4, 6, (3, 3), rngs=rngs), PAIR),
