@@ -2,13 +2,16 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
-# Code blocks run in processes of their own, in this folder, and use `experiments` too, which is no
-# part of the installed package.
-sys.path.append(str(_ROOT))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(_ROOT))))
+# Code blocks run in processes of their own and use `experiments` too, which is no part of the
+# installed package. The whole checkout on their path would hide that package.
+_PROGRAMS = tempfile.TemporaryDirectory()
+Path(_PROGRAMS.name, "experiments").symlink_to(_ROOT / "experiments")
+_PATHS = (os.environ.get("PYTHONPATH"), _PROGRAMS.name)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATHS))
 # The site is the same wherever it is built.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["KERAS_BACKEND"] = "jax"

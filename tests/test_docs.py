@@ -10,9 +10,7 @@ import jaxbox
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(
-    path for path in DOCS.rglob("*.md") if not {"_build", "generated"} & set(path.parts)
-)
+PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "generated"} & set(path.parts))
 MODULES = (
     *("analysis", "boxes", "interop", "layers", "linen", "models", "models.blocks", "models.cost"),
     *("models.inference", "models.pruning", "optim", "plots", "surgery", "symmetric_boxes"),
@@ -57,12 +55,16 @@ def test_the_build_executes_all_python(page):
     if cells:
         # Without this Sphinx shows cells and does not run them.
         assert text.startswith("---\nfile_format: mystnb\n")
-    for block in re.findall(r"^```(?:python|py|ipython3?)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    for block in re.findall(
+        r"^```(?:python|py|ipython3?)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+    ):
         assert RUN_BY_TESTS.get(page.name, "```") in block
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES])
 def test_programs_that_pages_name_exist(page):
-    named = re.findall(r"\b((?:experiments|tests|jaxbox|jaxbox_kernels)/[\w/]+\.\w+)", page.read_text())
+    named = re.findall(
+        r"\b((?:experiments|tests|jaxbox|jaxbox_kernels)/[\w/]+\.\w+)", page.read_text()
+    )
     missing = [name for name in named if "NAME" not in name and not (ROOT / name).exists()]
     assert missing == []
