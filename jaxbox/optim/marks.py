@@ -208,7 +208,7 @@ def find_boxes_by_name(
       params: A tree of arrays, of Linen's boxed arrays, or of NNX Variables.
       window: The size `(h, w)` in pixels of the feature maps, or `None` to enforce only the minimum
         size of boxes, or the windows that parameters from `nnx.bridge.to_linen` carry. If layers
-        see feature maps of different sizes, replace `BoxSpec`s in the result.
+        see feature maps of different sizes, replace each `BoxSpec` in the result.
       name: The last key on the path to the boxes.
       axis: The axis along which a box has its four coordinates. By default it is the last axis of
         size 4, or of twice the length of `window`. Layers that are stacked along a later axis of
@@ -261,7 +261,7 @@ def find_positions_by_name(
     Args:
       params: A tree of arrays.
       kernel_size: The number of cells of the kernel along each axis. If kernels differ in size,
-        replace `PositionSpec`s in the result.
+        replace each `PositionSpec` in the result.
       gain: The `gain` of the layers.
       name: The last key on the path to the positions.
       axis: The axis along which a position has its coordinates. By default it is the last axis of
