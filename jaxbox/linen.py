@@ -19,9 +19,9 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox import boxes, layers, symmetric_boxes
+from jaxbox import boxes, layers
 from jaxbox.arguments import check_callable, to_array
-from jaxbox.layers.box import choose_num_dims
+from jaxbox.layers.box import choose_num_dims, choose_theta_init
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
 from jaxbox.layers.parameters import NO_METADATA
@@ -136,6 +136,7 @@ class BoxConv(_LinenLayer):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     symmetric: bool = False
+    causal: bool = False
     trainable: bool = True
     theta_init: Initializer | None = None
     theta_metadata: Mapping[str, Any] = NO_METADATA
@@ -184,6 +185,7 @@ class WeightedBoxConv(_LinenLayer):
     param_dtype: Dtype = jnp.float32
     precision: PrecisionLike = None
     symmetric: bool = False
+    causal: bool = False
     trainable: bool = True
     theta_init: Initializer | None = None
     weight_init: Initializer = KERNEL_INIT
@@ -211,8 +213,9 @@ def _box_options(layer: BoxConv | WeightedBoxConv, x: jax.Array) -> dict[str, An
     # Only where boxes start depends on the input: maps of other sizes may follow, and symbolic
     # sizes, which say nothing of where to start.
     if layer.is_initializing() and layer.window is None and layer.theta_init is None:
-        kind = symmetric_boxes if layer.symmetric else boxes
-        options["theta_init"] = kind.initializer(size)
+        options["theta_init"] = choose_theta_init(
+            boxes.check_window(size), symmetric=layer.symmetric, causal=layer.causal
+        )
     return options
 
 

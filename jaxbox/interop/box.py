@@ -117,6 +117,8 @@ def box_from_pytorch(
     layer = BoxConv(*shape, window=window, rngs=nnx.Rngs(0), **options)
     if layer.symmetric:
         raise ValueError("symmetric must be False: the original has no symmetric boxes.")
+    if layer.causal:
+        raise ValueError("causal must be False: the original has no causal boxes.")
     load_boxes(layer, "", arrays, reparametrization_factor, invalid_boxes)
     return layer
 

@@ -62,6 +62,8 @@ class WeightedBoxConv(nnx.Module):
       param_dtype: The dtype of the parameters. Keep float32 in bfloat16 models.
       precision: The precision of the products with `weight`, as in `flax.nnx.Conv`.
       symmetric: Whether boxes are their own mirror images, as in :class:`BoxConv`.
+      causal: Whether boxes see nothing after their output along the first spatial axis, as in
+        :class:`BoxConv`.
       trainable: Whether boxes learn. The weights do in any case.
       theta_init: The initializer of the boxes, by default `boxes.initializer(window)`.
       weight_init: The initializer of the weights, by default that of kernels in Flax.
@@ -104,6 +106,7 @@ class WeightedBoxConv(nnx.Module):
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,
         symmetric: bool = False,
+        causal: bool = False,
         trainable: bool = True,
         theta_init: Initializer | None = None,
         weight_init: Initializer = KERNEL_INIT,
@@ -132,6 +135,7 @@ class WeightedBoxConv(nnx.Module):
             dtype=dtype,
             param_dtype=param_dtype,
             symmetric=symmetric,
+            causal=causal,
             trainable=trainable,
             theta_init=theta_init,
             implementation=implementation,
