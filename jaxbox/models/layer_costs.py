@@ -146,6 +146,10 @@ def _octave_conv(layer: ArrayOctConv, features: FeatureMap) -> tuple[FeatureMap,
 
 @layer_cost.register
 def _box_conv(layer: BoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+    if layer.num_dims != 2:
+        raise ValueError(
+            f"costs are of layers for images; a BoxConv has num_dims={layer.num_dims}."
+        )
     channels = layer.in_features * layer.num_boxes
     along_y, along_x = layer.strides
     output = features._replace(
