@@ -130,7 +130,7 @@ PROGRAMS = (
         {
             **_TRAINING,
             **_COMPARED,
-            "--ways": ("none", "redraw redraw", "redraw none", ""),
+            "--variants": ("none", "redraw redraw", "redraw none", ""),
             "--box-learning": ("redraw",),
         },
         "directory",
