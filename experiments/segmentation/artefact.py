@@ -111,7 +111,7 @@ def read_artefact(path: Path) -> Artefact:
 def unusable(path: Path, reason: ArtefactError) -> UserError:
     """The error for the command line's argument RUN, which is a file that cannot be used."""
     return UserError(
-        "RUN must be a run's directory or a file that experiments/export.py wrote; "
+        "RUN must be a run's directory or a file that training or experiments/export.py wrote; "
         f"got '{path}' ({first_line(reason)})"
     )
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import tyro
 from flax import nnx
@@ -16,6 +16,7 @@ from experiments.segmentation.jax_program import to_jax_program
 from experiments.segmentation.onnx_program import import_onnx_package, to_onnx_program
 from experiments.segmentation.saved_run import SavedRun, check_run, open_run
 from experiments.segmentation.training.network import build_network
+from experiments.segmentation.weights_file import encode_weights, weights_output
 from jaxbox.models import SegmentationNetwork
 from jaxbox.models.inference import for_inference
 
@@ -29,18 +30,20 @@ _EXPORTERS: Final[Mapping[Format, Callable[[SegmentationNetwork, Size], bytes]]]
 class _Settings:
     """Writes a run's network as one file that is ready for use.
 
-    The file is a zip archive of model.json (the classes with their colours, the normalisation of
+    A program is a zip archive of model.json (the classes with their colours, the normalisation of
     pixels, and the size of the images) and of the network, which runs without this project.
-    docs/export.md tells how. `cityscapes_boxenet.py predict` takes the file in the place of a run.
+    docs/export.md tells how. `cityscapes_boxenet.py predict` takes the file in the place of a run,
+    as it takes weights.
     """
 
     run: tyro.conf.Positional[Path]
     """Directory of the run, whose newest checkpoint is used."""
     out: Path
-    """The file to write; replaced only if it is an artefact of this program."""
-    format: Format = "jax"
+    """The file to write; replaced only if it is one of this program of the same format."""
+    format: Format | Literal["weights"] = "jax"
     """jax: a program for CPUs, NVIDIA's GPUs and TPUs that jax.export reads. onnx: a model for
-    ONNX's runtimes, in float32."""
+    ONNX's runtimes, in float32. weights: safetensors for jaxbox.models.load, which training writes
+    by itself."""
     data: str | None = None
     """Where the run's data set is now, such as folder:DIR; only needed for runs of older programs,
     which did not record the names and colours of their classes."""
@@ -53,23 +56,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: the arguments of the command line, by default this process's.
     """
     settings = read_settings(_Settings, arguments)
-    file = artefact_output(settings.out)
+    is_program = settings.format != "weights"
+    file = artefact_output(settings.out) if is_program else weights_output(settings.out)
     check_run(settings.run)
     if settings.format == "onnx":
         import_onnx_package("jax2onnx")
     file.check()
     opened = open_run(settings.run, settings.data, history=False)
-    # Few of ONNX's runtimes have convolutions in bfloat16.
-    model = _in_float32(opened) if settings.format == "onnx" else opened.trained
-    program = _EXPORTERS[settings.format](for_inference(model), opened.size)
-    artefact = Artefact(settings.format, program, opened.classes, opened.normalization, opened.size)
-    content = encode_artefact(artefact)
+    content = _content(opened, settings.format)
     file.write(content)
     height, width = opened.size
     print(
         f"{settings.out}: {opened.name} for images of {height}x{width} and "
         f"{len(opened.classes)} classes, {len(content) / 2**20:.3g} MiB"
     )
+
+
+def _content(opened: SavedRun, form: Format | Literal["weights"]) -> bytes:
+    """The content of the file."""
+    facts = (opened.classes, opened.normalization, opened.size)
+    if form == "weights":
+        return encode_weights(opened.trained, opened.settings, *facts)
+    # Few of ONNX's runtimes have convolutions in bfloat16.
+    model = _in_float32(opened) if form == "onnx" else opened.trained
+    program = _EXPORTERS[form](for_inference(model), opened.size)
+    return encode_artefact(Artefact(form, program, *facts))
 
 
 def _in_float32(opened: SavedRun) -> SegmentationNetwork:

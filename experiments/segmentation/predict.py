@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from experiments.common.outputs import is_marked, make_directory, mark, picture
 from experiments.common.program import UserError, describe_os_error, first_line
-from experiments.segmentation.artefact import Artefact, read_artefact
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.data.picture_inputs import find_inputs
 from experiments.segmentation.data.picture_reading import read_image
@@ -22,8 +21,9 @@ from experiments.segmentation.label_picture import encode_labels
 from experiments.segmentation.overlay import tint, with_legend
 from experiments.segmentation.predictor import (
     Predictor,
-    predictor_of_artefact,
+    predictor_of_file,
     predictor_of_run,
+    read_network_file,
 )
 from experiments.segmentation.saved_run import check_run, open_run
 
@@ -46,7 +46,8 @@ class PredictSettings:
     """
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
-    """Directory of the run, whose newest checkpoint is used, or a file that export.py wrote."""
+    """Directory of the run, whose newest checkpoint is used, or a file in its place: the weights
+    that training or jaxbox.models.save wrote, or what export.py wrote."""
     images: tyro.conf.Positional[
         Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGES [IMAGES ...]")]
     ]
@@ -67,16 +68,18 @@ def predict(settings: PredictSettings) -> None:
     """Runs the subcommand."""
     if not 0 <= settings.tint <= 1:
         raise UserError(f"--tint must be from 0 to 1; got {settings.tint}")
-    artefact = _read_artefact(settings) if settings.run.is_file() else None
-    if artefact is None:
+    if settings.run.is_file() and settings.data is not None:
+        raise UserError(f"--data must not be given for a file; got {settings.data!r}")
+    file = read_network_file(settings.run) if settings.run.is_file() else None
+    if file is None:
         check_run(settings.run)
     make_directory(settings.out)
     found = find_inputs(settings.images)
     images = _without_results(found.pictures)
-    if artefact is None:
+    if file is None:
         predictor = predictor_of_run(open_run(settings.run, settings.data, history=False))
     else:
-        predictor = predictor_of_artefact(artefact, settings.run)
+        predictor = predictor_of_file(file, settings.run)
     _check_codes(settings, predictor.classes)
     failed = []
     for name, path in tqdm(images.items(), unit="img", desc="predicting", disable=None):
@@ -94,12 +97,6 @@ def predict(settings: PredictSettings) -> None:
     if failed:
         count = f"{len(failed)} of {len(images)} images"
         raise UserError("\n".join([f"{count} cannot be read or written:", *map(_escaped, failed)]))
-
-
-def _read_artefact(settings: PredictSettings) -> Artefact:
-    if settings.data is not None:
-        raise UserError(f"--data must not be given for an artefact; got {settings.data!r}")
-    return read_artefact(settings.run)
 
 
 def _without_results(images: Mapping[Path, Path]) -> dict[Path, Path]:

@@ -1,4 +1,4 @@
-"""A trained network that segments images, whether it comes from a run or from an artefact."""
+"""A trained network that segments images, whether it comes from a run or from a file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import Final
 
 import cv2
+import jax
 import numpy as np
+from flax import nnx
 from numpy.typing import NDArray
 
-from experiments.segmentation.artefact import Artefact, ArtefactError, Format, Logits, unusable
+from experiments.segmentation.artefact import (
+    Artefact,
+    ArtefactError,
+    Format,
+    Logits,
+    read_artefact,
+    unusable,
+)
 from experiments.segmentation.data.classes import ClassSet
 from experiments.segmentation.data.source import Size
 from experiments.segmentation.input.normalization import Normalization
 from experiments.segmentation.jax_program import load_jax_program
 from experiments.segmentation.onnx_program import load_onnx_program
 from experiments.segmentation.saved_run import SavedRun, most_likely
+from experiments.segmentation.weights_file import Weights, is_weights, read_weights
 
 _LOADERS: Final[Mapping[Format, Callable[[bytes, Size, int], Logits]]] = {
     "jax": load_jax_program,
@@ -67,16 +77,44 @@ def predictor_of_run(opened: SavedRun) -> Predictor:
     return Predictor(opened.classes, opened.normalization, opened.size, logits)
 
 
-def predictor_of_artefact(artefact: Artefact, path: Path) -> Predictor:
-    """The network of an artefact.
+def read_network_file(path: Path) -> Artefact | Weights:
+    """Reads a file that stands for a run: an artefact or weights.
+
+    Raises:
+      OSError: the file cannot be read.
+      UserError: it is neither, or is damaged.
+    """
+    return read_weights(path) if is_weights(path) else read_artefact(path)
+
+
+def predictor_of_file(file: Artefact | Weights, path: Path) -> Predictor:
+    """The network of a file.
 
     Args:
-      artefact: the artefact.
-      path: its file, for messages.
+      file: what `read_network_file` returned.
+      path: the file, for messages.
 
     Raises:
       UserError: its program is damaged or cannot be run on this machine.
     """
+    return _of_weights(file) if isinstance(file, Weights) else _of_artefact(file, path)
+
+
+def _of_weights(weights: Weights) -> Predictor:
+    graph, state = nnx.split(weights.model)
+
+    @jax.jit
+    def network(state: nnx.State, images: jax.Array) -> jax.Array:
+        result: jax.Array = nnx.merge(graph, state)(images)
+        return result
+
+    def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(network(state, images), np.float32)
+
+    return Predictor(weights.classes, weights.normalization, weights.size, logits)
+
+
+def _of_artefact(artefact: Artefact, path: Path) -> Predictor:
     load, classes = _LOADERS[artefact.format], artefact.classes
     try:
         logits = load(artefact.program, artefact.size, len(classes))

@@ -7,14 +7,16 @@ from typing import Any, Final
 
 from experiments.common.command_line import read_command
 from experiments.common.memory import keep_freed_memory
+from experiments.common.outputs import OutputFile
 from experiments.common.program import UserError
 from experiments.segmentation.data.inspection import describe_left_out
 from experiments.segmentation.evaluate import EvaluateSettings, evaluate
 from experiments.segmentation.predict import PredictSettings, predict
 from experiments.segmentation.run_pictures import check_pictures
+from experiments.segmentation.training.data_record import data_record
 from experiments.segmentation.training.devices import is_first_process, join_processes
 from experiments.segmentation.training.loop import train
-from experiments.segmentation.training.prepared_run import prepare
+from experiments.segmentation.training.prepared_run import PreparedRun, prepare
 from experiments.segmentation.training.run_directory import (
     claimed,
     holds_run,
@@ -22,6 +24,8 @@ from experiments.segmentation.training.run_directory import (
     record_finished,
 )
 from experiments.segmentation.training.settings import Settings, check, with_recipe
+from experiments.segmentation.training.trainer import TrainState
+from experiments.segmentation.weights_file import NAME, encode_weights, weights_output
 from experiments.segmentation.write_pictures import write_pictures
 
 _COMMANDS: Final[Mapping[str, type]] = MappingProxyType(
@@ -69,6 +73,7 @@ def _prepare_and_train(settings: Settings) -> int | None:
         with claimed(settings) as settings:
             if is_first_process():
                 check_pictures(settings.out)
+                _weights(settings).check()
             return _train(settings, go_on)
     except KeyboardInterrupt as interrupt:
         message = str(interrupt) or "stopped"
@@ -85,9 +90,25 @@ def _train(settings: Settings, go_on: str) -> int | None:
     step = int(state.step)
     if is_first_process():
         write_pictures(run, state)
+        _write_weights(run, state)
         if step == run.steps:
             record_finished(run.settings.out, step)
     if step < run.steps:
         print(f"stopped at step {step} of {run.steps}; {go_on}")
         return 130
     return None
+
+
+def _weights(settings: Settings) -> OutputFile:
+    """The file of weights in a run's directory."""
+    return weights_output(settings.out / NAME, option=None)
+
+
+def _write_weights(run: PreparedRun, state: TrainState) -> None:
+    """Writes the network, ready to be used anywhere, into the run's directory."""
+    settings, data = run.settings, run.dataset
+    facts = data_record(data.val.classes, len(data.train), len(data.val))
+    content = encode_weights(
+        run.trainer.model(state), settings, facts.classes, facts.normalization, data.size
+    )
+    _weights(settings).write(content)

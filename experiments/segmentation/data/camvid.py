@@ -67,4 +67,10 @@ class CamVid(PairedImages):
         )
 
 
-DATA_SET = FilesDataSet(CamVid, usual_size=(360, 480), usual_recipe="plain", classes=CAMVID)
+DATA_SET = FilesDataSet(
+    CamVid,
+    usual_size=(360, 480),
+    usual_recipe="plain",
+    classes=CAMVID,
+    license="non-commercial: the terms of CamVid apply",
+)

@@ -112,4 +112,5 @@ DATA_SET = FilesDataSet(
     usual_recipe="paper-enet",
     note="DIR holds leftImg8bit/ and gtFine/",
     classes=CITYSCAPES,
+    license="non-commercial: the terms of Cityscapes apply",
 )

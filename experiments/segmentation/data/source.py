@@ -61,6 +61,7 @@ class FilesDataSet:
       usual_recipe: the name of the recipe, a key of `RECIPES`, if `--recipe` is not given.
       note: what `--help` says about it in brackets; may be empty.
       classes: the classes, if they are the same in all directories.
+      license: on what terms a network that was trained on it may be used, for its card.
     """
 
     load: Callable[[str | Path, Split, Size], Source]
@@ -68,6 +69,7 @@ class FilesDataSet:
     usual_recipe: str
     note: str = ""
     classes: ClassSet | None = None
+    license: str = "not stated: that of the images it was trained on applies"
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,14 @@ class GeneratedDataSet:
       generate: generates a split; the arguments are `(split, size, seed)`.
       usual_size: `(H, W)` in pixels, divisible by 8, if `--size` is not given.
       usual_recipe: the name of the recipe, a key of `RECIPES`, if `--recipe` is not given.
+      license: on what terms a network that was trained on it may be used, for its card.
       note: what `--help` says about it in brackets; may be empty.
     """
 
     generate: Callable[[Split, Size, int], Source]
     usual_size: Size
     usual_recipe: str
+    license: str
     note: str = ""
 
 

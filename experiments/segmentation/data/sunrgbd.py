@@ -126,4 +126,10 @@ def _by_number(found: Mapping[str, Path]) -> dict[int, Path]:
     return {int(name[-6:]): path for name, path in found.items()}
 
 
-DATA_SET = FilesDataSet(SunRgbd, usual_size=(480, 640), usual_recipe="paper-enet", classes=SUN_RGBD)
+DATA_SET = FilesDataSet(
+    SunRgbd,
+    usual_size=(480, 640),
+    usual_recipe="paper-enet",
+    classes=SUN_RGBD,
+    license="not stated: the terms of SUN RGB-D apply",
+)

@@ -85,5 +85,9 @@ def _generate(split: Split, size: Size, seed: int) -> SyntheticStreets:
 
 
 DATA_SET = GeneratedDataSet(
-    _generate, usual_size=(96, 192), usual_recipe="quick", note="generated, no download"
+    _generate,
+    usual_size=(96, 192),
+    usual_recipe="quick",
+    license="Apache-2.0",
+    note="generated, no download",
 )

@@ -370,7 +370,7 @@ def test_an_unusable_onnx_model_is_answered_with_one_line(onnx_artefact):
 def test_a_file_takes_no_data_set(artefact, images, tmp_path, capsys):
     arguments = ("predict", artefact, images, "--out", tmp_path / "out", "--data", "camvid:x")
     assert run_program(cityscapes_boxenet, *arguments) == 2
-    assert "--data must not be given for an artefact; got 'camvid:x'" in capsys.readouterr().err
+    assert "--data must not be given for a file; got 'camvid:x'" in capsys.readouterr().err
 
 
 def test_pipes_are_not_waited_for(tmp_path, images, capsys):
