@@ -26,8 +26,8 @@ _CLASSES: Final = 10
 _CHANNELS: Final = (16, 32)
 _KERNEL: Final = (7, 7)
 _BATCH: Final = 128
-_LEARNING_RATE: Final = 1e-2
-_STEP_SCALE: Final = 0.5
+_LEARNING_RATE: Final = 2e-2
+_STEP_SCALE: Final = 0.2
 _MOST_BOXES: Final = 64
 
 LAYERS: Final = ("7x7 convolution", "weighted boxes", "weighted boxes as drawn")
@@ -38,9 +38,9 @@ LAYERS: Final = ("7x7 convolution", "weighted boxes", "weighted boxes as drawn")
 class Settings:
     """Trains a small network of weighted boxes, and one of large convolutions, on digits."""
 
-    boxes: int = 4
+    boxes: int = 8
     """Number of boxes for each input channel."""
-    steps: int = 500
+    steps: int = 1000
     """Number of batches of 128 digits to train on."""
     seed: int = 0
     """Seed of the initial parameters and the order of the digits."""
