@@ -65,6 +65,7 @@ def test_a_network_can_be_shown_and_called_afterwards(architecture, capsys):
 
 LINEN_LAYERS = {
     "BoxConv": (linen.BoxConv(2), X),
+    "WeightedBoxConv": (linen.WeightedBoxConv(6, 2), X),
     "DclsConv": (linen.DclsConv(6, (5, 5), 3), X),
     "DOConv": (linen.DOConv(6, (3, 3)), X),
     "OctConv": (linen.OctConv(6, (3, 3)), PAIR),
