@@ -86,6 +86,8 @@ function addPredictions() {
     index = (number + shown.length) % shown.length;
     const each = shown[index];
     base.src = each.image;
+    // So that the whole of a tall image can be seen at once.
+    base.onload = () => { stage.style.maxWidth = `${36 * base.naturalWidth / base.naturalHeight}rem`; };
     base.alt = `held-out image ${index + 1}`;
     over.src = each[kind];
     over.alt = kind === "errors" ? "pixels whose class is predicted wrong" : `classes of the ${kind}`;
@@ -193,10 +195,10 @@ function addBoxes() {
   const grid = make("div", { class: "layers" }, ...panels.map((panel) => panel.figure));
   addSection("boxes", "Boxes through training",
     "The most important boxes of each layer around their output pixel, in pixels of the layer\u2019s feature map. Boxes of one channel have one colour; the more important a box is at the moment, the more opaque it is. Point at a box to read its numbers.",
-    make("div", { class: "controls" }, play, slider, label), key, grid);
+    make("div", { class: "controls sticky" }, play, slider, label), key, grid);
   addSection("importance", "Importance of boxes",
     "Each point is one of the boxes above, at the step that the slider there shows. Scales are logarithmic.",
-    make("figure", {}, chart.svg), chart.key);
+    make("figure", { class: "wide" }, chart.svg), chart.key);
   show(last);
 }
 
@@ -228,7 +230,8 @@ function layerPanel(layer) {
     enlarge.textContent = large ? "smaller" : "larger";
     enlarge.setAttribute("aria-expanded", large);
   } }, "larger");
-  const text = `${layer.name}: ${layer.boxes.length} of ${layer.total} boxes, map ${width} \u00d7 ${height}`;
+  const map = layer.window.length ? `, map ${height} \u00d7 ${width}` : "";
+  const text = `${layer.name}: ${layer.boxes.length} of ${layer.total} boxes${map}`;
   const figure = make("figure", {}, svg, make("figcaption", {}, text, enlarge));
 
   const panel = (mix) => {
@@ -419,7 +422,7 @@ function addFields() {
   });
   addSection("fields", "Receptive fields",
     "How much each pixel of an image moves the logits of the pixel in the middle: the brighter, the more. Below, the share of the gradient within a distance, the E(r) of the paper.",
-    make("div", { class: "pair" }, ...pictures), make("figure", {}, plot.svg, key));
+    make("div", { class: "pair" }, ...pictures), make("figure", { class: "wide" }, plot.svg, key));
 }
 
 // ---------------------------------------------------------------- scores

@@ -75,7 +75,7 @@ def _content(settings: Settings, run: SavedRun, history: Mapping[int, Any]) -> d
         if counts is None and shown is not None:
             counts = shown.counts
             missing.append(
-                f"The confusion matrix is of the {len(shown.pictures)} images above. The "
+                f"The confusion matrix is of the {len(shown.pictures)} images that are shown. The "
                 "subcommand evaluate counts all held-out images at the size of their labels."
             )
         boxes = box_motion(run, history)

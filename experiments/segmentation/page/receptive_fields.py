@@ -7,6 +7,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -29,16 +30,28 @@ def receptive_fields(run: SavedRun, samples: Sequence[Sample]) -> list[dict[str,
       samples: the images.
     """
     images = jnp.asarray(np.stack([normalize(each)["image"] for each in samples[:_MOST_IMAGES]]))
-    networks = {"before training": run.initial, "after training": run.trained}
-    bar = tqdm(networks.items(), desc="receptive fields", disable=None, leave=False)
-    return [_field(caption, model, images) for caption, model in bar]
+    size = jax.eval_shape(run.trained, images).shape[1:3]
+    middle = np.array(size, np.int32) // 2
+    positions = np.tile(middle, (len(images), 1, 1))
+
+    @jax.jit  # Or both networks would be compiled, although they differ in their numbers alone.
+    def respond(params: nnx.State, model_state: nnx.State, images: jax.Array) -> jax.Array:
+        def logits(images: jax.Array) -> jax.Array:
+            return run.trainer.logits(params, model_state, images)
+
+        return analysis.gradient_response(logits, images, positions).mean(axis=(0, 1))
+
+    centre = (middle + 0.5) * np.array(images.shape[1:3]) / size - 0.5
+    states = {"before training": run.states[0], "after training": run.state}
+    bar = tqdm(states.items(), desc="receptive fields", disable=None, leave=False)
+    return [
+        _field(caption, respond(state.params, state.model_state, images), centre)
+        for caption, state in bar
+    ]
 
 
-def _field(caption: str, model: analysis.Layer, images: jax.Array) -> dict[str, Any]:
-    h, w = jax.eval_shape(model, images).shape[1:3]
-    positions = np.tile(np.array([[[h // 2, w // 2]]], np.int32), (len(images), 1, 1))
-    response = analysis.gradient_response(model, images, positions).mean(axis=(0, 1))
-    centre = (np.array([h // 2, w // 2]) + 0.5) * np.array(images.shape[1:3]) / (h, w) - 0.5
+def _field(caption: str, response: jax.Array, centre: NDArray[np.float64]) -> dict[str, Any]:
+    """What the page shows of a gradient response map, `(H, W)`, with its centre in pixels."""
     energy = np.asarray(analysis.cumulative_energy(response, centre))
     stride = -(-len(energy) // _CURVE_POINTS)
     radii = list(range(0, len(energy), stride))
