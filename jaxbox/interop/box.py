@@ -107,7 +107,7 @@ def box_from_pytorch(
       [-0.5, 9.5, -2.5, 1.5]
     """
     window = _check_window(window)
-    check_number("reparametrization_factor", reparametrization_factor)
+    factor = float(check_number("reparametrization_factor", reparametrization_factor))
     check_choice("invalid_boxes", invalid_boxes, get_args(InvalidBoxes))
     arrays = read_state_dict(state, BOUNDS)
     shape = arrays["x_min"].shape
@@ -117,7 +117,7 @@ def box_from_pytorch(
     layer = BoxConv(*shape, window=window, rngs=nnx.Rngs(0), **options)
     if layer.symmetric:
         raise ValueError("symmetric must be False: the original has no symmetric boxes.")
-    load_boxes(layer, "", arrays, reparametrization_factor, invalid_boxes)
+    load_boxes(layer, "", arrays, factor, invalid_boxes)
     return layer
 
 
@@ -158,25 +158,25 @@ def box_to_pytorch(
     """
     if not isinstance(layer, BoxConv):
         raise TypeError(f"layer must be a BoxConv, got {type(layer).__name__}.")
-    check_number("reparametrization_factor", reparametrization_factor)
+    factor = float(check_number("reparametrization_factor", reparametrization_factor))
     if layer.num_dims != 2 or set(layer.strides) != {1} or layer.padding != "zeros":
         raise ValueError(
             "layer must have two spatial axes, strides of 1 and padding='zeros', as the original "
             f"has; it has num_dims={layer.num_dims}, strides={layer.strides} and "
             f"padding={layer.padding!r}."
         )
-    state = write_boxes(layer, reparametrization_factor)
+    state = write_boxes(layer, factor)
     if like is None:
         return state
     window = _window_of(layer)
     before = box_from_pytorch(
         like,
         window,
-        reparametrization_factor=reparametrization_factor,
+        reparametrization_factor=factor,
         invalid_boxes="project",
         min_size=layer.min_size,
     )
-    return restore_unchanged(state, write_boxes(before, reparametrization_factor), like)
+    return restore_unchanged(state, write_boxes(before, factor), like)
 
 
 def load_boxes(
