@@ -4,16 +4,8 @@ Boxes are four arrays there, `x_min`, `x_max`, `y_min` and `y_max`, where `x` ru
 Their unit is a fixed fraction of the largest expected feature map. They are the first and the last
 pixel that a box covers, which are half a pixel inside its bounds.
 
-The authors' code clips its boxes before each use, so that a state dict saved after a training step
-may hold boxes that it would not compute with: smaller than a pixel (their minimum is 1.001 pixels),
-or up to 1.5 pixels outside the window on their lower sides. :class:`jaxbox.layers.BoxConv` too
-computes with the nearest boxes that are valid, at least 1 pixel large and inside the window.
-
-Their rounded mode (`exact=False`) rounds boxes inward: it takes the ceiling of lower bounds and the
-floor of upper ones in its coordinates. `jaxbox.boxes.round_to_pixels(theta, rounding="inward")`
-does the same to boxes, and `jaxbox.models.inference.round_boxes(model, rounding="inward")` to a
-network for inference. Their rounded mode also has gradients with respect to boxes; ours has none:
-train with exact boxes, as their published settings do.
+`docs/migrating/box_convolutions.md` says what else differs: which boxes are valid, and how they are
+rounded to whole pixels.
 """
 
 from collections.abc import Mapping, Sequence
