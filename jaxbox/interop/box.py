@@ -4,16 +4,8 @@ Boxes are four arrays there, `x_min`, `x_max`, `y_min` and `y_max`, where `x` ru
 Their unit is a fixed fraction of the largest expected feature map. They are the first and the last
 pixel that a box covers, which are half a pixel inside its bounds.
 
-The authors' code clips its boxes before each use, so that a state dict saved after a training step
-may hold boxes that it would not compute with: smaller than a pixel (their minimum is 1.001 pixels),
-or up to 1.5 pixels outside the window on their lower sides. :class:`jaxbox.layers.BoxConv` too
-computes with the nearest boxes that are valid, at least 1 pixel large and inside the window.
-
-Their rounded mode (`exact=False`) rounds boxes inward: it takes the ceiling of lower bounds and the
-floor of upper ones in its coordinates. `jaxbox.boxes.round_to_pixels(theta, rounding="inward")`
-does the same to boxes, and `jaxbox.models.inference.round_boxes(model, rounding="inward")` to a
-network for inference. Their rounded mode also has gradients with respect to boxes; ours has none:
-train with exact boxes, as their published settings do.
+`docs/migrating/box_convolutions.md` says what else differs: which boxes are valid, and how they are
+rounded to whole pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,7 +99,7 @@ def box_from_pytorch(
       [-0.5, 9.5, -2.5, 1.5]
     """
     window = _check_window(window)
-    check_number("reparametrization_factor", reparametrization_factor)
+    factor = float(check_number("reparametrization_factor", reparametrization_factor))
     check_choice("invalid_boxes", invalid_boxes, get_args(InvalidBoxes))
     arrays = read_state_dict(state, BOUNDS)
     shape = arrays["x_min"].shape
@@ -119,7 +111,7 @@ def box_from_pytorch(
         raise ValueError("symmetric must be False: the original has no symmetric boxes.")
     if layer.causal:
         raise ValueError("causal must be False: the original has no causal boxes.")
-    load_boxes(layer, "", arrays, reparametrization_factor, invalid_boxes)
+    load_boxes(layer, "", arrays, factor, invalid_boxes)
     return layer
 
 
@@ -160,25 +152,25 @@ def box_to_pytorch(
     """
     if not isinstance(layer, BoxConv):
         raise TypeError(f"layer must be a BoxConv, got {type(layer).__name__}.")
-    check_number("reparametrization_factor", reparametrization_factor)
+    factor = float(check_number("reparametrization_factor", reparametrization_factor))
     if layer.num_dims != 2 or set(layer.strides) != {1} or layer.padding != "zeros":
         raise ValueError(
             "layer must have two spatial axes, strides of 1 and padding='zeros', as the original "
             f"has; it has num_dims={layer.num_dims}, strides={layer.strides} and "
             f"padding={layer.padding!r}."
         )
-    state = write_boxes(layer, reparametrization_factor)
+    state = write_boxes(layer, factor)
     if like is None:
         return state
     window = _window_of(layer)
     before = box_from_pytorch(
         like,
         window,
-        reparametrization_factor=reparametrization_factor,
+        reparametrization_factor=factor,
         invalid_boxes="project",
         min_size=layer.min_size,
     )
-    return restore_unchanged(state, write_boxes(before, reparametrization_factor), like)
+    return restore_unchanged(state, write_boxes(before, factor), like)
 
 
 def load_boxes(
