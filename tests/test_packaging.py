@@ -1,5 +1,7 @@
-"""What `pyproject.toml` says twice, and what a file pattern must not miss."""
+"""What `pyproject.toml` says twice, what a file pattern must not miss, and what an index shows."""
 
+import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 
@@ -30,3 +32,38 @@ def test_uv_rebuilds_when_a_source_of_the_kernels_changes(pyproject):
     kinds = {".cc", ".h", ".py", ".txt"}
     assert sources
     assert {path for path in sources if path.suffix in kinds} <= watched
+
+
+def test_every_python_version_that_is_promised_is_tested(pyproject):
+    named = [
+        classifier.rpartition(" ")[2]
+        for classifier in pyproject["project"]["classifiers"]
+        if classifier.startswith("Programming Language :: Python :: ")
+    ]
+    for workflow in ("ci.yml", "release.yml"):
+        text = (_ROOT / ".github" / "workflows" / workflow).read_text()
+        (matrix,) = re.findall(r"python: (\[.*\])", text)
+        assert re.findall(r'"(.*?)"', matrix) == named
+    assert pyproject["project"]["requires-python"] == f">={named[0]}"
+
+
+def test_the_repository_is_the_same_everywhere(pyproject):
+    repository = pyproject["project"]["urls"]["Repository"]
+    assert all(url.startswith(repository) for url in pyproject["project"]["urls"].values())
+    for substitution in pyproject["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"][
+        "substitutions"
+    ]:
+        assert f"({repository}/" in substitution["replacement"]
+    assert f"repository-code: {repository}\n" in (_ROOT / "CITATION.cff").read_text()
+
+
+def test_links_that_an_index_shows_lead_to_files_of_the_release(pyproject):
+    description = importlib.metadata.metadata("jaxbox")["Description"]
+    links = re.findall(r"\]\(([^)#][^)]*)\)", description)
+    assert all(link.startswith("https://") for link in links)
+    version = importlib.metadata.version("jaxbox")
+    repository = re.escape(pyproject["project"]["urls"]["Repository"])
+    form = re.compile(rf"{repository}/(?:raw|blob)/v{re.escape(version)}/([^#]*)")
+    files = [match[1] for match in map(form.match, links) if match]
+    assert "docs/predictions.png" in files
+    assert all((_ROOT / file).is_file() for file in files)
