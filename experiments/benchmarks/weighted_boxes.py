@@ -79,10 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_list("--shapes", settings.shapes)
     shapes = {text: _parse_shape(text) for text in settings.shapes}
     report.make_writable(settings.out)
-    print(
-        "| images | layer | parameters | direction | ms | temporaries, MB |\n"
-        f"|{'---|' * 6}"
-    )
+    print(f"| images | layer | parameters | direction | ms | temporaries, MB |\n|{'---|' * 6}")
     measurements = []
     for text, shape in shapes.items():
         for m in _measure(text, shape, settings):
@@ -105,15 +102,18 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
 def _measure(text: str, shape: tuple[int, int, int], settings: Settings) -> Iterator[Measurement]:
     x, g = (jax.random.normal(jax.random.key(seed), (*shape, _CHANNELS)) for seed in (0, 1))
     layers = _layers(shape[1:], settings.kernel)
-    directions = {"forward": (_forward, (x,)), "backward": (_backward, (x, g))}
+    directions: dict[str, tuple[Callable[..., Any], tuple[jax.Array, ...]]] = {
+        "forward": (_forward, (x,)),
+        "backward": (_backward, (x, g)),
+    }
     for direction, (make, arguments) in directions.items():
         compiled = {}
         runs = {}
         for name, layer in layers.items():
             graph, params = nnx.split(layer)
-            program = compile_once(make(graph), (params, *arguments))
-            compiled[name] = program
-            runs[name] = functools.partial(_second_run, program.executable, (params, *arguments))
+            inputs: tuple[Any, ...] = (params, *arguments)
+            compiled[name] = compile_once(make(graph), inputs)
+            runs[name] = functools.partial(_second_run, compiled[name].executable, inputs)
         times = take_turns(runs, dict.fromkeys(runs, 1), settings.rounds)
         for name, seconds in times.items():
             yield Measurement(

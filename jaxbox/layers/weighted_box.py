@@ -1,7 +1,6 @@
 """The convolution by weighted boxes as a Flax NNX layer."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,10 +143,11 @@ class WeightedBoxConv(nnx.Module):
         self.precision = precision
         shape = (self.boxes.in_features, self.boxes.num_boxes, self.out_features)
         self.weight = nnx.Param(weight_init(rngs.params(), shape, param_dtype))
-        bias: Any = None
-        if use_bias:
-            bias = nnx.Param(bias_init(rngs.params(), (self.out_features,), param_dtype))
-        self.bias = nnx.data(bias)
+        self.bias = (
+            nnx.Param(bias_init(rngs.params(), (self.out_features,), param_dtype))
+            if use_bias
+            else nnx.data(None)
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves.
@@ -181,4 +181,5 @@ class WeightedBoxConv(nnx.Module):
             return output
         shape = [1] * output.ndim
         shape[boxes.channel_axis] = self.out_features
-        return output + self.bias[...].astype(output.dtype).reshape(shape)
+        bias: jax.Array = self.bias[...]
+        return output + bias.astype(output.dtype).reshape(shape)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,8 @@ from jaxbox_kernels.common.dtypes import sum_dtype
 from jaxbox_kernels.common.manual_axes import vary_alike
 
 __all__ = ["weighted_box_conv"]
+
+type Convolve = Callable[[Array, Array, Array], Array]
 
 # The number of averages that are in memory at a time, on each device. On CPUs they stay in the
 # caches, so that to average twice is no slower than to read averages back from memory; elsewhere
@@ -160,20 +162,20 @@ class _Options(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What is computed, and how it is divided; hashable.
+    """What is computed, and how it is divided into chunks; hashable.
 
     Attributes:
       options: the options of the convolution.
-      images: the number of images that are averaged at a time.
-      channels: the number of their channels that are, or `None` if there is but one chunk.
+      images: the number of images in a chunk.
+      channels: the number of their channels in a chunk.
     """
 
     options: _Options
     images: int
-    channels: int | None
+    channels: int
 
 
-def _divide(images: int, channels: int, outputs: int) -> tuple[int, int | None]:
+def _divide(images: int, channels: int, outputs: int) -> tuple[int, int]:
     """Divides images, and the channels of large ones, into chunks.
 
     Args:
@@ -182,33 +184,31 @@ def _divide(images: int, channels: int, outputs: int) -> tuple[int, int | None]:
       outputs: the number of averages of an image.
 
     Returns:
-      The number of images and of channels in a chunk, as in `_Plan`.
+      The number of images and of channels in a chunk.
     """
-    if not sizes.are_known(images, outputs):
-        return images, None
+    if images == 0 or not sizes.are_known(images, outputs):
+        return images, channels
     largest = _CHUNK_OUTPUTS_ON_CPU if jax.default_backend() == "cpu" else _CHUNK_OUTPUTS
     # Devices that share the images work on as many chunks at the same time.
-    fitting = max(1, largest // outputs) * jax.device_count()
+    fitting = min(images, max(1, largest // outputs) * jax.device_count())
+    together = max(size for size in range(1, fitting + 1) if images % size == 0)
     groups = min(_GROUPS, channels) if outputs > _CHUNKS_OF_AN_IMAGE * largest else 1
-    if images == 0 or (images <= fitting and groups == 1):
-        return images, None
-    together = max(size for size in range(1, min(images, fitting) + 1) if images % size == 0)
     return together, -(-channels // groups)
 
 
 @functools.partial(jax.jit, static_argnames="plan", inline=True)
 def _compiled(x: Array, theta: Array, weight: Array, plan: _Plan) -> Array:
     """Convolves images `(N, ...)`, chunk by chunk."""
-    if plan.channels is None:
+    if (plan.images, plan.channels) == (x.shape[0], theta.shape[0]):
         return plan.options.convolve(x, theta, weight).astype(x.dtype)
 
     def convolve(images: Array) -> Array:
         return _sum_over_channels(images, theta, weight, plan).astype(x.dtype)
 
-    # Every chunk takes images from the whole batch. If the batch is divided among devices, each
-    # has its part of every chunk.
     if plan.images == x.shape[0]:
         return convolve(x)
+    # Every chunk takes images from the whole batch. If the batch is divided among devices, each
+    # has its part of every chunk.
     chunks = jnp.moveaxis(x.reshape(plan.images, -1, *x.shape[1:]), 1, 0)
     output = jnp.moveaxis(lax.map(convolve, chunks), 0, 1)
     return output.reshape(-1, *output.shape[2:])
@@ -217,23 +217,22 @@ def _compiled(x: Array, theta: Array, weight: Array, plan: _Plan) -> Array:
 def _sum_over_channels(x: Array, theta: Array, weight: Array, plan: _Plan) -> Array:
     """Adds up what one group of channels after the other contributes to the output."""
     # Reverse mode averages again, in place of keeping the averages.
-    convolve = jax.checkpoint(plan.options.convolve, prevent_cse=False)
-    size = plan.channels
-    if size is None or size == theta.shape[0]:
+    convolve: Convolve = jax.checkpoint(plan.options.convolve, prevent_cse=False)
+    channels, size = theta.shape[0], plan.channels
+    if size == channels:
         return convolve(x, theta, weight)
-    groups = -(-theta.shape[0] // size)
     # The first group has what the others leave, so that all others are alike.
-    first = theta.shape[0] - (groups - 1) * size
+    first = channels - (channels - 1) // size * size
     axis = x.ndim + plan.options.channel_axis
-    total = convolve(lax.slice_in_dim(x, 0, first, axis=axis), theta[:first], weight[:first])
 
     def split(array: Array, axis: int) -> Array:
         rest = lax.slice_in_dim(array, first, None, axis=axis)
-        shape = (*array.shape[:axis], groups - 1, size, *array.shape[axis + 1 :])
+        shape = (*array.shape[:axis], -1, size, *array.shape[axis + 1 :])
         return jnp.moveaxis(rest.reshape(shape), axis, 0)
 
     def add(total: Array, group: tuple[Array, Array, Array]) -> tuple[Array, None]:
         return total + convolve(*group), None
 
-    rest = split(x, axis), split(theta, 0), split(weight, 0)
-    return lax.scan(add, total, rest)[0]
+    total = convolve(lax.slice_in_dim(x, 0, first, axis=axis), theta[:first], weight[:first])
+    total, _ = lax.scan(add, total, (split(x, axis), split(theta, 0), split(weight, 0)))
+    return total

@@ -8,6 +8,7 @@ from experiments.demos import weighted_boxes_digits as demo
 from experiments.demos.digits import load
 
 
+@pytest.mark.usefixtures("relaxed_promotion")
 def test_the_program_prints_a_table(capsys):
     assert exit_code(demo.main, ["--steps", "1"]) == 0
     header, _, *rows = capsys.readouterr().out.strip().split("\n")
@@ -19,10 +20,10 @@ def test_the_program_prints_a_table(capsys):
 @pytest.mark.usefixtures("relaxed_promotion")
 def test_weighted_boxes_learn_digits():
     train_digits, test_digits = load(0)
-    model = demo.Network("weighted boxes", 4, rngs=nnx.Rngs(0))
+    model = demo.Network("weighted boxes", 8, rngs=nnx.Rngs(0))
     drawn = model.second.boxes.theta[...]
-    demo.train(model, train_digits, 200, 0)
-    assert demo.accuracy(model, test_digits) > 0.9
+    demo.train(model, train_digits, 300, 0)
+    assert demo.accuracy(model, test_digits) > 0.85
     assert abs(model.second.boxes.theta[...] - drawn).max() > 0.5
 
 
