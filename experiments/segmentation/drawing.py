@@ -163,9 +163,7 @@ def draw_confusion(counts: NDArray[np.integer], classes: ClassSet) -> Figure:
         if share >= _LEAST_SHARE_WRITTEN:
             color = "white" if share > 0.35 else "black"
             text = f"{100 * share:.0f}"
-            axes.text(
-                column, row, text, ha="center", va="center", fontsize=font, color=color
-            )
+            axes.text(column, row, text, ha="center", va="center", fontsize=font, color=color)
     figure.colorbar(image, label="share of the class's pixels (cells: %)", shrink=0.8)
     if absent:
         text = textwrap.fill(f"not in these images: {', '.join(absent)}", round(14 * side))

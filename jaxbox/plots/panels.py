@@ -139,9 +139,7 @@ def _explain_frames(figure: Figure) -> None:
         Line2D([], [], label="size of the feature map", **_MAP_STYLE),
         Line2D([], [], label="limit, beyond which no box may reach", **_LIMIT_STYLE),
     ]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
 
 
 def _row_height(row: Sequence[Panel | None], columns: int) -> float:

@@ -26,8 +26,7 @@ def box_motion(run: SavedRun, history: Mapping[int, Sequence[Moment]]) -> dict[s
     if not final:
         return None
     moments = dict(history) or {
-        step: [_moment(layer) for layer in box_layers(model)]
-        for step, model in run.history.items()
+        step: [_moment(layer) for layer in box_layers(model)] for step, model in run.history.items()
     }
     newest = int(run.state.step)
     moments = {step: layers for step, layers in moments.items() if step <= newest}

@@ -13,7 +13,9 @@ from experiments.segmentation.training.optimizer import learning_rate
 from experiments.segmentation.training.prepared_run import PreparedRun
 from jaxbox.analysis import BoxLayer
 
-_MOST_PICTURES = 50  # A run of a thousand epochs would fill the disk with pictures that differ little.
+_MOST_PICTURES = (
+    50  # A run of a thousand epochs would fill the disk with pictures that differ little.
+)
 
 _LEAST_MOMENTS = 24  # Boxes seem to jump, not to move, where a short run has fewer.
 

@@ -80,7 +80,7 @@ def test_the_first_subcommand_is_meant_where_none_is_given(arguments, expected):
 
 
 def test_a_wrong_subcommand_is_answered_with_those_that_there_are():
-    with pytest.raises(UserError, match="othr; available subcommands: first, other$"):
+    with pytest.raises(UserError, match=r"othr; available subcommands: first, other$"):
         read_command({"first": Settings, "other": Other}, ["othr"], Settings())
 
 
