@@ -5,8 +5,8 @@ Without arguments: BoxENet on generated street scenes, a few minutes on two core
 curves.png), and weights.safetensors, which `predict` and jaxbox.models.load take anywhere. Ctrl-C
 saves and stops; the same command with --resume continues exactly from there.
 
-`evaluate RUN` scores a run at full resolution, `predict RUN IMAGES` segments a folder of images;
-each has a --help of its own.
+`evaluate RUN` scores a run at full resolution, `predict RUN IMAGES` segments pictures. Each has a
+--help of its own, and so has `train`, which is what this program does without a subcommand.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Compares ways for boxes to learn; see `experiments/segmentation/compare_boxes.py`."""
+"""Compares variants of how boxes learn; see `experiments/segmentation/compare_boxes.py`."""
 
 import sys
 from pathlib import Path

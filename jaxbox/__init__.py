@@ -1,9 +1,11 @@
 """Box convolution and its sister layers for JAX and Flax.
 
-`jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer. The sister layers are
+`jaxbox.box_conv` is the operation, `jaxbox.BoxConv` the Flax NNX layer; `jaxbox.weighted_box_conv`
+and `jaxbox.WeightedBoxConv` are large convolutions made of boxes. The sister layers are
 `jaxbox.DclsConv`, `jaxbox.OctConv` (with `jaxbox.OctConvTranspose`) and `jaxbox.DOConv`; their
 operations are `jaxbox.dcls_kernel`, `jaxbox.octave_conv` (with `jaxbox.octave_conv_transpose`) and
-`jaxbox.doconv_kernel`. `jaxbox.backends` tells what can compute the box convolution here, and
+`jaxbox.doconv_kernel`. `jaxbox.halo_box_conv` is the operation on images whose rows are divided
+among devices. `jaxbox.backends` tells what can compute the box convolution here, and
 `jaxbox.default_implementation` sets it for a block of code. The modules are `boxes` and
 `symmetric_boxes` (boxes as data), `layers` (Flax NNX) and `linen` (Flax Linen), `optim` (boxes and
 positions in an optimizer), `models` (the paper's networks), `surgery` (other layers in place of a
@@ -21,8 +23,10 @@ from jaxbox import boxes, symmetric_boxes
 from jaxbox.ops.box_conv import box_conv
 from jaxbox.ops.dcls import dcls_kernel
 from jaxbox.ops.doconv import doconv_kernel
+from jaxbox.ops.halo_box_conv import halo_box_conv
 from jaxbox.ops.octave import OctaveBias, OctaveKernels, octave_conv, octave_conv_transpose
 from jaxbox.ops.octave_features import Octaves
+from jaxbox.ops.weighted_box_conv import weighted_box_conv
 from jaxbox_kernels.registry import backends, default_implementation
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
         OctConv,
         OctConvTranspose,
         PerOctave,
+        WeightedBoxConv,
         map_octaves,
         repulsive_loss,
     )
@@ -50,6 +55,7 @@ __all__ = [
     "OctaveKernels",
     "Octaves",
     "PerOctave",
+    "WeightedBoxConv",
     "analysis",
     "backends",
     "box_conv",
@@ -57,6 +63,7 @@ __all__ = [
     "dcls_kernel",
     "default_implementation",
     "doconv_kernel",
+    "halo_box_conv",
     "interop",
     "layers",
     "linen",
@@ -69,6 +76,7 @@ __all__ = [
     "repulsive_loss",
     "surgery",
     "symmetric_boxes",
+    "weighted_box_conv",
 ]
 
 __version__ = "0.1.0"
@@ -82,6 +90,7 @@ _LAZY = {
     "OctConv": "jaxbox.layers",
     "OctConvTranspose": "jaxbox.layers",
     "PerOctave": "jaxbox.layers",
+    "WeightedBoxConv": "jaxbox.layers",
     "analysis": "jaxbox.analysis",
     "interop": "jaxbox.interop",
     "layers": "jaxbox.layers",

@@ -8,9 +8,13 @@ axes. A window is `(h, w)`, the size in pixels of the feature map that the boxes
 Boxes of signals have two numbers, `(x_min, x_max)`, and a window `(l,)`; boxes of volumes have six,
 `(x_min, x_max, y_min, y_max, z_min, z_max)`, and a window `(d, h, w)`. Windows are in the order of
 the axes of a feature map, and boxes begin with its last axis.
+
+Causal boxes see nothing after their output along the first axis of a feature map, which is time in
+signals and videos: their upper bound there is at most 1/2, the end of the output's own pixel.
 """
 
 import functools
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, get_args
@@ -24,6 +28,7 @@ from jaxbox.arguments import (
     check_choice,
     check_count,
     check_dtype,
+    check_flag,
     check_key,
     check_number,
     check_sequence,
@@ -52,6 +57,8 @@ Rounding = Literal["nearest", "inward"]
 
 # The paper's epsilon: no box is narrower or lower than one pixel.
 _MIN_SIZE = 1.0
+# Where causal boxes end at the latest: at the end of the output's own pixel.
+_END = 0.5
 
 # The numbers of dimensions that boxes may have.
 _RANKS: Final = (1, 2, 3)
@@ -97,13 +104,16 @@ def check_window(window: Sequence[float]) -> Window:
     return sizes
 
 
-def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None = None) -> None:
+def check_min_size(
+    min_size: float | jax.Array, window: Sequence[float] | None = None, *, causal: bool = False
+) -> None:
     """Checks that boxes of a minimum size can be valid.
 
     Args:
       min_size: The least width and height of a box, in pixels. Nothing is checked but its type if
         it is traced.
       window: The size `(h, w)` in pixels of the feature map, or `None` if there is no limit.
+      causal: Whether boxes end at 1/2 along the first axis.
 
     Raises:
       TypeError: `min_size` is not a real number.
@@ -118,10 +128,11 @@ def check_min_size(min_size: float | jax.Array, window: Sequence[float] | None =
     if window is None:
         return
     window = check_window(window)
-    if not is_traced(min_size) and 2 * min(window) < float(min_size):
-        raise ValueError(
-            f"min_size must fit in [-w, w] x [-h, h], got {min_size} for the window {window}."
-        )
+    lower, upper = _limits(window, causal=causal)
+    room = min(high - low for low, high in zip(lower, upper, strict=True))
+    if not is_traced(min_size) and room < float(min_size):
+        allowed = "[-w, 1/2]" if causal else "[-w, w] x [-h, h]"
+        raise ValueError(f"min_size must fit in {allowed}, got {min_size} for the window {window}.")
 
 
 def sample(
@@ -129,6 +140,8 @@ def sample(
     shape: Sequence[int],
     window: Sequence[float],
     dtype: DTypeLike = jnp.float32,
+    *,
+    causal: bool = False,
 ) -> jax.Array:
     """Draws random boxes that lie inside the window centred on the origin.
 
@@ -146,6 +159,8 @@ def sample(
       window: The size `(h, w)` in pixels of the feature map, each at least 1; `(l,)` for signals or
         `(d, h, w)` for volumes.
       dtype: The dtype of the boxes, a floating one.
+      causal: Whether to draw causal boxes: along the first axis, in place of the window centred on
+        the origin, in that of the same size which ends at 1/2.
 
     Returns:
       The boxes, `(*shape, 4)`, in pixels; `(*shape, 2)` or `(*shape, 6)` for other windows.
@@ -172,13 +187,16 @@ def sample(
     window = check_window(window)
     if min(window) < _MIN_SIZE:
         raise ValueError(f"window must be at least one pixel high and wide, got {window}.")
-    theta: jax.Array = _sample(key, axes, window, jnp.dtype(dtype))
+    check_flag("causal", causal)
+    theta: jax.Array = _sample(key, axes, window, jnp.dtype(dtype), causal=causal)
     return theta
 
 
 # Compiled as a whole, because the operations one by one are slow when a network has many layers.
-@functools.partial(jax.jit, static_argnames=("shape", "window", "dtype"))
-def _sample(key: jax.Array, shape: tuple[int, ...], window: Window, dtype: jnp.dtype) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("shape", "window", "dtype", "causal"))
+def _sample(
+    key: jax.Array, shape: tuple[int, ...], window: Window, dtype: jnp.dtype, *, causal: bool
+) -> jax.Array:
     extent = _per_axis(window, (*shape, len(window)), dtype)
     centre_key, size_key = jax.random.split(key)
     spread = 0.5 * (extent - _MIN_SIZE)
@@ -187,14 +205,20 @@ def _sample(key: jax.Array, shape: tuple[int, ...], window: Window, dtype: jnp.d
     half_size = 0.5 * (_MIN_SIZE + slack * jax.random.uniform(size_key, extent.shape, dtype))
     # Rounding can push a box that fits tightly over the border; projecting repairs that.
     halves = tuple(size / 2 for size in window)
-    return project(_join(centre - half_size, centre + half_size), halves)
+    theta = project(_join(centre - half_size, centre + half_size), halves)
+    if not causal:
+        return theta
+    earlier = (*[0.0] * (len(window) - 1), _END - window[0] / 2)
+    earlier_bounds = jnp.repeat(jnp.array(earlier, dtype), 2)
+    return project(theta + jnp.broadcast_to(earlier_bounds, theta.shape), window, causal=True)
 
 
-def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
+def initializer(window: Sequence[float], *, causal: bool = False) -> Callable[..., jax.Array]:
     """Returns :func:`sample` in the form of a Flax initializer.
 
     Args:
       window: The size `(h, w)` in pixels of the feature map, as for :func:`sample`.
+      causal: Whether boxes are causal, as for :func:`sample`.
 
     Returns:
       A function of `(key, shape, dtype)`, with the shape of theta, which ends in 4, or in twice the
@@ -216,8 +240,9 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         axes = _check_axes(shape)
         _check_last_axis("shape", axes, (len(window),))
-        return sample(key, axes[:-1], window, dtype)
+        return sample(key, axes[:-1], window, dtype, causal=causal)
 
+    check_flag("causal", causal)
     return init
 
 
@@ -226,6 +251,7 @@ def project(
     window: Sequence[float] | None = None,
     *,
     min_size: float | jax.Array = _MIN_SIZE,
+    causal: bool = False,
 ) -> jax.Array:
     """Moves each box to the nearest valid one; valid boxes are returned bit for bit.
 
@@ -242,6 +268,7 @@ def project(
       window: The size `(h, w)` in pixels of the feature map. `None` enforces the minimum size only.
       min_size: The least width and height of a box, in pixels. It may be traced, and is then
         taken to be valid.
+      causal: Whether boxes have to be causal: along the first axis they then lie in `[-w, 1/2]`.
 
     Returns:
       The valid boxes, of the same shape and dtype.
@@ -260,9 +287,12 @@ def project(
       [2.5, 3.5, -8.0, 8.0]
       >>> boxes.project(theta).tolist()
       [2.5, 3.5, -9.0, 20.0]
+      >>> boxes.project(jnp.array([-3.0, 2.0]), causal=True).tolist()
+      [-3.0, 0.5]
     """
     theta = check_theta(theta)
-    check_min_size(min_size, window)
+    check_flag("causal", causal)
+    check_min_size(min_size, window, causal=causal)
     size = (
         float(min_size) if isinstance(min_size, int | float) else jnp.asarray(min_size, theta.dtype)
     )
@@ -270,18 +300,22 @@ def project(
     short = high - low < size
     valid = ~short
     new_low = jnp.where(short, 0.5 * low + 0.5 * high - 0.5 * size, low)
-    if window is None:
+    if window is None and not causal:
         new_high = jnp.where(short, _upper_bound(new_low, size), high)
     else:
-        window = check_window(window)
-        _check_last_axis("theta", theta.shape, (len(window),))
-        limit = _per_axis(window, low.shape, theta.dtype)
-        # The least upper bound, and minus the greatest lower bound, that leave room for min_size.
-        reach = _upper_bound(-limit, size)
-        new_low = jnp.clip(new_low, -limit, -reach)
+        if window is not None:
+            window = check_window(window)
+            _check_last_axis("theta", theta.shape, (len(window),))
+        axes = window or (math.inf,) * low.shape[-1]
+        lower, upper = (
+            _per_axis(limit, low.shape, theta.dtype) for limit in _limits(axes, causal=causal)
+        )
+        # Bounds that leave room for min_size.
+        least_high, greatest_low = _upper_bound(lower, size), -_upper_bound(-upper, size)
+        new_low = jnp.clip(new_low, lower, greatest_low)
         new_high = jnp.where(short, _upper_bound(new_low, size), high)
-        new_high = jnp.clip(new_high, reach, limit)
-        valid &= (low >= -limit) & (high <= limit)
+        new_high = jnp.clip(new_high, least_high, upper)
+        valid &= (low >= lower) & (high <= upper)
     return _join(jnp.where(valid, low, new_low), jnp.where(valid, high, new_high))
 
 
@@ -360,6 +394,12 @@ def _upper_bound(low: jax.Array, size: float | jax.Array) -> jax.Array:
     constant = lax.stop_gradient(high)
     above = jnp.nextafter(constant, jnp.inf) + (high - constant)
     return jnp.where(high - low < size, above, high)
+
+
+def _limits(window: Window, *, causal: bool) -> tuple[Window, Window]:
+    """The least and the greatest bounds of boxes along each axis of a window."""
+    lower = tuple(-size for size in window)
+    return lower, (_END, *window[1:]) if causal else window
 
 
 def _per_axis(window: Window, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:

@@ -19,9 +19,9 @@ from flax import nnx
 from flax.typing import Dtype, Initializer, PaddingLike, PrecisionLike
 from jax import lax
 
-from jaxbox import boxes, layers, symmetric_boxes
+from jaxbox import boxes, layers
 from jaxbox.arguments import check_callable, to_array
-from jaxbox.layers.box import choose_num_dims
+from jaxbox.layers.box import choose_num_dims, choose_theta_init
 from jaxbox.layers.initializers import KERNEL_INIT, OFFSETS_INIT
 from jaxbox.layers.octave import Alpha
 from jaxbox.layers.parameters import NO_METADATA
@@ -31,7 +31,15 @@ from jaxbox.ops.octave_features import Features, Octaves, Pooling, from_pair, to
 from jaxbox_kernels.common import layout
 from jaxbox_kernels.common.conv import ConvGeneralDilated
 
-__all__ = ["BoxConv", "DOConv", "DclsConv", "OctConv", "OctConvTranspose", "PerOctave"]
+__all__ = [
+    "BoxConv",
+    "DOConv",
+    "DclsConv",
+    "OctConv",
+    "OctConvTranspose",
+    "PerOctave",
+    "WeightedBoxConv",
+]
 
 
 class _LinenLayer(nn.Module):
@@ -128,6 +136,7 @@ class BoxConv(_LinenLayer):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     symmetric: bool = False
+    causal: bool = False
     trainable: bool = True
     theta_init: Initializer | None = None
     theta_metadata: Mapping[str, Any] = NO_METADATA
@@ -139,19 +148,75 @@ class BoxConv(_LinenLayer):
         return choose_num_dims(self.num_dims, self.window)
 
     def _from_input(self, x: jax.Array) -> dict[str, Any]:
-        rank = self.spatial_axes
-        axes = layout.describe(self.channel_axis, rank)
-        x = to_array("x", x)
-        if x.ndim < rank + 1 or 0 in x.shape[-rank - 1 :]:
-            raise ValueError(f"x must be {axes}, got shape {x.shape}.")
-        size, channels = layout.spatial_size(x.shape, self.channel_axis, rank)
-        options: dict[str, Any] = {"in_features": channels}
-        # Only where boxes start depends on the input: maps of other sizes may follow, and symbolic
-        # sizes, which say nothing of where to start.
-        if self.is_initializing() and self.window is None and self.theta_init is None:
-            kind = symmetric_boxes if self.symmetric else boxes
-            options["theta_init"] = kind.initializer(size)
-        return options
+        return _box_options(self, x)
+
+
+class WeightedBoxConv(_LinenLayer):
+    """The Linen form of :class:`jaxbox.layers.WeightedBoxConv`, with the same options.
+
+    Without `window`, boxes start inside the feature map that the layer is initialized with, and
+    only their minimum size is enforced.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxbox.linen import WeightedBoxConv
+      >>> layer = WeightedBoxConv(32, num_boxes=4)
+      >>> params = layer.init(jax.random.key(0), jnp.ones((2, 64, 128, 16)))
+      >>> jax.tree.map(jnp.shape, params["params"])
+      {'bias': (32,), 'boxes': {'theta': (16, 4, 4)}, 'weight': (16, 4, 32)}
+    """
+
+    nnx_layer: ClassVar[type[nnx.Module]] = layers.WeightedBoxConv
+
+    out_features: int
+    num_boxes: int
+    _: dataclasses.KW_ONLY
+    window: Sequence[float] | None = None
+    num_dims: int | None = None
+    min_size: float = 1.0
+    normalize: bool = True
+    strides: int | Sequence[int] = 1
+    padding: Padding = "zeros"
+    whole_pixels: bool = False
+    channel_axis: int = -1
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: PrecisionLike = None
+    symmetric: bool = False
+    causal: bool = False
+    trainable: bool = True
+    theta_init: Initializer | None = None
+    weight_init: Initializer = KERNEL_INIT
+    bias_init: Initializer = nnx.initializers.zeros
+    implementation: Implementation | None = None
+
+    @property
+    def spatial_axes(self) -> int:
+        """The number of spatial axes: `num_dims`, or the length of `window`, or 2."""
+        return choose_num_dims(self.num_dims, self.window)
+
+    def _from_input(self, x: jax.Array) -> dict[str, Any]:
+        return _box_options(self, x)
+
+
+def _box_options(layer: BoxConv | WeightedBoxConv, x: jax.Array) -> dict[str, Any]:
+    """Returns the arguments of an NNX layer of boxes that follow from the input."""
+    rank = layer.spatial_axes
+    axes = layout.describe(layer.channel_axis, rank)
+    x = to_array("x", x)
+    if x.ndim < rank + 1 or 0 in x.shape[-rank - 1 :]:
+        raise ValueError(f"x must be {axes}, got shape {x.shape}.")
+    size, channels = layout.spatial_size(x.shape, layer.channel_axis, rank)
+    options: dict[str, Any] = {"in_features": channels}
+    # Only where boxes start depends on the input: maps of other sizes may follow, and symbolic
+    # sizes, which say nothing of where to start.
+    if layer.is_initializing() and layer.window is None and layer.theta_init is None:
+        options["theta_init"] = choose_theta_init(
+            boxes.check_window(size), symmetric=layer.symmetric, causal=layer.causal
+        )
+    return options
 
 
 class DclsConv(_LinenLayer):

@@ -10,15 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxbox import boxes
 from jaxbox.arguments import check_callable, check_choice, check_count, check_rngs, sizes_per_axis
-from jaxbox.layers import ArrayOctConv, BoxConv, BoxMatrices, DclsConv, DOConv
+from jaxbox.layers import (
+    ArrayOctConv,
+    BoxConv,
+    BoxMatrices,
+    DclsConv,
+    DOConv,
+    WeightedBoxConv,
+)
 from jaxbox.layers.checks import check_model
 from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
+from jaxbox.ops.box_conv import box_conv
 
 __all__ = ["Variant", "boxes_to_matrices", "is_dilated", "replace_convs"]
 
-Variant = Literal["box", "dcls", "octave", "doconv"]
+Variant = Literal["box", "boxes", "dcls", "octave", "doconv"]
 
 
 def is_dilated(conv: nnx.Conv) -> bool:
@@ -60,8 +69,13 @@ def replace_convs[Model: nnx.Module](
       dropout; any other convolution becomes a 1x1 convolution and a `BoxConv` of its outputs. Both
       start as another function. Options: `num_boxes` (default 4), and for the latter `window` and
       others of `BoxConv`.
+    - `"boxes"`: a `WeightedBoxConv`, for convolutions with large kernels. Its boxes are drawn
+      inside the kernel, and its weights are those with which sums of these boxes come nearest to
+      the convolution's kernels (least squares). Options: `num_boxes` (default 4), `window` and
+      others of `WeightedBoxConv`.
 
-    Source: Burkov & Lempitsky 2018, section 4, for the box blocks.
+    Source: Burkov & Lempitsky 2018, section 4, for the box blocks; Zhang et al. 2019, arXiv
+    1906.11367, for convolutions by boxes.
 
     A convolution that the model refers to in several places becomes one layer in all of them.
 
@@ -83,7 +97,8 @@ def replace_convs[Model: nnx.Module](
         of stacked layers; for `"dcls"` an extent larger than
         `kernel_size`; for `"octave"` groups or different strides along the axes; for `"box"`
         strides, groups, another number of spatial axes than two, or a number of outputs that
-        `num_boxes` does not divide.
+        `num_boxes` does not divide; for `"boxes"` strides, groups, or a padding that does not give
+        the output the size of the input as `"SAME"` does.
 
     Example:
       >>> from flax import nnx
@@ -123,7 +138,8 @@ def replace_convs[Model: nnx.Module](
 def boxes_to_matrices[Model: nnx.Module](model: Model) -> Model:
     """Copies a model with a `BoxMatrices` in place of every `BoxConv`, such as for ONNX.
 
-    A model without box convolutions is copied as it is.
+    A `WeightedBoxConv` becomes a `BoxMatrices` and an `nnx.Linear` of its outputs. A model without
+    boxes is copied as it is.
 
     Args:
       model: An NNX model; a single `BoxConv` too, or modules in a tuple or another container. Its
@@ -134,6 +150,8 @@ def boxes_to_matrices[Model: nnx.Module](model: Model) -> Model:
 
     Raises:
       TypeError: `model` is no NNX model.
+      ValueError: A layer is none for images with zeros outside and strides of 1, or a
+        `WeightedBoxConv` has its channels first.
 
     Example:
       >>> from flax import nnx
@@ -145,10 +163,30 @@ def boxes_to_matrices[Model: nnx.Module](model: Model) -> Model:
     check_model(model)
 
     def replacement(module: nnx.Module) -> nnx.Module | None:
+        if isinstance(module, WeightedBoxConv):
+            return _weighted_matrices(module)
         return BoxMatrices(module) if isinstance(module, BoxConv) else None
 
     replaced: Model = _Replacer(replacement).visit(nnx.clone(model))
     return replaced
+
+
+def _weighted_matrices(layer: WeightedBoxConv) -> nnx.Sequential:
+    """Makes the matrices and the linear layer that are the same function as weighted boxes."""
+    if layer.boxes.channel_axis != -1:
+        raise ValueError("a WeightedBoxConv with its channels first has no counterpart.")
+    linear = nnx.Linear(
+        layer.boxes.in_features * layer.boxes.num_boxes,
+        layer.out_features,
+        use_bias=layer.bias is not None,
+        dtype=layer.boxes.dtype,
+        precision=layer.precision,
+        rngs=nnx.Rngs(0),
+    )
+    linear.kernel[...] = layer.weight[...].reshape(linear.kernel.shape)
+    if layer.bias is not None and linear.bias is not None:
+        linear.bias[...] = layer.bias[...]
+    return nnx.Sequential(BoxMatrices(layer.boxes), linear)
 
 
 def _check_replaceable(selected: Sequence[nnx.Conv], modules: Sequence[nnx.Module]) -> None:
@@ -259,7 +297,7 @@ def _dcls(
 ) -> DclsConv:
     """Makes the DCLS layer whose taps start at those of a convolution."""
     dilation = _per_axis(conv, conv.kernel_dilation)
-    extent = tuple((n - 1) * d + 1 for n, d in zip(conv.kernel_size, dilation, strict=True))
+    extent = _extent(conv)
     size = extent if kernel_size is None else sizes_per_axis("kernel_size", kernel_size)
     if len(size) != len(extent) or any(n < m for n, m in zip(size, extent, strict=True)):
         raise ValueError(f"kernel_size must be at least the extent {extent}, got {size}.")
@@ -346,6 +384,81 @@ def _box(
     return nnx.Sequential(pointwise, BoxConv(inner, num_boxes, window=window, rngs=rngs, **options))
 
 
+def _weighted_boxes(
+    conv: nnx.Conv, *, num_boxes: int = 4, rngs: nnx.Rngs, **options: Any
+) -> WeightedBoxConv:
+    """Makes the weighted boxes whose kernels start near those of a convolution."""
+    extent = _extent(conv)
+    same = _same_pads(conv)
+    if max(_per_axis(conv, conv.strides)) > 1 or conv.feature_group_count > 1:
+        raise ValueError(
+            "weighted boxes can replace a convolution with stride 1 and one group; got strides "
+            f"{conv.strides} and {conv.feature_group_count} groups."
+        )
+    if _pads(conv) != same:
+        raise ValueError(
+            "weighted boxes can replace a convolution whose output is as large as its input, with "
+            f"padding 'SAME' or {same}; got {conv.padding!r}."
+        )
+    layer = WeightedBoxConv(
+        conv.in_features,
+        conv.out_features,
+        num_boxes,
+        rngs=rngs,
+        **{
+            "num_dims": len(extent),
+            "theta_init": boxes.initializer(extent),
+            **{name: option for name, option in _options_of(conv).items() if name != "padding"},
+            **options,
+        },
+    )
+    _fit_weights(layer, conv)
+    _copy_bias(conv, layer.bias)
+    return layer
+
+
+def _extent(conv: nnx.Conv) -> tuple[int, ...]:
+    """The number of pixels from the first tap of a kernel to the last, along each axis."""
+    dilation = _per_axis(conv, conv.kernel_dilation)
+    return tuple((n - 1) * d + 1 for n, d in zip(conv.kernel_size, dilation, strict=True))
+
+
+def _same_pads(conv: nnx.Conv) -> list[tuple[int, int]]:
+    """The pixels that padding `"SAME"` adds before and after each axis, for a stride of 1."""
+    return [((size - 1) // 2, size // 2) for size in _extent(conv)]
+
+
+def _pads(conv: nnx.Conv) -> Any:
+    """The pixels that are added before and after each axis, or the name of another padding."""
+    padding = conv.padding
+    if isinstance(padding, str):
+        if padding.upper() != "SAME":
+            return padding
+        return _same_pads(conv)
+    each = [padding] * len(conv.kernel_size) if isinstance(padding, int) else padding
+    return [(pad, pad) if isinstance(pad, int) else tuple(pad) for pad in each]
+
+
+def _fit_weights(layer: WeightedBoxConv, conv: nnx.Conv) -> None:
+    """Sets the weights whose sums of boxes are nearest to a convolution's kernels."""
+    extent = _extent(conv)
+    inputs, outputs = conv.in_features, conv.out_features
+    # What boxes make of one bright pixel is their kernel, mirrored.
+    shape = tuple(2 * size - 1 for size in extent)
+    impulse = jnp.zeros((*shape, inputs)).at[tuple(size - 1 for size in extent)].set(1)
+    response = box_conv(impulse, layer.boxes.valid_theta, normalize=layer.boxes.normalize)
+    inside = tuple(slice((size - 1) // 2, (size - 1) // 2 + size) for size in extent)
+    kernels = jnp.flip(response[inside], range(len(extent))).reshape(
+        -1, inputs, layer.boxes.num_boxes
+    )
+    taps = tuple(slice(None, None, d) for d in _per_axis(conv, conv.kernel_dilation))
+    dense = jnp.zeros((*extent, inputs, outputs)).at[taps].set(conv.kernel[...])
+    dense = dense.reshape(-1, inputs, outputs)
+    inverse = jnp.linalg.pinv(jnp.moveaxis(kernels, 1, 0))
+    weight = jnp.matmul(inverse, jnp.moveaxis(dense, 1, 0), precision="highest")
+    layer.weight[...] = weight.astype(layer.weight.dtype)
+
+
 def _box_block(block: Bottleneck, *, rngs: nnx.Rngs, **options: Any) -> BoxBlock:
     """Makes the box block that takes the place of a bottleneck, with the same dropout."""
     rates = [layer.rate for _, layer in nnx.iter_modules(block) if isinstance(layer, nnx.Dropout)]
@@ -355,5 +468,5 @@ def _box_block(block: Bottleneck, *, rngs: nnx.Rngs, **options: Any) -> BoxBlock
 
 
 _REPLACEMENTS: Final[Mapping[Variant, Callable[..., nnx.Module]]] = MappingProxyType(
-    {"box": _box, "dcls": _dcls, "octave": _octave, "doconv": _doconv}
+    {"box": _box, "boxes": _weighted_boxes, "dcls": _dcls, "octave": _octave, "doconv": _doconv}
 )

@@ -62,8 +62,9 @@ def test_figures_are_saved_and_leave_no_global_state(draw, tmp_path, rng):
 def test_opacity_follows_importance_and_the_most_important_are_drawn(rng):
     layer = layers(rng, 1)[0]._replace(importance=jnp.arange(12.0).reshape(3, 4))
     axes = plots.draw_layers([layer], most=5).axes[0]
-    dashed, *drawn = axes.patches
-    assert dashed.get_bbox().bounds == (-16, -8, 32, 16)
+    limit, feature_map, *drawn = axes.patches
+    assert limit.get_bbox().bounds == (-32, -16, 64, 32)
+    assert feature_map.get_bbox().bounds == (-16, -8, 32, 16)
     alphas = [patch.get_alpha() for patch in drawn]
     assert alphas == sorted(alphas)
     assert alphas[-1] == 1

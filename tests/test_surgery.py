@@ -63,15 +63,55 @@ def test_octaves_start_with_parts_of_the_kernel():
     assert layer(x[:, :23]).shape == (24, 23, 6)
 
 
+@pytest.mark.parametrize(
+    ("kernel_size", "options"),
+    [
+        ((7,), {}),
+        ((5, 5), {}),
+        ((4, 3), {"kernel_dilation": (2, 1), "use_bias": False}),
+        ((5, 4), {"padding": [2, (1, 2)]}),
+    ],
+)
+def test_enough_boxes_make_the_same_function(kernel_size, options):
+    """As many boxes as pixels can make any kernel; fewer come as near as they can."""
+    conv = nnx.Conv(2, 3, kernel_size, rngs=nnx.Rngs(0), **options)
+    x = jax.random.normal(jax.random.key(0), (2, *[12] * len(kernel_size), 2))
+
+    def error(num_boxes):
+        layer = surgery.replace_convs(
+            conv, "boxes", lambda _: True, num_boxes=num_boxes, rngs=nnx.Rngs(1)
+        )
+        return jnp.abs(layer(x) - conv(x)).mean() / jnp.abs(conv(x)).mean()
+
+    assert error(150) < 1e-4
+    assert error(6) < 0.95
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strides": 2}, "with stride 1 and one group; got strides 2 and 1 groups"),
+        ({"feature_group_count": 2}, "with stride 1 and one group; got strides 1 and 2 groups"),
+        ({"padding": "VALID"}, r"padding 'SAME' or \[\(2, 2\), \(0, 1\)\]; got 'VALID'"),
+        ({"padding": 1}, "got 1"),
+        ({"padding": "CIRCULAR"}, "got 'CIRCULAR'"),
+    ],
+)
+def test_convolutions_that_weighted_boxes_cannot_replace_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        surgery.replace_convs(_conv(**options), "boxes", rngs=nnx.Rngs(1))
+
+
 def _enet():
     return models.create("enet", 3, SIZE, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("variant", ["box", "dcls", "octave", "doconv"])
+@pytest.mark.parametrize("variant", ["box", "boxes", "dcls", "octave", "doconv"])
 def test_enets_context_blocks(variant):
     other = nnx.eval_shape(lambda: surgery.replace_convs(_enet(), variant, rngs=nnx.Rngs(1)))
     kinds = {
         "box": BoxBlock,
+        "boxes": layers.WeightedBoxConv,
         "dcls": layers.DclsConv,
         "octave": ArrayOctConv,
         "doconv": layers.DOConv,
@@ -219,7 +259,7 @@ def test_any_convolution_by_boxes():
 
 def test_bad_arguments():
     rngs = nnx.Rngs(0)
-    with pytest.raises(ValueError, match="variant must be one of box, dcls, octave, doconv"):
+    with pytest.raises(ValueError, match="variant must be one of box, boxes, dcls, octave, doconv"):
         surgery.replace_convs(_conv(), "wavelet", rngs=rngs)
     with pytest.raises(TypeError, match="where must be a function, got 'all'"):
         surgery.replace_convs(_conv(), "dcls", "all", rngs=rngs)

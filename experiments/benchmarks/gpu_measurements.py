@@ -3,6 +3,7 @@
 In this order, each within its own time limit:
 
 - the tests that need a GPU;
+- each kernel of box convolution by itself (profile_box_conv.py);
 - box convolution at each dtype and shape, beside XLA's forms, a copy and convolutions
   (bench_box_conv.py);
 - the networks of the paper's Table 3 (paper_table3.py);
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parts(out: Path) -> Iterator[_Part]:
     yield _Part("tests", ("-m", "pytest", "-m", "gpu", str(_TESTS)), 240)
+    yield _with_figures("kernels", "profile_box_conv.py", (), 240, out)
     for dtype in _DTYPES:
         for shape in _SHAPES:
             name = f"box_conv {dtype} {shape}"
@@ -126,7 +128,8 @@ def _dry(out: Path) -> Iterator[_Part]:
     options = ("--shapes", "1,1,4,5,1", "--conv", "none", "--rounds", "1", "--device", platform)
     yield _with_figures("box_conv", "bench_box_conv.py", options, 120, out)
     yield _with_figures("table 3", "paper_table3.py", ("--rounds", "0"), 120, out)
-    # Training is tested on its own.
+    # Without a GPU there are no kernels to time, and training is tested on its own.
+    yield _Part("kernels", (str(_PROGRAMS / "profile_box_conv.py"), "--help"), 120)
     yield _Part("training", (str(_PROGRAMS / "cityscapes_boxenet.py"), "--help"), 120)
 
 

@@ -1,13 +1,16 @@
 """Reading a program's settings from its command line, and checking the range of each of them."""
 
 import contextlib
+import functools
 import io
 import math
+import operator
 import os
+import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -24,6 +27,10 @@ MOST_SEED = 2**32 - 1
 
 _FRAME = "│╭╮╰╯"
 _RULE = "────"
+_SUBCOMMANDS, _SUGGESTION = "Available subcommands:", "Perhaps you meant:"
+_SUGGESTED_OPTION = re.compile(r" {5}(--[\w-]+)")  # Their help texts are indented further.
+_OWN_CHECK = re.compile(r"Error parsing [a-z_][\w.-]*: (?=\w+ must)")
+_HELP = ("-h", "--help")
 
 
 def read_settings[Kind](kind: type[Kind], arguments: Sequence[str] | None, **options: Any) -> Kind:
@@ -40,6 +47,38 @@ def read_settings[Kind](kind: type[Kind], arguments: Sequence[str] | None, **opt
     """
     settings: Kind = _read(kind, arguments, options)
     return settings
+
+
+def read_command[Default](
+    commands: Mapping[str, type], arguments: Sequence[str], default: Default, **options: Any
+) -> Any:
+    """Reads a subcommand and its settings from the command line.
+
+    Args:
+      commands: the dataclass of each subcommand's settings, by the subcommand's name. The first is
+        meant where none is given.
+      arguments: the arguments.
+      default: the settings of the first subcommand that the command line may change.
+      options: further keywords of `tyro.cli`, such as `description`.
+
+    Returns:
+      An instance of one of the dataclasses.
+
+    Raises:
+      UserError: see `read_settings`.
+    """
+    first = next(iter(commands))
+    given = list(arguments)
+    if given and given[0].startswith("-") and given[0] not in _HELP:
+        given.insert(0, first)
+    kinds = [
+        Annotated[
+            kind,  # type: ignore[valid-type]
+            tyro.conf.subcommand(name, **({"default": default} if name == first else {})),
+        ]
+        for name, kind in commands.items()
+    ]
+    return _read(functools.reduce(operator.or_, kinds), given, {**options, "default": default})
 
 
 def read_settings_and_rest[Kind](
@@ -60,7 +99,11 @@ def _read(kind: Any, arguments: Sequence[str] | None, options: Mapping[str, Any]
     try:
         with contextlib.redirect_stderr(printed):
             return tyro.cli(
-                cast("Any", Annotated[kind, tyro.conf.arg(name="")]), args=given, **options
+                cast("Any", Annotated[kind, tyro.conf.arg(name="")]),
+                args=given,
+                # Nested settings make groups in --help, but no prefixes of options.
+                config=(tyro.conf.OmitArgPrefixes,),
+                **options,
             )
     except SystemExit as end:
         if end.code in (None, 0):
@@ -85,15 +128,32 @@ def check_printable(arguments: Sequence[str]) -> None:
 
 
 def _in_one_line(panel: str) -> str:
-    """The text of tyro's framed error message, without the help that follows a rule in it."""
-    lines = [line.strip().strip(_FRAME).strip() for line in panel.splitlines()]
+    """The text of tyro's framed error message, with its suggestions and without the help in it."""
+    lines = [line.strip().strip(_FRAME) for line in panel.splitlines()]
     body = lines[1:] if len(lines) > 1 else lines  # the first line is the frame and its title
-    text = []
+    sections: list[list[str]] = [[]]
     for line in body:
         if _RULE in line:
-            break
-        text.append(line)
-    return " ".join(" ".join(text).split()) or "the command line cannot be read; see --help"
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    problem, *more = sections
+    advice = [text for section in more for text in _advice(section)]
+    text = " ".join("; ".join([" ".join(problem).strip(), *advice]).split())
+    # A dataclass that checks its own fields names the field, and tyro the place of the dataclass.
+    text = _OWN_CHECK.sub("--", text)
+    return text or "the command line cannot be read; see --help"
+
+
+def _advice(section: Sequence[str]) -> Iterator[str]:
+    """What a section of tyro's error message proposes; nothing if it is about the help."""
+    title = section[0].strip() if section else ""
+    if title.startswith(_SUBCOMMANDS):
+        yield title.lower()
+    if title.startswith(_SUGGESTION):
+        found = [match[1] for line in section if (match := _SUGGESTED_OPTION.match(line))]
+        if found:
+            yield f"perhaps you meant {' or '.join(dict.fromkeys(found))}"
 
 
 def check_whole(option: str, value: int | None, least: int, most: int | None = None) -> None:

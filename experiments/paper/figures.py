@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 from experiments.common.command_line import check_seed, check_whole, read_settings
 from experiments.common.memory import keep_freed_memory
@@ -41,10 +42,10 @@ class Settings:
     """Directories of runs, which are the --out of cityscapes_boxenet.py."""
     out: Path = Path("runs/figures")
     """Directory for the figures."""
-    images: int = 30
-    """Number of held-out images that E(r) is averaged over; the default is the paper's."""
-    positions: int = 20
-    """Number of positions in each image; the default is the paper's."""
+    images: int = 8
+    """Number of held-out images that E(r) is averaged over; the paper's is 30."""
+    positions: int = 2
+    """Number of positions in each image; the paper's is 20."""
     depth: int = 4
     """Number of blocks after which E(r) is shown, besides that of the logits. The fourth block is
     the first with boxes in all of the paper's networks but BoxOnlyENet."""
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     _check(settings)
     runs = _open(settings)
-    for label, run in runs.items():
+    for label, run in tqdm(runs.items(), desc="drawing boxes", unit="run", disable=None):
         draw_boxes(label, run, settings.out)
     draw_energy(runs, settings)
     print(f"figures are in {settings.out}")
@@ -144,7 +145,7 @@ def draw_boxes(label: str, run: SavedRun, out: Path) -> None:
     save_animation(after[0], history, animation, milliseconds=300)
     for when, layers in (("before", before), ("after", after)):
         theta = jnp.concatenate([layer.theta.reshape(-1, 4) for layer in layers])
-        print(
+        tqdm.write(
             f"{label}, {when} training: {analysis.share_at_minimum(theta):.1%} of {len(theta)} "
             f"boxes at minimum size, mean symmetry {analysis.symmetry(theta).mean():.2f}"
         )
@@ -160,15 +161,19 @@ def _evenly_chosen(history: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def draw_energy(runs: dict[str, SavedRun], settings: Settings) -> None:
     """Writes the curves E(r) of all runs, for the logits and for the first blocks' output."""
     logits, early = {}, {}
-    for label, run in runs.items():
-        model = run.trained
-        images = _images(run, settings)
-        logits[label] = _mean_curve(model, images, settings)
+    with tqdm(desc="gradient energy", unit="img", disable=None) as bar:
+        opened = {label: _images(run, settings) for label, run in runs.items()}
+        bar.reset(total=2 * sum(len(images) for images in opened.values()))
+        for label, images in opened.items():
+            model = runs[label].trained
 
-        def first_blocks(images: jax.Array, model: models.SegmentationNetwork = model) -> jax.Array:
-            return model.features(images, settings.depth)
+            def first_blocks(
+                images: jax.Array, model: models.SegmentationNetwork = model
+            ) -> jax.Array:
+                return model.features(images, settings.depth)
 
-        early[label] = _mean_curve(first_blocks, images, settings)
+            logits[label] = _mean_curve(model, images, settings, bar)
+            early[label] = _mean_curve(first_blocks, images, settings, bar)
     titles = {
         "logits": (logits, "logits"),
         "early": (early, f"after {settings.depth} blocks"),
@@ -188,9 +193,21 @@ def _images(run: SavedRun, settings: Settings) -> jax.Array:
     return jnp.asarray(np.stack([normalize(run.val[index])["image"] for index in chosen]))
 
 
-def _mean_curve(layer: analysis.Layer, images: jax.Array, settings: Settings) -> jax.Array:
+def _mean_curve(
+    layer: analysis.Layer, images: jax.Array, settings: Settings, bar: tqdm
+) -> jax.Array:
+    """The mean curve of a layer; the progress bar advances by each image."""
     h, w = jax.eval_shape(layer, images).shape[1:3]
     # The relative positions are the same for all networks.
     places = np.random.default_rng(settings.seed).random((len(images), settings.positions, 2))
     positions = (places * (h, w)).astype(np.int32)
-    return jnp.nanmean(analysis.energy_curves(layer, images, positions), axis=(0, 1))
+
+    @jax.jit  # Or each image would be compiled for.
+    def curves_of(image: jax.Array, positions: jax.Array) -> jax.Array:
+        return analysis.energy_curves(layer, image[None], positions[None])[0]
+
+    curves = []
+    for image, own in zip(images, positions, strict=True):
+        curves.append(jax.block_until_ready(curves_of(image, own)))
+        bar.update()
+    return jnp.nanmean(jnp.stack(curves), axis=(0, 1))

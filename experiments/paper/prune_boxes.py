@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import tyro
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from experiments.common.command_line import check_list, check_whole, read_settings
 from experiments.common.memory import keep_freed_memory
@@ -37,7 +38,7 @@ class Settings:
 
     run: tyro.conf.Positional[Path]
     """Directory of the run, which is the --out of cityscapes_boxenet.py."""
-    shares: tuple[float, ...] = (0.1, 0.25, 0.5)
+    shares: tuple[float, ...] = (0.25, 0.5)
     """Shares of all boxes to remove, of those that contribute least."""
     batch_size: int = 8
     """Number of images in a batch."""
@@ -63,12 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     print("| removed | boxes | parameters | multiply-adds | pixel accuracy | mean IoU |")
     print("|---|---|---|---|---|---|")
-    for removed, keep in choices(run.trained, settings.shares).items():
+    chosen = choices(run.trained, settings.shares)
+    for removed, keep in tqdm(chosen.items(), desc="pruning", unit="network", disable=None):
         pruned = prune(run.trained, keep)
         scores = evaluate(pruned, run.val, settings.batch_size)
         row = describe(pruned, run.size, keep, scores)
         rows.append({"removed": removed, **row})
-        print(table_row(removed, row), flush=True)
+        with tqdm.external_write_mode():
+            print(table_row(removed, row), flush=True)
     write_json(file, rows)
 
 

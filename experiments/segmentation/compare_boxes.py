@@ -1,13 +1,13 @@
-"""Compares ways for boxes to start and move in training, on one budget.
+"""Compares variants of how boxes start and move in training, on one budget.
 
-Each way differs from the library's own, which is always among them, in one respect. Each run is a
-directory WAY-SEED in --out. The same command continues where it was stopped, leaves finished runs
-as they are, and writes a table of all runs in --out (table.md, runs.json), their learning curves
-(curves.png) and how their boxes learnt (box_statistics.png in each run). Differences are of runs
-with the same seed.
+Each variant differs from the library's own, which is always among them, in one respect. Each run is
+a directory VARIANT-SEED in --out. The same command continues where it was stopped, leaves finished
+runs as they are, and writes a table of all runs in --out (table.md, runs.json), their learning
+curves (curves.png) and how their boxes learnt (box_statistics.png in each run). Differences are of
+runs with the same seed.
 
-All arguments but --ways, --seeds and --out are those of cityscapes_boxenet.py and apply to every
-run.
+All arguments but --variants, --seeds and --out are those of cityscapes_boxenet.py and apply to
+every run.
 """
 
 import dataclasses
@@ -30,42 +30,42 @@ from experiments.segmentation.drawing import draw_comparison
 from experiments.segmentation.training.box_learning import BOX_LEARNING, LIBRARY
 from experiments.segmentation.training.settings import Settings, parse
 
-_HEADER = "| way | what differs | seeds | mean IoU, % | difference | at minimum size, % |"
+_HEADER = "| variant | what differs | seeds | mean IoU, % | difference | at minimum size, % |"
 
 
 @dataclass(frozen=True)
-class Ways:
-    """The ways to compare, and how."""
+class Variants:
+    """The variants to compare, and how."""
 
-    ways: tuple[str, ...] = tuple(BOX_LEARNING)
-    """Names of the ways for boxes to start and move."""
+    variants: tuple[str, ...] = tuple(BOX_LEARNING)
+    """Names of the variants of how boxes start and move."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds; the network is trained once with each, in each way."""
+    """Seeds; the network is trained once with each, in each variant."""
     out: Path = Path("runs/boxes")
     """Directory of the runs and of the comparison."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
     """Runs the program; returns 130 if training was stopped by Ctrl-C."""
-    compared, others = read_settings_and_rest(Ways, arguments, description=__doc__)
+    compared, others = read_settings_and_rest(Variants, arguments, description=__doc__)
     keep_freed_memory()
     return _compare(compared, parse(Settings(track_boxes=True), __doc__ or "", others))
 
 
-def _compare(compared: Ways, common: Settings) -> int | None:
-    for name in compared.ways:
+def _compare(compared: Variants, common: Settings) -> int | None:
+    for name in compared.variants:
         if name not in BOX_LEARNING:
-            raise UserError(f"--ways must be among {', '.join(BOX_LEARNING)}; got {name!r}")
+            raise UserError(f"--variants must be among {', '.join(BOX_LEARNING)}; got {name!r}")
     if common.box_learning != LIBRARY:
-        raise UserError(f"--box-learning has no effect here; give --ways {common.box_learning}")
+        raise UserError(f"--box-learning has no effect here; give --variants {common.box_learning}")
     if not common.track_boxes:
         raise UserError("--no-track-boxes has no effect here; the table needs what is tracked")
     out = compared.out
     table_file = table_output(out / "table.md", _HEADER)
     runs_file = json_output(out / "runs.json", ("name", "seed", "records"))
     curves_file = picture(out / "curves.png")
-    ways = (LIBRARY, *(name for name in compared.ways if name != LIBRARY))
-    comparison = Comparison("box_learning", ways, compared.seeds, out, common)
+    variants = (LIBRARY, *(name for name in compared.variants if name != LIBRARY))
+    comparison = Comparison("box_learning", variants, compared.seeds, out, common)
     comparison.check(table_file, runs_file, curves_file)
     if not comparison.train():
         print("stopped; the same command goes on")
@@ -81,7 +81,7 @@ def _compare(compared: Ways, common: Settings) -> int | None:
 
 
 def table(finished: Mapping[str, Sequence[FinishedRun]]) -> str:
-    """A Markdown table with a row for each way; differences are from the library's own way."""
+    """A Markdown table with a row for each variant; differences are from the library's own."""
     lines = [_HEADER, "|---|---|---|---|---|---|"]
     base = finished[LIBRARY]
     ordered = {name: finished[name] for name in BOX_LEARNING if name in finished}

@@ -82,7 +82,7 @@ class Comparison:
           UserError: a list is empty or has a value twice, a seed is not allowed, a setting is given
             that would have no effect, or a file cannot be written.
         """
-        options = {"model": "--networks", "context": "--contexts", "box_learning": "--ways"}
+        options = {"model": "--networks", "context": "--contexts", "box_learning": "--variants"}
         check_list(options[self.setting], self.names)
         check_list("--seeds", self.seeds)
         for seed in self.seeds:

@@ -3,18 +3,25 @@
 All functions return new figures and leave Matplotlib's global state alone.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from experiments.segmentation.data.classes import VOID, ClassSet
 from experiments.segmentation.data.source import Sample
 from experiments.segmentation.training.box_statistics import MEASURES
+from jaxbox.plots.layer_style import layer_style
+
+_DIGIT_INCHES = 0.32  # The side of a cell of the confusion matrix in which digits can be read.
+_LEAST_SHARE_WRITTEN = 0.01
 
 
 def draw_predictions(
@@ -66,7 +73,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     score.set(xlabel="epoch", ylabel="held-out score", ylim=(0, 1))
     score.legend(frameon=False)
     for axes in (loss, score):
-        axes.grid(alpha=0.3)
+        _mark_epochs(axes)
     return figure
 
 
@@ -79,14 +86,15 @@ def draw_box_statistics(records: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure((11, 3.4), layout="constrained")
     panels = figure.subplots(1, len(MEASURES))
     layers = list(records[0]["boxes"])
-    colors = colormaps["viridis"](np.linspace(0, 0.95, len(layers)))
     epochs = _values(records, "epoch")
     for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
-        for layer, color in zip(layers, colors, strict=True):
+        for index, layer in enumerate(layers):
+            style = layer_style(index)
             values = [record["boxes"][layer][measure] for record in records]
-            axes.plot(epochs, np.array(values, np.float64), color=color, label=layer)
+            line = {"color": style.color, "linestyle": style.line, "marker": "."}
+            axes.plot(epochs, np.array(values, np.float64), label=layer, **line)
         axes.set(xlabel="epoch", ylabel=label, ylim=(0, None))
-        axes.grid(alpha=0.3)
+        _mark_epochs(axes)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     return figure
@@ -107,7 +115,7 @@ def draw_comparison(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]])
         epochs, scores = zip(*map(_curve, runs), strict=True)
         axes.plot(epochs[0], np.mean(scores, axis=0), color=color, label=f"{name} ({len(runs)})")
     axes.set(xlabel="epoch", ylabel="held-out mean IoU", ylim=(0, None))
-    axes.grid(alpha=0.3)
+    _mark_epochs(axes)
     axes.legend(frameon=False, title="network (runs)")
     return figure
 
@@ -123,27 +131,51 @@ def _values(records: Sequence[Mapping[str, Any]], metric: str) -> NDArray[np.flo
     return np.array([record[metric] for record in records], np.float64)
 
 
+def _mark_epochs(axes: Axes) -> None:
+    """Puts ticks at whole epochs only, and a grid."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+
+
 def draw_confusion(counts: NDArray[np.integer], classes: ClassSet) -> Figure:
     """Draws a confusion matrix as the share of each class that is predicted as each class.
+
+    Classes that occur neither in labels nor in predictions are named below it, not drawn.
 
     Args:
       counts: the confusion matrix, `(classes, classes)`, whose rows are labels.
       classes: the names of the classes.
     """
-    size = 2.5 + 0.32 * len(classes)
-    figure = Figure((size + 0.8, size), layout="constrained")
+    occurs = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    names = [name for name, here in zip(classes.names, occurs, strict=True) if here]
+    absent = [name for name, here in zip(classes.names, occurs, strict=True) if not here]
+    shares = label_shares(counts)[np.ix_(occurs, occurs)]
+    side = max(5.5, _DIGIT_INCHES * len(names))
+    figure = Figure((side + 2.5, side + 1.7), layout="constrained")
     axes = figure.subplots()
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes.names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(classes)), classes.names, fontsize=8)
+    # The diagonal dominates: a root keeps confusions of a few per cent visible beside it.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted class", ylabel="labelled class")
+    font = 11 if side > 1.3 * _DIGIT_INCHES * len(names) else 9
     for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.01:
-            color = "black" if share > 0.6 else "white"
-            axes.text(
-                column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=color
-            )
+        if share >= _LEAST_SHARE_WRITTEN:
+            color = "white" if share > 0.35 else "black"
+            text = f"{100 * share:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=font, color=color)
     figure.colorbar(image, label="share of the class's pixels (cells: %)", shrink=0.8)
+    if absent:
+        text = textwrap.fill(f"not in these images: {', '.join(absent)}", round(14 * side))
+        figure.supxlabel(text, fontsize=9)
     return figure
+
+
+def label_shares(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """The rows of a confusion matrix, each divided by its sum; 0 for classes without labels.
+
+    Args:
+      counts: the confusion matrix, `(classes, classes)`, whose rows are labels.
+    """
+    totals = counts.sum(axis=1, keepdims=True)
+    return np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)

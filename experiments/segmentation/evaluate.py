@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.common.command_line import read_settings
 from experiments.common.outputs import json_output, write_json
 from experiments.common.pictures import save_figure
 from experiments.segmentation.data.classes import ClassSet
@@ -29,22 +28,21 @@ from experiments.segmentation.training.confusion_matrix import (
 
 
 @dataclass(frozen=True)
-class _Settings:
+class EvaluateSettings:
     """Scores a trained network on the validation images at the resolution of their labels.
 
     Prints each class's intersection over union and accuracy, their means, and those over categories
     where the data set has them; writes evaluation.json and confusion.png into the run.
     """
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Directory of the run, whose newest checkpoint is used."""
-    data: str | None = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME:DIR")] = None
     """Where the run's data set is now, such as camvid:DIR, if it was moved."""
 
 
-def evaluate(arguments: Sequence[str]) -> None:
-    """Runs the subcommand with the arguments that follow it on the command line."""
-    settings = read_settings(_Settings, arguments, prog="evaluate")
+def evaluate(settings: EvaluateSettings) -> None:
+    """Runs the subcommand."""
     figures = json_output(settings.run / "evaluation.json", ("step", "confusion"), None)
     confusion = run_picture(settings.run, "confusion")
     check_run(settings.run)

@@ -1,9 +1,10 @@
-"""The `predict` subcommand: a trained network segments a folder of images."""
+"""The `predict` subcommand: a trained network segments images."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -11,16 +12,13 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.common.command_line import read_settings
 from experiments.common.outputs import is_marked, make_directory, mark, picture
 from experiments.common.program import UserError, describe_os_error, first_line
 from experiments.segmentation.data.classes import ClassSet
-from experiments.segmentation.data.picture_files import (
-    PICTURE_SUFFIXES,
-    distinct_names,
-    find_pictures,
-)
+from experiments.segmentation.data.picture_inputs import find_inputs
 from experiments.segmentation.data.picture_reading import read_image
+from experiments.segmentation.label_picture import encode_labels
+from experiments.segmentation.overlay import tint, with_legend
 from experiments.segmentation.predictor import (
     Predictor,
     predictor_of_file,
@@ -33,39 +31,41 @@ _START = 256  # bytes of a picture that hold the mark, which follows its header
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """Segments every image of a folder, and of all folders below it, with a trained network.
+class PredictSettings:
+    """Segments images, or every image of a folder and of all folders below it.
 
     Images are JPEG, PNG, BMP, TIFF and WebP files; their EXIF orientation is obeyed. Writes for
     each, at its own size and into a folder of the same name, NAME_overlay.png (the image tinted in
-    the classes' colours) and NAME_labels.png (8-bit grey: the number of each pixel's class). NAME
-    is the image's, with its suffix only where several images would have the same. Replaces results
-    of its own, which it recognises and never segments, and no other files.
+    the classes' colours, with a legend below it) and NAME_labels.png (the number of each pixel's
+    class, 8 bits, with a palette of the classes' colours). NAME is the image's, with its suffix
+    only where several images would have the same. Replaces results of its own, which it recognises
+    and never segments, and no other files.
 
     Images may be of any size and shape. Each is resized as a whole to the size of the training
     images, as it was in training, and what the network finds is enlarged again.
     """
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Directory of the run, whose newest checkpoint is used, or a file in its place: the weights
     that training or jaxbox.models.save wrote, or what export.py wrote."""
-    images: tyro.conf.Positional[Path]
-    """Folder of images."""
-    out: Path
+    images: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGES [IMAGES ...]")]
+    ]
+    """Images, and folders of images."""
+    out: Path = Path("runs/predictions")
     """Folder for the results; created if missing."""
     tint: float = 0.5
     """Strength of the colours in the overlay, from 0 to 1."""
     codes: bool = False
     """Write the values that classes have in the data set's own label files, such as Cityscapes'
-    labelIds, and no overlays: what an evaluation server expects."""
-    data: str | None = None
+    labelIds, as 8-bit grey and without overlays: what an evaluation server expects."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="NAME:DIR")] = None
     """Where the run's data set is now, such as folder:DIR; only needed for runs of older programs,
     which did not record the names and colours of their classes."""
 
 
-def predict(arguments: Sequence[str]) -> None:
-    """Runs the subcommand with the arguments that follow it on the command line."""
-    settings = read_settings(_Settings, arguments, prog="predict")
+def predict(settings: PredictSettings) -> None:
+    """Runs the subcommand."""
     if not 0 <= settings.tint <= 1:
         raise UserError(f"--tint must be from 0 to 1; got {settings.tint}")
     if settings.run.is_file() and settings.data is not None:
@@ -74,8 +74,8 @@ def predict(arguments: Sequence[str]) -> None:
     if file is None:
         check_run(settings.run)
     make_directory(settings.out)
-    found = find_pictures(settings.images)
-    images = distinct_names(settings.images, _without_results(found.pictures, settings.images))
+    found = find_inputs(settings.images)
+    images = _without_results(found.pictures)
     if file is None:
         predictor = predictor_of_run(open_run(settings.run, settings.data, history=False))
     else:
@@ -99,14 +99,11 @@ def predict(arguments: Sequence[str]) -> None:
         raise UserError("\n".join([f"{count} cannot be read or written:", *map(_escaped, failed)]))
 
 
-def _without_results(images: Sequence[Path], folder: Path) -> list[Path]:
+def _without_results(images: Mapping[Path, Path]) -> dict[Path, Path]:
     """The images that are no results of this program, which may be in the folder of images."""
-    if not images:
-        forms = ", ".join(f"*{suffix}" for suffix in sorted(PICTURE_SUFFIXES))
-        raise UserError(f"{folder} holds no images: no {forms} in it or below it")
-    kept = [path for path in images if not _is_result(path)]
+    kept = {name: path for name, path in images.items() if not _is_result(path)}
     if not kept:
-        raise UserError(f"{folder} holds nothing but results of predict")
+        raise UserError("IMAGES must be pictures; got nothing but results of predict")
     if len(kept) < len(images):
         print(f"{len(images) - len(kept)} results of this program are left out")
     return kept
@@ -122,7 +119,7 @@ def _is_result(path: Path) -> bool:
         return False  # what cannot be read is named later
 
 
-def _check_codes(settings: _Settings, classes: ClassSet) -> None:
+def _check_codes(settings: PredictSettings, classes: ClassSet) -> None:
     """Raises `UserError` if values of classes are asked for and the data set has none."""
     try:
         if settings.codes:
@@ -131,7 +128,7 @@ def _check_codes(settings: _Settings, classes: ClassSet) -> None:
         raise UserError(f"--codes must not be given for {settings.run}: its {error}") from error
 
 
-def _predict(predictor: Predictor, path: Path, out: Path, settings: _Settings) -> None:
+def _predict(predictor: Predictor, path: Path, out: Path, settings: PredictSettings) -> None:
     """Segments an image and writes the results, to whose names `out` is the start.
 
     Raises:
@@ -142,33 +139,25 @@ def _predict(predictor: Predictor, path: Path, out: Path, settings: _Settings) -
     image, classes = read_image(path), predictor.classes
     labels = predictor.segment(image)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write(out, "labels", classes.encode(labels) if settings.codes else labels)
-    if not settings.codes:
-        _write(out, "overlay", tint(image, labels, classes, settings.tint)[..., ::-1])
+    if settings.codes:
+        _write(out, "labels", _encoded(classes.encode(labels)))
+        return
+    _write(out, "labels", encode_labels(labels, classes))
+    tinted = with_legend(tint(image, labels, classes, settings.tint), labels, classes)
+    _write(out, "overlay", _encoded(tinted[..., ::-1]))
 
 
-def tint(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: ClassSet, strength: float
-) -> NDArray[np.uint8]:
-    """An image tinted in the colours of its pixels' classes.
-
-    Args:
-      image: the image, `(H, W, 3)` RGB.
-      labels: the class of each pixel, `(H, W)`.
-      classes: the colours of the classes.
-      strength: the weight of the colours beside the image, from 0 to 1.
-    """
-    mixed = cv2.addWeighted(classes.paint(labels), strength, image, 1 - strength, 0)
-    return np.asarray(mixed, np.uint8)
+def _write(out: Path, kind: str, png: bytes) -> None:
+    picture(out.with_name(f"{out.name}_{kind}.png")).write(mark(png))
 
 
-def _write(out: Path, kind: str, pixels: NDArray[np.uint8]) -> None:
-    """Writes grey pixels, or colours in OpenCV's order, BGR.
+def _encoded(pixels: NDArray[np.uint8]) -> bytes:
+    """Grey pixels, or colours in OpenCV's order, BGR, as PNG.
 
     OpenCV only encodes them: it cannot open files whose names are not UTF-8.
     """
     _, encoded = cv2.imencode(".png", pixels)
-    picture(out.with_name(f"{out.name}_{kind}.png")).write(mark(encoded.tobytes()))
+    return encoded.tobytes()
 
 
 def _by_suffix(paths: Sequence[Path]) -> str:

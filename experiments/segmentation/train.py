@@ -1,16 +1,17 @@
 """The command line of the training programs: train, and the subcommands evaluate and predict."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from experiments.common.command_line import read_command
 from experiments.common.memory import keep_freed_memory
 from experiments.common.outputs import OutputFile
 from experiments.common.program import UserError
 from experiments.segmentation.data.inspection import describe_left_out
-from experiments.segmentation.evaluate import evaluate
-from experiments.segmentation.predict import predict
+from experiments.segmentation.evaluate import EvaluateSettings, evaluate
+from experiments.segmentation.predict import PredictSettings, predict
 from experiments.segmentation.run_pictures import check_pictures
 from experiments.segmentation.training.data_record import data_record
 from experiments.segmentation.training.devices import is_first_process, join_processes
@@ -22,13 +23,13 @@ from experiments.segmentation.training.run_directory import (
     is_finished,
     record_finished,
 )
-from experiments.segmentation.training.settings import Settings, parse
+from experiments.segmentation.training.settings import Settings, check, with_recipe
 from experiments.segmentation.training.trainer import TrainState
 from experiments.segmentation.weights_file import NAME, encode_weights, weights_output
 from experiments.segmentation.write_pictures import write_pictures
 
-_SUBCOMMANDS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = MappingProxyType(
-    {"evaluate": evaluate, "predict": predict}
+_COMMANDS: Final[Mapping[str, type]] = MappingProxyType(
+    {"train": Settings, "evaluate": EvaluateSettings, "predict": PredictSettings}
 )
 
 
@@ -39,7 +40,7 @@ def main(
 
     Args:
       arguments: the arguments of the command line, by default this process's. The first may name a
-        subcommand.
+        subcommand; without one, the program trains.
       description: the first text of `--help`.
       defaults: the settings of this program that differ from the defaults of `Settings`; the
         command line may change them.
@@ -49,10 +50,16 @@ def main(
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     keep_freed_memory()
-    if given and given[0] in _SUBCOMMANDS:
-        _SUBCOMMANDS[given[0]](given[1:])
-        return None
-    return _prepare_and_train(parse(Settings(**defaults), description, given))
+    default = Settings(**defaults)
+    if not given or given[0] not in ("evaluate", "predict"):
+        default = with_recipe(default, given)
+    settings = read_command(_COMMANDS, given, default, description=description)
+    if isinstance(settings, EvaluateSettings):
+        return evaluate(settings)
+    if isinstance(settings, PredictSettings):
+        return predict(settings)
+    check(settings)
+    return _prepare_and_train(settings)
 
 
 def _prepare_and_train(settings: Settings) -> int | None:

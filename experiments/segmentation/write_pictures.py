@@ -9,6 +9,7 @@ from experiments.segmentation.input.pipeline import normalize
 from experiments.segmentation.run_pictures import run_picture
 from experiments.segmentation.training.confusion_matrix import format_score
 from experiments.segmentation.training.metrics_log import read_metrics
+from experiments.segmentation.training.prediction_picture import chosen_samples
 from experiments.segmentation.training.prepared_run import PreparedRun
 from experiments.segmentation.training.trainer import TrainState
 from jaxbox.analysis import box_layers
@@ -34,9 +35,7 @@ def write_pictures(run: PreparedRun, state: TrainState) -> None:
         print(f"held-out mean IoU {score} after step {records[-1]['step']}")
     if records and records[0].get("boxes"):
         save_figure(draw_box_statistics(records), run_picture(out, "box_statistics"), dpi=100)
-    # Spread over the data set, since neighbours may be frames of one film.
-    indices = np.linspace(0, len(val) - 1, min(_SAMPLES_DRAWN, len(val)))
-    samples = [val[index] for index in indices.round().astype(int).tolist()]
+    samples = chosen_samples(val, _SAMPLES_DRAWN)
     images = jnp.asarray(np.stack([normalize(sample)["image"] for sample in samples]))
     predictions = list(np.asarray(run.trainer.predict(state, images)))
     figure = draw_predictions(samples, predictions, val.classes)

@@ -48,7 +48,8 @@ def gradient_response(
 
     Raises:
       TypeError: An argument is of the wrong type, or the positions are not integers.
-      ValueError: A shape does not fit, or a position is outside the activations.
+      ValueError: A shape does not fit, or a position is outside the activations; under `jax.jit`,
+        where positions are not known, the latter is not checked.
 
     Example:
       >>> import jax.numpy as jnp
@@ -142,7 +143,8 @@ def energy_curves(
 
     Raises:
       TypeError: The positions are not integers.
-      ValueError: A shape does not fit, or a position is outside the activations.
+      ValueError: A shape does not fit, or a position is outside the activations; under `jax.jit`,
+        where positions are not known, the latter is not checked.
 
     Example:
       >>> import jax.numpy as jnp
@@ -202,10 +204,11 @@ def _check_arguments(
     """Returns images and positions as arrays, and the height and width of the activations."""
     check_callable("layer", layer)
     images = to_array("images", images)
-    try:
-        positions = np.asarray(positions)
-    except (TypeError, ValueError):
-        raise TypeError(f"positions must be integers, got {positions!r}.") from None
+    if not is_traced(positions):
+        try:
+            positions = np.asarray(positions)
+        except (TypeError, ValueError):
+            raise TypeError(f"positions must be integers, got {positions!r}.") from None
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must be (N, H, W, C), got shape {images.shape}.")
     if not np.issubdtype(positions.dtype, np.integer):
@@ -225,7 +228,7 @@ def _check_arguments(
         raise ValueError(f"layer must return (N, h, w, K) for N images, got shape {shape}.")
     h, w = activations.shape[1:3]
     # JAX silently drops or clamps an index that is out of bounds.
-    if np.any(positions < 0) or np.any(positions >= (h, w)):
+    if not is_traced(positions) and (np.any(positions < 0) or np.any(positions >= (h, w))):
         raise ValueError(f"positions must lie in the activations of {h} x {w} pixels.")
     return images, jnp.asarray(positions, jnp.int32), (h, w)
 

@@ -1,26 +1,14 @@
 """Weights from and for the authors' PyTorch code (github.com/shrubb/box-convolutions).
 
-Their state dict names an array by the index of its block and its place in the block. Boxes are
-four arrays, `x_min`, `x_max`, `y_min` and `y_max`, where `x` runs along the height. Their unit is a
-fixed fraction of the feature map. They are the first and the last pixel that a box covers, which
-are half a pixel inside its bounds.
-
-The authors' code clips its boxes before each use, so that a state dict saved after a training step
-may hold boxes that it would not compute with: smaller than a pixel (their minimum is 1.001 pixels),
-or up to 1.5 pixels outside the window on their lower sides. :class:`jaxbox.layers.BoxConv` too
-computes with the nearest boxes that are valid, at least 1 pixel large and inside the window.
-
-Their rounded mode (`exact=False`) rounds boxes inward: it takes the ceiling of lower bounds and the
-floor of upper ones in its coordinates. `jaxbox.models.inference.round_boxes(model,
-rounding="inward")` does the same to a network for inference. Their rounded mode also has gradients
-with respect to boxes; ours has none: train with exact boxes, as their published settings do.
+Their state dict names an array by the index of its block and its place in the block. How boxes are
+stored there is in :mod:`jaxbox.interop.box`.
 """
 
 import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from flax import nnx
@@ -28,6 +16,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from jaxbox.arguments import check_choice
+from jaxbox.interop.box import BOUNDS, InvalidBoxes, load_boxes, write_boxes
 from jaxbox.interop.state_dict import (
     StateDict,
     assign,
@@ -42,10 +31,7 @@ from jaxbox.models.blocks import Block, InitialBlock, PReLU, TransposedUpsamplin
 from jaxbox.models.convolution import PatchConvTranspose, UpsamplingConv
 from jaxbox.models.normalization import BatchNorm
 
-__all__ = ["InvalidBoxes", "from_pytorch", "to_pytorch"]
-
-InvalidBoxes = Literal["error", "project"]
-"""What to do with boxes whose bounds are in the wrong order."""
+__all__ = ["from_pytorch", "to_pytorch"]
 
 # The variables of a layer by their PyTorch names, each with the permutation of its axes.
 type _Variables = dict[str, tuple[nnx.Variable[Array], tuple[int, ...] | None]]
@@ -58,14 +44,6 @@ _REPARAMETRIZATION: Final[Mapping[str, float]] = {
     "boxerfnet": 1.5625,
     "boxerfnet-frozen": 1.5625,
 }
-# The authors' name of a bound, its index in theta, the axis of the window along which it lies, and
-# our bound minus theirs in pixels.
-_BOUNDS: Final = (
-    ("x_min", 2, 0, -0.5),
-    ("x_max", 3, 0, 0.5),
-    ("y_min", 0, 1, -0.5),
-    ("y_max", 1, 1, 0.5),
-)
 # BatchNorm's count of batches, which PyTorch does not use in these networks.
 _UNUSED = "num_batches_tracked"
 
@@ -180,7 +158,7 @@ def _shapes(model: SegmentationNetwork) -> dict[str, tuple[int, ...]]:
     found = {}
     for prefix, layer in _layers(model):
         if isinstance(layer, BoxConv):
-            found.update({f"{prefix}.{key}": layer.theta.shape[:2] for key, *_ in _BOUNDS})
+            found.update({f"{prefix}.{key}": layer.theta.shape[:2] for key in BOUNDS})
             continue
         for key, (variable, axes) in _variables(layer).items():
             shape = variable.shape
@@ -229,11 +207,7 @@ def _arrays_of(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> StateDict:
 
 def _export(layer: nnx.Module, name: str) -> StateDict:
     if isinstance(layer, BoxConv):
-        theta = np.asarray(layer.theta[...], np.float64)
-        return {
-            key: ((theta[..., index] - offset) / _unit(layer, name, axis)).astype(np.float32)
-            for key, index, axis, offset in _BOUNDS
-        }
+        return write_boxes(layer, _REPARAMETRIZATION[name])
     return {
         key: np.asarray(variable[...] if axes is None else variable[...].transpose(axes))
         for key, (variable, axes) in _variables(layer).items()
@@ -248,17 +222,7 @@ def _load(
     invalid_boxes: InvalidBoxes,
 ) -> None:
     if isinstance(layer, BoxConv):
-        assign(layer.theta, f"the boxes {prefix}", _theta(layer, arrays, name))
-        low, high = layer.theta[...][..., 0::2], layer.theta[...][..., 1::2]
-        inverted = int((low >= high).any(-1).sum())
-        if inverted and invalid_boxes == "error":
-            raise ValueError(
-                f"the boxes {prefix}.x_min, x_max, y_min and y_max must have bounds in ascending "
-                f"order; {inverted} have not. The authors' code would clip them before using them; "
-                "invalid_boxes='project' does so here."
-            )
-        if inverted:
-            layer.theta[...] = layer.valid_theta
+        load_boxes(layer, f"{prefix}.", arrays, _REPARAMETRIZATION[name], invalid_boxes)
         return
     for key, (variable, axes) in _variables(layer).items():
         array = arrays[key] if axes is None else arrays[key].transpose(np.argsort(axes))
@@ -285,20 +249,6 @@ def _variables(layer: Any) -> _Variables:
     if layer.bias is not None:
         kernel["bias"] = (layer.bias, None)
     return kernel
-
-
-def _theta(layer: BoxConv, arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float64]:
-    theta = np.empty(layer.theta.shape, np.float64)
-    for key, index, axis, offset in _BOUNDS:
-        theta[..., index] = arrays[key].astype(np.float64) * _unit(layer, name, axis) + offset
-    return theta
-
-
-def _unit(layer: BoxConv, name: str, axis: int) -> float:
-    """Returns the unit of the authors' coordinates along an axis of the window, in pixels."""
-    if layer.window is None:
-        raise ValueError("a box layer without a window has no counterpart in the authors' code.")
-    return layer.window[axis] * _REPARAMETRIZATION[name]
 
 
 def _read(file: Path) -> Mapping[str, Any]:

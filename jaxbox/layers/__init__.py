@@ -5,6 +5,7 @@ from jaxbox.layers.box_matrices import BoxMatrices
 from jaxbox.layers.dcls import DclsConv, repulsive_loss
 from jaxbox.layers.doconv import DOConv
 from jaxbox.layers.octave import ArrayOctConv, OctConv, OctConvTranspose, PerOctave
+from jaxbox.layers.weighted_box import WeightedBoxConv
 from jaxbox.ops.octave_features import (
     Octaves,
     from_octaves,
@@ -24,6 +25,7 @@ __all__ = [
     "OctConvTranspose",
     "Octaves",
     "PerOctave",
+    "WeightedBoxConv",
     "from_octaves",
     "map_octaves",
     "repulsive_loss",

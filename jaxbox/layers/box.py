@@ -25,13 +25,20 @@ from jaxbox.layers.parameters import NO_METADATA, check_metadata
 from jaxbox.ops.box_conv import Implementation, Padding, box_conv
 from jaxbox_kernels.common import layout
 
-__all__ = ["BOX_TAG", "DEFAULT_WINDOW", "BoxConv", "FrozenBoxes", "choose_num_dims"]
+__all__ = [
+    "BOX_TAG",
+    "DEFAULT_WINDOW",
+    "BoxConv",
+    "FrozenBoxes",
+    "choose_num_dims",
+    "choose_theta_init",
+]
 
 # The `tag` in the metadata of a Param that holds boxes; `window` stands beside it.
 BOX_TAG: Final = "box"
 
 # What the layer itself says about theta.
-_OWN_METADATA: Final = frozenset({"tag", "window", "num_dims", "symmetric"})
+_OWN_METADATA: Final = frozenset({"tag", "window", "num_dims", "symmetric", "causal"})
 
 # The window in which boxes start, and by which their steps are scaled, if a layer has none.
 DEFAULT_WINDOW: Final[boxes.Window] = (32, 32)
@@ -86,6 +93,8 @@ class BoxConv(nnx.Module):
       param_dtype: The dtype of theta. Keep float32 in bfloat16 models.
       symmetric: Whether boxes are their own mirror images about the vertical axis. Theta then holds
         three numbers of each box, `(y_min, y_max, width)`; see :mod:`jaxbox.symmetric_boxes`.
+      causal: Whether boxes see nothing after their output along the first spatial axis, which is
+        time in signals and videos: they are kept in `[-w, 1/2]` there, and start in it.
       trainable: Whether theta is an `nnx.Param`. Otherwise it is a `FrozenBoxes`, which gradients
         and optimizers with respect to `nnx.Param` leave alone.
       theta_init: The initializer of theta, by default `boxes.initializer(window)`. One that
@@ -128,6 +137,7 @@ class BoxConv(nnx.Module):
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         symmetric: bool = False,
+        causal: bool = False,
         trainable: bool = True,
         theta_init: Initializer | None = None,
         theta_metadata: Mapping[str, Any] = NO_METADATA,
@@ -149,6 +159,7 @@ class BoxConv(nnx.Module):
             ("whole_pixels", whole_pixels),
             ("trainable", trainable),
             ("symmetric", symmetric),
+            ("causal", causal),
         ):
             check_flag(name, flag)
         if dtype is not None:
@@ -157,12 +168,14 @@ class BoxConv(nnx.Module):
         self.in_features = check_count("in_features", in_features)
         self.num_boxes = check_count("num_boxes", num_boxes)
         window = self._choose_window(window, example, channel_axis)
-        boxes.check_min_size(min_size, window)
+        boxes.check_min_size(min_size, window, causal=causal)
         if symmetric and self.num_dims != 2:
             raise ValueError(f"symmetric boxes are for images; num_dims is {self.num_dims}.")
+        if symmetric and causal:
+            raise ValueError("boxes are symmetric or causal, not both; got True for each.")
         if theta_init is None:
-            kind = symmetric_boxes if symmetric else boxes
-            theta_init = kind.initializer(window or DEFAULT_WINDOW[:1] * self.num_dims)
+            size = window or DEFAULT_WINDOW[:1] * self.num_dims
+            theta_init = choose_theta_init(size, symmetric=symmetric, causal=causal)
         check_callable("theta_init", theta_init)
         metadata = check_metadata("theta_metadata", theta_metadata, _OWN_METADATA)
         check_rngs(rngs)
@@ -177,6 +190,7 @@ class BoxConv(nnx.Module):
         self.param_dtype = param_dtype
         self.implementation = implementation
         self.symmetric = symmetric
+        self.causal = causal
         numbers = 3 if symmetric else 2 * self.num_dims
         variable = nnx.Param if trainable else FrozenBoxes
         self.theta = variable(
@@ -185,6 +199,7 @@ class BoxConv(nnx.Module):
             window=window,
             num_dims=self.num_dims,
             symmetric=symmetric,
+            causal=causal,
             **metadata,
         )
 
@@ -230,7 +245,9 @@ class BoxConv(nnx.Module):
         """
         theta = self.theta[...]
         constant = lax.stop_gradient(theta)
-        valid = _project(constant, self.window, self.min_size, symmetric=self.symmetric)
+        valid = _project(
+            constant, self.window, self.min_size, symmetric=self.symmetric, causal=self.causal
+        )
         learnt = _with_gradient_of(theta, valid)
         return symmetric_boxes.to_boxes(learnt) if self.symmetric else learnt
 
@@ -262,15 +279,22 @@ class BoxConv(nnx.Module):
 
 
 # Compiled, because the operations one by one are slow in a model that is not.
-@functools.partial(jax.jit, static_argnames=("window", "min_size", "symmetric"))
+@functools.partial(jax.jit, static_argnames=("window", "min_size", "symmetric", "causal"))
 def _project(
-    theta: jax.Array, window: boxes.Window | None, min_size: float, *, symmetric: bool
+    theta: jax.Array,
+    window: boxes.Window | None,
+    min_size: float,
+    *,
+    symmetric: bool,
+    causal: bool,
 ) -> jax.Array:
     """Returns the nearest valid boxes, also of boxes with infinite bounds."""
     # Without a window nothing else makes bounds finite. A quarter leaves room for the widths.
     largest = float(jnp.finfo(theta.dtype).max) / 4  # type: ignore[no-untyped-call]
-    project = symmetric_boxes.project if symmetric else boxes.project
-    return project(jnp.clip(theta, -largest, largest), window, min_size=min_size)
+    finite = jnp.clip(theta, -largest, largest)
+    if symmetric:
+        return symmetric_boxes.project(finite, window, min_size=min_size)
+    return boxes.project(finite, window, min_size=min_size, causal=causal)
 
 
 @jax.custom_jvp
@@ -285,6 +309,13 @@ def _with_gradient_of_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     return primals[1], tangents[0]
+
+
+def choose_theta_init(window: boxes.Window, *, symmetric: bool, causal: bool) -> Initializer:
+    """Returns the initializer of boxes that start inside a window."""
+    if symmetric:
+        return symmetric_boxes.initializer(window)
+    return boxes.initializer(window, causal=causal)
 
 
 def choose_num_dims(num_dims: int | None, window: Sequence[float] | None) -> int:

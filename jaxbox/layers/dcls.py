@@ -274,7 +274,7 @@ def repulsive_loss(model: nnx.Module) -> jax.Array:
       model: An NNX model.
 
     Returns:
-      The mean of :func:`jaxbox.ops.dcls.repulsion`, a scalar; 0 for a model without such layers.
+      The mean of `jaxbox.ops.dcls.repulsion`, a scalar; 0 for a model without such layers.
 
     Raises:
       TypeError: `model` is no NNX model.

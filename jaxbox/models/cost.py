@@ -14,9 +14,10 @@ def cost(model: SegmentationNetwork, image_size: tuple[int, int]) -> Cost:
     if there is a bias. DCLS and DO-Conv cost what the convolution costs that they compute. An
     octave convolution costs what its paths cost, and 1 for each element that pooling reads or that
     is the sum of two paths. A box convolution, rounded to whole pixels, costs 1 for each input
-    element and 5 for each output element. A 2x2 max pool costs 4 for each output element;
-    unpooling, activations and residual sums cost 1. BatchNorm and dropout cost nothing. This gives
-    every figure of the paper's Table 3.
+    element and 5 for each output element; one by weighted boxes costs what a box and a 1x1
+    convolution cost. A 2x2 max pool costs 4 for each output element; unpooling, activations and
+    residual sums cost 1. BatchNorm and dropout cost nothing. This gives every figure of the paper's
+    Table 3.
 
     Source: Burkov & Lempitsky 2018, Table 3.
 

@@ -11,6 +11,7 @@ from jaxbox.layers import ArrayOctConv
 from jaxbox.layers.box import BoxConv
 from jaxbox.layers.dcls import DclsConv
 from jaxbox.layers.doconv import DOConv
+from jaxbox.layers.weighted_box import WeightedBoxConv
 from jaxbox.models.convolution import PatchConv, PatchConvTranspose, PointwiseConv, UpsamplingConv
 from jaxbox.models.features import FeatureMap
 from jaxbox.models.folding import Identity
@@ -145,6 +146,10 @@ def _octave_conv(layer: ArrayOctConv, features: FeatureMap) -> tuple[FeatureMap,
 
 @layer_cost.register
 def _box_conv(layer: BoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+    if layer.num_dims != 2:
+        raise ValueError(
+            f"costs are of layers for images; a BoxConv has num_dims={layer.num_dims}."
+        )
     channels = layer.in_features * layer.num_boxes
     along_y, along_x = layer.strides
     output = features._replace(
@@ -154,6 +159,17 @@ def _box_conv(layer: BoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
     )
     operations = features.num_elements + 5 * output.num_elements
     return output, Cost(layer.theta.size, operations, operations)
+
+
+@layer_cost.register
+def _weighted_box_conv(layer: WeightedBoxConv, features: FeatureMap) -> tuple[FeatureMap, Cost]:
+    averages, total = layer_cost(layer.boxes, features)
+    output = averages._replace(channels=layer.out_features)
+    operations = layer.weight.size * output.height * output.width
+    total += Cost(layer.weight.size, operations, operations)
+    if layer.bias is not None:
+        total += Cost(parameters=layer.bias.size) + elementwise_cost(output)
+    return output, total
 
 
 def _strided(features: FeatureMap, stride: int, channels: int) -> FeatureMap:

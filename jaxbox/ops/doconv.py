@@ -28,7 +28,7 @@ def doconv_kernel(
         kernel[m, j, o] = sum over s of D'[m, s, c] * weight[s, j, o]
 
     The identity is `eye(taps)`, repeated side by side as often as it fits into the depth multiplier
-    `S`, and zeros after it (:func:`identity`): if `deviation` is 0 and `S` is the number of taps,
+    `S`, and zeros after it: if `deviation` is 0 and `S` is the number of taps,
     the kernel is `weight`. A convolution with the kernel computes the depthwise convolution with
     `D'` followed by the convolution with `weight`, at the cost of an ordinary convolution.
 

@@ -199,7 +199,7 @@ def to_octaves(
       x: Ordinary features, `(..., *spatial, C)`.
       alpha: The share of the low branch in the channels, from 0 to 1.
       rank: The number of spatial axes.
-      pooling: How an axis of odd size is pooled, as in :func:`average_pool`.
+      pooling: How an axis of odd size is pooled, as in :func:`jaxbox.octave_conv`.
 
     Returns:
       The two branches, or `x` itself if `alpha` leaves no channels to the low branch.

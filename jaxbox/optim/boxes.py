@@ -154,13 +154,16 @@ def keep_boxes_valid(
     check_marks("boxes", boxes, BoxSpec)
     for spec in jax.tree.leaves(boxes):
         if is_marked(spec):
-            check_min_size(min_size, spec.window)
+            check_min_size(min_size, spec.window, causal=spec.causal)
     min_size = check_number("min_size", min_size)
 
     def keep_valid(spec: BoxSpec, update: jax.Array, theta: jax.Array) -> jax.Array:
         moved = theta + update
-        project = symmetric_boxes.project if spec.symmetric else project_boxes
-        projected = project(jnp.moveaxis(moved, spec.axis, -1), spec.window, min_size=min_size)
+        last = jnp.moveaxis(moved, spec.axis, -1)
+        if spec.symmetric:
+            projected = symmetric_boxes.project(last, spec.window, min_size=min_size)
+        else:
+            projected = project_boxes(last, spec.window, min_size=min_size, causal=spec.causal)
         projected = jnp.moveaxis(projected, -1, spec.axis)
         # `projected - theta` would round updates that need no correction.
         kept = jnp.where(projected == moved, update, projected - theta)

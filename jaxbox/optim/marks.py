@@ -66,6 +66,7 @@ class BoxSpec:
         one if layers are stacked along the last.
       symmetric: Whether the parameter holds the three numbers of symmetric boxes; see
         :mod:`jaxbox.symmetric_boxes`.
+      causal: Whether boxes are kept in `[-w, 1/2]` along the first axis of the window.
 
     Raises:
       TypeError: `window` is not a sequence of numbers, or `axis` not an integer.
@@ -79,6 +80,7 @@ class BoxSpec:
     window: Sequence[float] | None = None
     axis: int = -1
     symmetric: bool = False
+    causal: bool = False
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -149,14 +151,15 @@ def find_boxes(model: nnx.Module, wrt: nnx.filterlib.Filter = nnx.Param) -> Boxe
       >>> from jaxbox import layers, optim
       >>> model = layers.BoxConv(16, 4, window=(64, 128), rngs=nnx.Rngs(0))
       >>> optim.find_boxes(model)["theta"]
-      BoxSpec(window=(64, 128), axis=-1, symmetric=False)
+      BoxSpec(window=(64, 128), axis=-1, symmetric=False, causal=False)
     """
 
     def make(theta: nnx.Variable[Any]) -> BoxSpec:
         symmetric = theta.get_metadata("symmetric", False)
         numbers = _numbers_of_box(theta.get_metadata("num_dims", 2), symmetric)
         axis = last_axis_of_size(theta.shape, numbers)
-        return BoxSpec(theta.get_metadata("window"), axis, symmetric)
+        causal = theta.get_metadata("causal", False)
+        return BoxSpec(theta.get_metadata("window"), axis, symmetric, causal)
 
     return _find(model, wrt, BOX_TAG, make)
 
@@ -201,6 +204,7 @@ def find_boxes_by_name(
     name: str = "theta",
     axis: int | None = None,
     symmetric: bool = False,
+    causal: bool = False,
 ) -> Boxes:
     """Marks boxes in a tree of parameters, such as a Linen model's, by their name.
 
@@ -208,12 +212,13 @@ def find_boxes_by_name(
       params: A tree of arrays, of Linen's boxed arrays, or of NNX Variables.
       window: The size `(h, w)` in pixels of the feature maps, or `None` to enforce only the minimum
         size of boxes, or the windows that parameters from `nnx.bridge.to_linen` carry. If layers
-        see feature maps of different sizes, replace `BoxSpec`s in the result.
+        see feature maps of different sizes, replace each `BoxSpec` in the result.
       name: The last key on the path to the boxes.
       axis: The axis along which a box has its four coordinates. By default it is the last axis of
         size 4, or of twice the length of `window`. Layers that are stacked along a later axis of
         this size need it, and boxes of signals or volumes without a window.
       symmetric: Whether boxes are the three numbers of :mod:`jaxbox.symmetric_boxes`.
+      causal: Whether boxes are kept in `[-w, 1/2]` along the first axis of the window.
 
     Returns:
       A tree of the structure of `params`, or of a prefix of it where arrays are boxed, with a
@@ -228,7 +233,7 @@ def find_boxes_by_name(
       >>> from jaxbox import optim
       >>> params = {"box": {"theta": jnp.zeros((16, 4, 4))}, "conv": {"kernel": jnp.zeros((3, 3))}}
       >>> optim.find_boxes_by_name(params, window=(64, 128))["box"]
-      {'theta': BoxSpec(window=(64, 128), axis=-1, symmetric=False)}
+      {'theta': BoxSpec(window=(64, 128), axis=-1, symmetric=False, causal=False)}
     """
 
     def make(leaf: Any) -> BoxSpec:
@@ -242,6 +247,7 @@ def find_boxes_by_name(
             metadata.get("window") if window is None else window,
             last_axis_of_size(shape, numbers) if axis is None else axis,
             mirrored,
+            causal or metadata.get("causal", False),
         )
 
     BoxSpec(window)  # Raises before a name is looked for.
@@ -261,7 +267,7 @@ def find_positions_by_name(
     Args:
       params: A tree of arrays.
       kernel_size: The number of cells of the kernel along each axis. If kernels differ in size,
-        replace `PositionSpec`s in the result.
+        replace each `PositionSpec` in the result.
       gain: The `gain` of the layers.
       name: The last key on the path to the positions.
       axis: The axis along which a position has its coordinates. By default it is the last axis of
@@ -463,10 +469,10 @@ def _marks_in_bridges(model: nnx.Module, tag: str) -> dict[int, BoxSpec | Positi
         for inner, variable in nnx.to_flat_state(nnx.state(bridge, nnx.Param)):
             if inner[-1] != name or variable.ndim < rank:
                 continue
-            if isinstance(layer, linen.BoxConv):
+            if isinstance(layer, linen.BoxConv | linen.WeightedBoxConv):
                 numbers = _numbers_of_box(layer.spatial_axes, layer.symmetric)
                 axis = last_axis_of_size(variable.shape, numbers)
-                marks[id(variable)] = BoxSpec(layer.window, axis, layer.symmetric)
+                marks[id(variable)] = BoxSpec(layer.window, axis, layer.symmetric, layer.causal)
             elif isinstance(layer, linen.DclsConv):
                 limits = position_limits(_cells(layer))
                 axis = last_axis_of_size(variable.shape, len(limits), followed_by=3)

@@ -4,8 +4,9 @@ Matplotlib and Pillow are needed: `pip install "jaxbox[plots]"`. Every function 
 new figure, to be saved with `figure.savefig(path)`, and leaves Matplotlib's global state alone.
 Figures are 8 inches wide, which is 800 pixels at 100 dots per inch.
 
-Boxes are drawn around a cross at their output pixel, with `y` downwards as in images. A dashed
-rectangle around it has the size of the feature map.
+Boxes are drawn around a cross at their output pixel, with `y` downwards as in images. Around it a
+dashed rectangle has the size `(h, w)` of the feature map, and a solid one, `[-w, w] x [-h, h]`, is
+the limit of valid boxes.
 """
 
 try:

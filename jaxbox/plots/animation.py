@@ -91,7 +91,10 @@ def _draw_frame(panel: Panel, most: int, image: ArrayLike | None) -> Image.Image
         axes.imshow(np.asarray(image), cmap="gray_r", alpha=0.3, extent=extent)
     draw_boxes(axes, panel, most, frame=frame)
     axes.set_title(panel.title, fontsize=11)
-    axes.set_xlabel("pixels", fontsize=9)
+    dashed = "feature map" if image is None else "image"
+    explained = panel.layer.window is not None
+    frames = f" (dashed: {dashed}; solid: limit of boxes)" if explained else ""
+    axes.set_xlabel(f"pixels{frames}", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return Image.open(buffer).convert("RGB")

@@ -1,12 +1,13 @@
 """Figures of panels, each of which shows the boxes of a layer around their output pixel."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from jaxbox.analysis import BoxLayer
@@ -25,7 +26,9 @@ FIGURE_WIDTH = 8.0  # In inches.
 MAX_COLUMNS = 4
 MOST_DRAWN = 32  # The default number of boxes in a panel.
 _FAINTEST = 0.08
-_EXPLANATION = "pixels of the layer's feature map (dashed: its size); opacity: importance"
+_EXPLANATION = "pixels of the layer's feature map; the more opaque a box, the more important"
+_MAP_STYLE: Final[Mapping[str, Any]] = {"color": "0.4", "linestyle": "--", "linewidth": 1.0}
+_LIMIT_STYLE: Final[Mapping[str, Any]] = {"color": "0.75", "linestyle": "-", "linewidth": 1.0}
 
 
 class Panel(NamedTuple):
@@ -54,7 +57,7 @@ def draw_panels(panels: Sequence[Panel | None], columns: int, most: int) -> Figu
     """
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [_row_height(row, columns) for row in rows]
-    figure = Figure((FIGURE_WIDTH, sum(heights) + 0.5), layout="constrained")
+    figure = Figure((FIGURE_WIDTH, sum(heights) + 0.8), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -63,6 +66,8 @@ def draw_panels(panels: Sequence[Panel | None], columns: int, most: int) -> Figu
             draw_boxes(axes, panel, most)
             axes.set_title(panel.title, fontsize=9)
     figure.supxlabel(_EXPLANATION, fontsize=9)
+    if any(panel is not None and panel.layer.window for panel in panels):
+        _explain_frames(figure)
     return figure
 
 
@@ -79,8 +84,8 @@ def draw_boxes(
       axes: The axes to draw in.
       panel: The boxes and the limits of the axes.
       most: The number of boxes to draw, the most important ones.
-      frame: The dashed rectangle, `(x, y, width, height)`. Default: the layer's feature map, with
-        its middle at the output pixel.
+      frame: The dashed rectangle, `(x, y, width, height)`. Default: the size of the layer's feature
+        map, with its middle at the output pixel.
     """
     layer, limits = panel.layer, panel.limits
     axes.set_axis_on()
@@ -88,11 +93,13 @@ def draw_boxes(
     axes.tick_params(labelsize=8)
     axes.axhline(0, color="0.8", linewidth=0.5, zorder=0)
     axes.axvline(0, color="0.8", linewidth=0.5, zorder=0)
-    if frame is None and layer.window is not None:
+    if layer.window is not None:
         height, width = layer.window
-        frame = (-width / 2, -height / 2, width, height)
+        frame = frame or (-width / 2, -height / 2, width, height)
+        limit = Rectangle((-width, -height), 2 * width, 2 * height, fill=False, **_LIMIT_STYLE)
+        axes.add_patch(limit)
     if frame is not None:
-        axes.add_patch(Rectangle(frame[:2], *frame[2:], fill=False, ls="--", ec="0.6"))
+        axes.add_patch(Rectangle(frame[:2], *frame[2:], fill=False, **_MAP_STYLE))
     importance = np.asarray(layer.importance, np.float64)
     relative = importance / max(importance.max(), np.finfo(np.float64).tiny)
     opacity = 1 - (1 - _FAINTEST) * (1 - relative)
@@ -113,7 +120,7 @@ def draw_boxes(
 
 
 def limits_of(layer: BoxLayer, states: Iterable[ArrayLike], most: int) -> tuple[float, float]:
-    """Returns the largest `x` and `y` needed to show the feature map and the drawn boxes.
+    """Returns the largest `x` and `y` needed to show the limit of boxes and the drawn boxes.
 
     Args:
       layer: The layer.
@@ -124,7 +131,15 @@ def limits_of(layer: BoxLayer, states: Iterable[ArrayLike], most: int) -> tuple[
     drawn = np.abs([np.asarray(theta)[channels, indices] for theta in states])
     h, w = layer.window or (0.0, 0.0)
     x, y = (float(drawn[..., start : start + 2].max()) for start in (0, 2))
-    return 1.05 * max(w / 2, x), 1.05 * max(h / 2, y)
+    return 1.05 * max(w, x), 1.05 * max(h, y)
+
+
+def _explain_frames(figure: Figure) -> None:
+    handles = [
+        Line2D([], [], label="size of the feature map", **_MAP_STYLE),
+        Line2D([], [], label="limit, beyond which no box may reach", **_LIMIT_STYLE),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
 
 
 def _row_height(row: Sequence[Panel | None], columns: int) -> float:

@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jax.typing import ArrayLike
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from jaxbox import analysis, boxes
 from jaxbox.analysis import BoxLayer
 from jaxbox.plots.checks import check_by_name, check_layers, check_pairs, to_reals
+from jaxbox.plots.layer_style import layer_style
 from jaxbox.plots.panels import FIGURE_WIDTH
 
 __all__ = ["draw_areas", "draw_energy", "draw_histograms"]
 
 
 def draw_areas(layers: Sequence[BoxLayer]) -> Figure:
-    """Plots the areas of boxes against their importance, in a colour for each layer.
+    """Plots the areas of boxes against their importance, in a style for each layer.
 
     Source: Burkov & Lempitsky 2018, Figure 3.
 
@@ -42,11 +42,19 @@ def draw_areas(layers: Sequence[BoxLayer]) -> Figure:
     check_layers("layers", layers)
     figure = Figure((FIGURE_WIDTH, 4.5), layout="constrained")
     axes = figure.subplots()
-    # From blue to yellow.
-    colors = colormaps["viridis"](0.92 * np.arange(len(layers)) / max(len(layers) - 1, 1))
-    for layer, color in zip(layers, colors, strict=True):
+    for index, layer in enumerate(layers):
+        style = layer_style(index)
         importance, areas = np.ravel(layer.importance), np.ravel(boxes.area(layer.theta))
-        axes.scatter(importance, areas, s=10, alpha=0.7, color=color, lw=0, label=layer.name)
+        axes.scatter(
+            importance,
+            areas,
+            s=14,
+            alpha=0.7,
+            color=style.color,
+            marker=style.marker,
+            lw=0,
+            label=layer.name,
+        )
     axes.set(
         xscale="log",
         yscale="log",

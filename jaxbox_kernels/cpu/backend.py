@@ -5,6 +5,7 @@ other dtypes are converted to float32 for them.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Final
 
 import jax
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbox_kernels import strided_gradients
 from jaxbox_kernels.backend import Backend, Gradients, Options
 from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
@@ -53,29 +53,23 @@ def forward(x: Array, theta: Array, options: Options) -> Array:
         if options.channels_last:
             axes = (batch, *size, channels, theta.shape[1])
         call: Any = jax.ffi.ffi_call(library.FORWARD, jax.ShapeDtypeStruct(axes, dtype))
-        # FFI takes NumPy's integers for what their dtype says.
-        stride_y, stride_x = map(np.int64, options.strides)
         output = call(
-            _not_exported(_in_memory(x, options)),
-            theta,
-            **_attributes(options),
-            stride_y=stride_y,
-            stride_x=stride_x,
+            _not_exported(_in_memory(x, options)), theta, **_attributes((height, width), options)
         )
         return _as_planes(output, options)
 
     return planewise(_cpu_only(of_device), theta.astype(dtype), x.astype(dtype)).astype(x.dtype)
 
 
-@strided_gradients.by_spreading
 @second_order.differentiable
 def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     """Computes the gradients; see `jaxbox_kernels.backend.Backward`."""
     dtype = sum_dtype(g)
     needs_dtheta = x is not None
+    size = options.input_size or g.shape[-2:]
 
     def of_device(theta: Array, g: Array, x: Array) -> list[Array]:
-        batch, channels, boxes, *size = g.shape
+        batch, channels, boxes = g.shape[:3]
         dx = (batch, *size, channels) if options.channels_last else (batch, channels, *size)
         dtheta = (batch, channels, boxes, 4)
         # Arrays without elements stand for what is not needed.
@@ -84,7 +78,7 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
             library.BACKWARD, [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
         )
         g = _not_exported(_in_memory(g, options))
-        in_memory, of_boxes = call(_in_memory(x, options), theta, g, **_attributes(options))
+        in_memory, of_boxes = call(_in_memory(x, options), theta, g, **_attributes(size, options))
         empty = jnp.zeros((batch, channels, 0, 0), dtype)
         return [
             _as_planes(in_memory, options) if options.needs_dx else empty,
@@ -99,8 +93,14 @@ def backward(x: Array | None, theta: Array, g: Array, options: Options) -> Gradi
     )
 
 
-def _attributes(options: Options) -> dict[str, bool]:
+def _attributes(size: Sequence[int], options: Options) -> dict[str, bool | np.int64]:
+    # FFI takes NumPy's integers for what their dtype says.
+    height, width, stride_y, stride_x = map(np.int64, (*size, *options.strides))
     return {
+        "height": height,
+        "width": width,
+        "stride_y": stride_y,
+        "stride_x": stride_x,
         "normalize": options.normalize,
         "whole_pixels": options.whole_pixels,
         "channels_last": options.channels_last,

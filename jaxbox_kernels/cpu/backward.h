@@ -157,7 +157,7 @@ class PlaneGradients {
         reach_(reach_of(windows_, shape.boxes)) {}
 
   void run(const T* x, const T* const* g, Arena& arena) {
-    PrefixRows rows(shape_.width, reach_.left, reach_.right, kBlockRows, /*stride=*/1, arena);
+    PrefixRows rows(shape_.width, reach_.left, reach_.right, /*stride=*/1, arena);
     RowGradients gradients(shape_.width, arena);
     // `dx` reads `back` at mirrored boxes, and one pixel before those.
     const Index pitch = reach_.right + 1 + shape_.width + reach_.left;
@@ -180,7 +180,7 @@ class PlaneGradients {
         for (Index row = begin; row < end; ++row) {
           const double* row_of_back = back + (row - begin) * pitch;
           if (dx_) gradients.add(row - begin, row_of_back, box.x, box.scale());
-          if (dtheta_) add_products(f, rows.row(row), g[f], row, row_of_back, products[f]);
+          if (dtheta_) add_products(f, rows, g[f], row, row_of_back, products[f]);
         }
       }
       if (dx_) gradients.write(end - begin, dx_ + begin * shape_.width);
@@ -206,17 +206,18 @@ class PlaneGradients {
     });
   }
 
-  void add_products(Index f, const double* sums, const T* g, Index row, const double* back,
+  void add_products(Index f, const PrefixRows& rows, const T* g, Index row, const double* back,
                     InnerProducts& products) const {
     const Box& box = windows_[f].box;
+    const double* sums = rows.row(row);
     const auto row_of_g = [&](Index output) {
       return output >= 0 && output < shape_.height ? g + output * shape_.width : zeros_;
     };
     const T* at_y_min = row_of_g(row - box.y.at_min);
     const T* at_y_max = row_of_g(row - box.y.at_max);
-    const ColumnIntegrals columns(sums, box.x, 1.0);
-    const auto pixel = [sums](Index offset) {
-      return [at = sums + offset](Index column) { return at[column + 1] - at[column]; };
+    const ColumnIntegrals columns(sums, Places(rows, box.x), box.x, 1.0);
+    const auto pixel = [&](Index offset) {
+      return [at = sums + rows.place(offset)](Index column) { return at[column + 1] - at[column]; };
     };
     if (box.x.at_min == box.x.low && box.x.at_max == box.x.high) {
       // The pixels are read once, for both purposes.
@@ -256,7 +257,18 @@ inline void spoil_gradient(const Marks& marks, const double* theta, const Shape&
   }
 }
 
-// `g` has planes that are `pitch` apart.
+// Puts the gradients of outputs that are several pixels apart where these are, among zeros.
+template <class T>
+void spread_out(const Shape& shape, const T* g, T* spread) {
+  std::fill_n(spread, shape.pixels(), T(0));
+  for (Index row = 0; row < shape.output_height(); ++row) {
+    T* to = spread + row * shape.stride_y * shape.width;
+    const T* from = g + row * shape.output_width();
+    for (Index i = 0; i < shape.output_width(); ++i) to[i * shape.stride_x] = from[i];
+  }
+}
+
+// Computes the gradients of outputs at all pixels. `g` has planes that are `pitch` apart.
 template <class T>
 void differentiate_planes(const Shape& shape, const double* theta, const T* x, const T* g,
                           Index pitch, Band band, T* dx, double* dtheta, Arena& arena) {
@@ -289,10 +301,29 @@ void differentiate_planes(const Shape& shape, const double* theta, const T* x, c
   }
 }
 
+// `g` has planes that are `pitch` apart, of outputs that may be several pixels apart.
+//
+// Spread out, one plane after the other, `g` stays in the cache.
+template <class T>
+void differentiate_outputs(const Shape& shape, const double* theta, const T* x, const T* g,
+                           Index pitch, Band band, T* dx, double* dtheta, Arena& arena) {
+  if (!shape.is_strided()) {
+    differentiate_planes(shape, theta, x, g, pitch, band, dx, dtheta, arena);
+    return;
+  }
+  Shape every_pixel = shape;
+  every_pixel.stride_y = every_pixel.stride_x = 1;
+  T* spread = arena.take_array<T>(shape.boxes * shape.pixels());
+  for (Index f = 0; f < shape.boxes; ++f) {
+    spread_out(shape, g + f * pitch, spread + f * shape.pixels());
+  }
+  differentiate_planes(every_pixel, theta, x, spread, shape.pixels(), band, dx, dtheta, arena);
+}
+
 template <class T>
 void differentiate_band_of(const Shape& shape, const double* theta, const T* x, const T* g,
                            Band band, T* dx, double* dtheta, Arena& arena) {
-  differentiate_planes(shape, theta, x, g, shape.pixels(), band, dx, dtheta, arena);
+  differentiate_outputs(shape, theta, x, g, shape.outputs(), band, dx, dtheta, arena);
 }
 
 template <class T>
@@ -300,8 +331,10 @@ void differentiate_channels_of(const Shape& shape, Channels channels, const doub
                                const T* x, const T* g, Band band, T* dx, double* dtheta,
                                Arena& arena) {
   const Index boxes = shape.boxes, pitch = plane_pitch<T>(shape.pixels());
-  T* planes_of_g = arena.take_array<T>(channels.count * boxes * pitch);
-  to_planes(g, channels.all * boxes, shape.pixels(), channels.count * boxes, planes_of_g, pitch);
+  const Index pitch_of_g = plane_pitch<T>(shape.outputs());
+  T* planes_of_g = arena.take_array<T>(channels.count * boxes * pitch_of_g);
+  to_planes(g, channels.all * boxes, shape.outputs(), channels.count * boxes, planes_of_g,
+            pitch_of_g);
   T* planes_of_x = nullptr;
   if (dtheta) {
     planes_of_x = arena.take_array<T>(channels.count * pitch);
@@ -309,11 +342,11 @@ void differentiate_channels_of(const Shape& shape, Channels channels, const doub
   }
   T* planes_of_dx = dx ? arena.take_array<T>(channels.count * pitch) : nullptr;
   for (Index c = 0; c < channels.count; ++c) {
-    differentiate_planes<T>(shape, theta + c * boxes * 4,
-                            dtheta ? planes_of_x + c * pitch : nullptr,
-                            planes_of_g + c * boxes * pitch, pitch, band,
-                            dx ? planes_of_dx + c * pitch : nullptr,
-                            dtheta ? dtheta + c * boxes * 4 : nullptr, arena);
+    differentiate_outputs<T>(shape, theta + c * boxes * 4,
+                             dtheta ? planes_of_x + c * pitch : nullptr,
+                             planes_of_g + c * boxes * pitch_of_g, pitch_of_g, band,
+                             dx ? planes_of_dx + c * pitch : nullptr,
+                             dtheta ? dtheta + c * boxes * 4 : nullptr, arena);
   }
   if (!dx) return;
   const Index first = band.begin * shape.width;

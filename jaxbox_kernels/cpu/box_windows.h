@@ -12,9 +12,6 @@
 
 namespace jaxbox {
 
-// The number of rows that are computed at a time, for one box after the other.
-constexpr Index kBlockRows = 8;
-
 struct BoxWindow {
   Box box;
   SlidingWindow window;

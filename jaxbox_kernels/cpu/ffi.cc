@@ -50,26 +50,38 @@ std::vector<double> to_doubles(const ffi::AnyBuffer& theta) {
   return {values, values + count};
 }
 
-// The steps between outputs.
-struct Strides {
-  Index y = 1;
-  Index x = 1;
+// What the caller asks for.
+struct Options {
+  int64_t height;  // Of the image.
+  int64_t width;
+  int64_t stride_y;
+  int64_t stride_x;
+  bool normalize;
+  bool whole_pixels;
+  bool channels_last;
 };
 
 // A box convolution, divided into items: bands of rows of groups of channels.
 class Work {
  public:
-  Work(ffi::Span<const int64_t> size, const ffi::AnyBuffer& theta, DType dtype, bool normalize,
-       bool whole_pixels, bool channels_last, Strides strides, bool has_bands)
-      : dtype(dtype),
-        channels_last(channels_last),
+  Work(int64_t images, const ffi::AnyBuffer& theta, DType dtype, const Options& options,
+       bool is_backward)
+      : shape{static_cast<Index>(theta.dimensions()[1]),
+              static_cast<Index>(options.height),
+              static_cast<Index>(options.width),
+              options.normalize,
+              options.whole_pixels,
+              static_cast<Index>(options.stride_y),
+              static_cast<Index>(options.stride_x)},
+        dtype(dtype),
+        channels_last(options.channels_last),
         channels_(theta.dimensions()[0]),
         number_size_(dtype == DType::kFloat32 ? sizeof(float) : sizeof(double)),
-        theta_(to_doubles(theta)) {
-    const auto* pixels = channels_last ? size.begin() + 1 : size.end() - 2;
-    shape = {static_cast<Index>(theta.dimensions()[1]), static_cast<Index>(pixels[0]),
-             static_cast<Index>(pixels[1]), normalize, whole_pixels, strides.y, strides.x};
-    images_ = static_cast<Index>(size[0]);
+        theta_(to_doubles(theta)),
+        images_(static_cast<Index>(images)),
+        rows_(is_backward ? shape.height : shape.output_height()) {
+    // Backward with channels last, every band would transpose the whole planes.
+    const bool has_bands = !is_backward || !channels_last;
     group_ = 1;
     if (channels_last) {
       group_ = std::min(channels_, (kLeastOutputs + shape.boxes - 1) / shape.boxes);
@@ -78,7 +90,7 @@ class Work {
     }
     groups_ = (channels_ + group_ - 1) / group_;
     const Index whole = std::max<Index>(1, images_ * groups_);
-    const Index most = std::max<Index>(1, shape.output_height() / kLeastRowsOfBand);
+    const Index most = std::max<Index>(1, rows_ / kLeastRowsOfBand);
     bands_ = has_bands ? std::min(most, (kLeastItems + whole - 1) / whole) : 1;
     if (channels_last && has_bands) {
       const Index bytes = group_ * shape.boxes * shape.outputs() * number_size_;
@@ -91,8 +103,7 @@ class Work {
 
   Band band(Index item) const {
     const Index number = item % bands_;
-    const Index rows = shape.output_height();
-    return {rows * number / bands_, rows * (number + 1) / bands_};
+    return {rows_ * number / bands_, rows_ * (number + 1) / bands_};
   }
 
   Channels channels(Index item) const {
@@ -148,27 +159,25 @@ class Work {
   Index channels_;
   Index number_size_;
   std::vector<double> theta_;
+  Index images_;
+  Index rows_;   // Of the result.
   Index group_;  // Channels of an item.
   Index groups_;
-  Index images_;
   Index bands_;
 };
 
 ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta,
-                   ffi::Result<ffi::AnyBuffer> output, bool normalize, bool whole_pixels,
-                   bool channels_last, int64_t stride_y, int64_t stride_x) {
+                   ffi::Result<ffi::AnyBuffer> output, Options options) {
   const auto dtype = to_dtype(x.element_type());
   if (!dtype) return dtype.error();
-  const Strides strides{static_cast<Index>(stride_y), static_cast<Index>(stride_x)};
-  const Work work(x.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last, strides,
-                  /*has_bands=*/true);
+  const Work work(x.dimensions()[0], theta, *dtype, options, /*is_backward=*/false);
   const auto* input = static_cast<const char*>(x.untyped_data());
   auto* result = static_cast<char*>(output->untyped_data());
   prefer_huge_pages(result, output->size_bytes());
   return parallel_for(pool, work.items(), [&](Index item, Arena& arena) {
     const auto* of_input = work.first_pixel(input, item);
     auto* of_result = work.first_output(result, item);
-    if (channels_last) {
+    if (work.channels_last) {
       filter_channels(*dtype, work.shape, work.channels(item), work.theta(item), of_input,
                       work.band(item), of_result, arena);
     } else {
@@ -182,12 +191,10 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta,
 // for a gradient that is not needed, or for an `x` that is not.
 ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta, ffi::AnyBuffer g,
                     ffi::Result<ffi::AnyBuffer> dx, ffi::Result<ffi::AnyBuffer> dtheta,
-                    bool normalize, bool whole_pixels, bool channels_last) {
+                    Options options) {
   const auto dtype = to_dtype(g.element_type());
   if (!dtype) return dtype.error();
-  // With channels last, every band would transpose the whole planes.
-  const Work work(g.dimensions(), theta, *dtype, normalize, whole_pixels, channels_last, Strides(),
-                  /*has_bands=*/!channels_last);
+  const Work work(g.dimensions()[0], theta, *dtype, options, /*is_backward=*/true);
   const bool needs_dx = dx->element_count() > 0, needs_dtheta = dtheta->element_count() > 0;
   const auto* input = static_cast<const char*>(x.untyped_data());
   const auto* gradient = static_cast<const char*>(g.untyped_data());
@@ -199,7 +206,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
     const auto* of_g = work.first_output(gradient, item);
     auto* of_dx = needs_dx ? work.first_pixel(result, item) : nullptr;
     double* of_dtheta = needs_dtheta ? &parts[work.part(item)] : nullptr;
-    if (channels_last) {
+    if (work.channels_last) {
       differentiate_channels(*dtype, work.shape, work.channels(item), work.theta(item), of_x, of_g,
                              work.band(item), of_dx, of_dtheta, arena);
     } else {
@@ -220,7 +227,16 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer theta
 
 // The number of the calls' form: `library.py` refuses a library with another one than its own. Raise
 // both when an argument, a result or an attribute below changes.
-JAXBOX_EXPORT int jaxbox_calls_version() { return 1; }
+JAXBOX_EXPORT int jaxbox_calls_version() { return 2; }
+
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(jaxbox::Options,
+                                      xla::ffi::StructMember<int64_t>("height"),
+                                      xla::ffi::StructMember<int64_t>("width"),
+                                      xla::ffi::StructMember<int64_t>("stride_y"),
+                                      xla::ffi::StructMember<int64_t>("stride_x"),
+                                      xla::ffi::StructMember<bool>("normalize"),
+                                      xla::ffi::StructMember<bool>("whole_pixels"),
+                                      xla::ffi::StructMember<bool>("channels_last"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_forward, jaxbox::forward,
                               xla::ffi::Ffi::Bind()
@@ -228,11 +244,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_forward, jaxbox::forward,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
-                                  .Attr<bool>("normalize")
-                                  .Attr<bool>("whole_pixels")
-                                  .Attr<bool>("channels_last")
-                                  .Attr<int64_t>("stride_y")
-                                  .Attr<int64_t>("stride_x"));
+                                  .Attrs<jaxbox::Options>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_backward, jaxbox::backward,
                               xla::ffi::Ffi::Bind()
@@ -242,6 +254,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxbox_box_conv_backward, jaxbox::backward,
                                   .Arg<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
                                   .Ret<xla::ffi::AnyBuffer>()
-                                  .Attr<bool>("normalize")
-                                  .Attr<bool>("whole_pixels")
-                                  .Attr<bool>("channels_last"));
+                                  .Attrs<jaxbox::Options>());

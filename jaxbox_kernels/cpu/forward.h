@@ -36,7 +36,8 @@ void filter_box(const Shape& shape, BoxWindow& box_window, const PrefixRows& sum
   const Axis& x = box_window.box.x;
   const double scale = box_window.box.scale();
   const Index width = shape.output_width(), stride = shape.stride_y;
-  const auto row_of = [&](Index row) { return Integrals(sums, row, x, scale); };
+  const Places places(sums, x);
+  const auto row_of = [&](Index row) { return Integrals(sums.row(row), places, x, scale); };
   box_window.window.take_until(rows_end, row_of, [=](Index row, Index strip) {
     T* __restrict to = output + (row / stride - first) * width;
     const T* ahead = to + kRowsAhead * width + strip * kStripColumns;
@@ -57,7 +58,7 @@ template <class T>
 bool filter_rows(const Shape& shape, BoxWindow* windows, Band rows, const T* pixels,
                  const Output<T>& output, Arena& arena) {
   const Reach reach = reach_of(windows, shape.boxes);
-  PrefixRows sums(shape.width, reach.left, reach.right, kBlockRows, shape.stride_x, arena);
+  PrefixRows sums(shape.width, reach.left, reach.right, shape.stride_x, arena);
   const auto filter = shape.whole_pixels   ? filter_box<WholeColumnIntegrals, T>
                       : shape.stride_x > 1 ? filter_box<StridedColumnIntegrals, T>
                                            : filter_box<ColumnIntegrals, T>;

@@ -14,13 +14,14 @@ struct Shape {
   Index width;
   bool normalize;
   bool whole_pixels;  // Whether all bounds are known to lie on pixel edges.
-  Index stride_y = 1;  // The steps between outputs. Gradients are computed for steps of 1 only.
+  Index stride_y = 1;  // The steps between outputs.
   Index stride_x = 1;
 
   Index pixels() const { return height * width; }
   Index output_height() const { return (height + stride_y - 1) / stride_y; }
   Index output_width() const { return (width + stride_x - 1) / stride_x; }
   Index outputs() const { return output_height() * output_width(); }
+  bool is_strided() const { return stride_y > 1 || stride_x > 1; }
 };
 
 // Rows `begin ... end - 1` of the result.
@@ -58,8 +59,8 @@ void filter_channels(DType dtype, const Shape& shape, Channels channels, const d
 //
 // theta: the boxes, `(boxes, 4)`.
 // x: the plane, `(height, width)`; null if `dtheta` is.
-// g: the gradient with respect to the output, `(boxes, height, width)`.
-// dx: all rows of the gradient with respect to `x`, or null.
+// g: the gradient with respect to the output, `(boxes, output_height, output_width)`.
+// dx: all rows of the gradient with respect to `x`, of which the band is written, or null.
 // dtheta: the gradient with respect to the boxes, `(boxes, 4)`, or null.
 void differentiate_band(DType dtype, const Shape& shape, const double* theta, const void* x,
                         const void* g, Band band, void* dx, double* dtheta, Arena& arena);

@@ -17,7 +17,7 @@ BACKWARD = "jaxbox_box_conv_backward"
 
 # The number of the calls' form, of which `ffi.cc` has a copy. Raise both when a call changes, so
 # that a library of older sources is refused here and not by XLA when a program runs.
-_CALLS_VERSION = 1
+_CALLS_VERSION = 2
 
 # CMake calls a module so on macOS, too.
 _SUFFIX = ".dll" if sys.platform == "win32" else ".so"

@@ -10,36 +10,42 @@
 
 namespace jaxbox {
 
+// The number of rows that are computed at a time, for one box after the other. A constant, since
+// rows are found by its remainders.
+constexpr Index kBlockRows = 8;
+
 // The number of rows of an image that are summed at once. A prefix sum waits for each addition
 // before the next; those of several rows wait together.
 constexpr Index kRowsTogether = 4;
 
-// The last rows of an image that were read, as prefix sums. They have margins so that boxes may
-// leave the image: to the left all is 0, to the right sums stay what they are.
+// The last `kBlockRows` rows of an image that were read, as prefix sums. They have margins so that
+// boxes may leave the image: to the left all is 0, to the right sums stay what they are.
+//
+// Sums that are `stride` columns apart are neighbours in memory, so that outputs that are so far
+// apart read neighbours: all sums whose columns have the same rest are a part of the row.
 class PrefixRows {
  public:
-  // Keeps `capacity` rows, for outputs `stride` columns apart. Sums can be read from column `-before`
-  // up to `width + after + 1`.
-  PrefixRows(Index width, Index before, Index after, Index capacity, Index stride, Arena& arena)
+  // For outputs `stride` columns apart. Sums can be read from column `-before` up to
+  // `width + after + 1`.
+  PrefixRows(Index width, Index before, Index after, Index stride, Arena& arena)
       : width_(width),
         stride_(stride),
         before_((before + stride - 1) / stride * stride),
-        pitch_((before_ + width + after + 2 + stride - 1) / stride * stride),
-        capacity_(capacity),
-        sums_(arena.take_array<double>(capacity * pitch_)),
-        phases_(stride > 1 ? arena.take_array<double>(capacity * pitch_) : nullptr) {
-    for (Index row = 0; row < capacity; ++row) std::fill_n(sums_ + row * pitch_, before_, 0.0);
+        part_((before_ + width + after + 2 + stride - 1) / stride),
+        sums_(arena.take_array<double>(kBlockRows * pitch())) {
+    for (Index part = 0; part < kBlockRows * stride; ++part) {
+      std::fill_n(sums_ + part * part_, before_ / stride, 0.0);
+    }
   }
 
-  // The sums of all pixels before each column of a row, from column 0.
-  const double* row(Index number) const { return sums_ + number % capacity_ * pitch_ + before_; }
+  // The sums of a row.
+  const double* row(Index number) const { return begin_of(number); }
 
-  // The sums of all pixels before column `offset` of a row, `offset + stride`, and so on.
-  const double* every_stride(Index number, Index offset) const {
-    if (stride_ == 1) return row(number) + offset;
-    const Index place = offset + before_;
-    return phases_ + number % capacity_ * pitch_ + place % stride_ * (pitch_ / stride_) +
-           place / stride_;
+  // Where in a row the sum of all pixels before a column is. The sums before the columns `stride`,
+  // two strides and so on farther follow.
+  Index place(Index column) const {
+    const Index from_begin = column + before_;
+    return from_begin % stride_ * part_ + from_begin / stride_;
   }
 
   // Reads rows `begin ... end - 1`, of which `pixels` is the first. Returns whether all pixels are
@@ -52,62 +58,74 @@ class PrefixRows {
       finite &= read_together<kRowsTogether>(pixels + (row - begin) * width_, row);
     }
     for (; row < end; ++row) finite &= read_together<1>(pixels + (row - begin) * width_, row);
-    if (stride_ > 1) {
-      for (row = begin; row < end; ++row) split_phases(row);
-    }
     return finite;
   }
 
  private:
+  Index pitch() const { return stride_ * part_; }
+
+  double* begin_of(Index number) const { return sums_ + number % kBlockRows * pitch(); }
+
   template <int kCount, class T>
   bool read_together(const T* pixels, Index first) {
     double* sums[kCount];
     double totals[kCount] = {};
-    for (Index k = 0; k < kCount; ++k) {
-      sums[k] = sums_ + (first + k) % capacity_ * pitch_ + before_;
-    }
-    for (Index column = 0; column < width_; ++column) {
+    for (Index k = 0; k < kCount; ++k) sums[k] = begin_of(first + k) + before_ / stride_;
+    const auto read_column = [&](Index column, Index place) {
       for (Index k = 0; k < kCount; ++k) {
-        sums[k][column] = totals[k];
+        sums[k][place] = totals[k];
         totals[k] += pixels[k * width_ + column];
+      }
+    };
+    if (stride_ == 1) {
+      for (Index column = 0; column < width_; ++column) read_column(column, column);
+    } else {
+      for (Index column = 0, place = 0; column < width_; ++place) {
+        const Index end = std::min(column + stride_, width_);
+        for (Index part = 0; column < end; ++column, ++part) {
+          read_column(column, part * part_ + place);
+        }
       }
     }
     bool finite = true;
     for (Index k = 0; k < kCount; ++k) {
-      std::fill(sums[k] + width_, sums[k] + pitch_ - before_, totals[k]);
+      double* const begin = begin_of(first + k);
+      for (Index part = 0; part < stride_; ++part) {
+        const Index filled = (before_ + width_ - part + stride_ - 1) / stride_;
+        std::fill(begin + part * part_ + filled, begin + (part + 1) * part_, totals[k]);
+      }
       finite &= std::isfinite(totals[k]);
     }
     return finite;
   }
 
-  // Copies a row such that sums `stride` columns apart are neighbours.
-  void split_phases(Index number) {
-    const double* __restrict sums = sums_ + number % capacity_ * pitch_;
-    double* __restrict phases = phases_ + number % capacity_ * pitch_;
-    const Index length = pitch_ / stride_;
-    for (Index phase = 0; phase < stride_; ++phase) {
-      for (Index i = 0; i < length; ++i) phases[phase * length + i] = sums[i * stride_ + phase];
-    }
-  }
-
   Index width_;
   Index stride_;
-  Index before_;
-  Index pitch_;  // A multiple of the stride.
-  Index capacity_;
+  Index before_;  // A multiple of the stride.
+  Index part_;    // The number of sums whose columns have the same rest.
   double* sums_;
-  double* phases_;  // The same sums by their column modulo the stride.
+};
+
+// Where in rows of prefix sums those are that a box needs.
+struct Places {
+  Index before_low;
+  Index after_low;
+  Index before_high;
+  Index after_high;
+
+  Places(const PrefixRows& sums, const Axis& x)
+      : before_low(sums.place(x.low)),
+        after_low(sums.place(x.low + 1)),
+        before_high(sums.place(x.high)),
+        after_high(sums.place(x.high + 1)) {}
 };
 
 // The integrals over a box's columns, of one row, times a factor.
 class ColumnIntegrals {
  public:
-  ColumnIntegrals(const PrefixRows& sums, Index row, const Axis& x, double factor)
-      : ColumnIntegrals(sums.row(row), x, factor) {}
-
-  ColumnIntegrals(const double* sums, const Axis& x, double factor)
-      : low_(sums + x.low),
-        high_(sums + x.high),
+  ColumnIntegrals(const double* row, const Places& places, const Axis& x, double factor)
+      : low_(row + places.before_low),
+        high_(row + places.before_high),
         whole_(factor * x.whole),
         low_part_(factor * x.low_part),
         high_part_(factor * x.high_part) {}
@@ -132,11 +150,11 @@ class ColumnIntegrals {
 // The same for outputs that are several columns apart.
 class StridedColumnIntegrals {
  public:
-  StridedColumnIntegrals(const PrefixRows& sums, Index row, const Axis& x, double factor)
-      : before_low_(sums.every_stride(row, x.low)),
-        after_low_(sums.every_stride(row, x.low + 1)),
-        before_high_(sums.every_stride(row, x.high)),
-        after_high_(sums.every_stride(row, x.high + 1)),
+  StridedColumnIntegrals(const double* row, const Places& places, const Axis& x, double factor)
+      : before_low_(row + places.before_low),
+        after_low_(row + places.after_low),
+        before_high_(row + places.before_high),
+        after_high_(row + places.after_high),
         whole_(factor * x.whole),
         low_part_(factor * x.low_part),
         high_part_(factor * x.high_part) {}
@@ -160,9 +178,9 @@ class StridedColumnIntegrals {
 // The same if all bounds lie on pixel edges, for outputs any number of columns apart.
 class WholeColumnIntegrals {
  public:
-  WholeColumnIntegrals(const PrefixRows& sums, Index row, const Axis& x, double factor)
-      : low_(sums.every_stride(row, x.low + 1)),
-        high_(sums.every_stride(row, x.high)),
+  WholeColumnIntegrals(const double* row, const Places& places, const Axis& x, double factor)
+      : low_(row + places.after_low),
+        high_(row + places.before_high),
         whole_(factor * x.whole) {}
 
   double operator[](Index column) const { return whole_ * (high_[column] - low_[column]); }

@@ -110,7 +110,7 @@ def _filter(theta: Array, x: Array, *, options: Options) -> Array:
     rows = _rows(x)
     sums = row_prefix_sums.sum_rows(rows, width)
     table = box_params.table(boxes)
-    output = box_filter.filter_planes(sums, rows, table, shape, x.dtype, whole=whole)
+    output: Array = box_filter.filter_planes(sums, rows, table, shape, x.dtype, whole=whole)
     return output[..., :width].reshape(shape)
 
 
@@ -119,7 +119,7 @@ def _filter_back(theta: Array, g: Array, *, options: Options) -> Array:
     whole, rows = options.whole_pixels, _rows(g)
     boxes = box_params.of_adjoint(theta, shape, normalize=options.normalize, whole_pixels=whole)
     table = box_params.table(boxes)
-    dx = grad_x.filter_back(rows, table, shape, whole=whole)
+    dx: Array = grad_x.filter_back(rows, table, shape, whole=whole)
     return dx[:, :width].reshape(batch, channels, height, width)
 
 

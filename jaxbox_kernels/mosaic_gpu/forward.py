@@ -28,6 +28,7 @@ from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 _ROWS = 4
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "dtype", "whole"))
 def filter_planes(
     source: RowSums,
     x: MeasuredRows,
@@ -59,6 +60,7 @@ def filter_planes(
         grid=(planes, strips, number),
         grid_names=grid.NAMES,
         compiler_params=lanes.COMPILER_PARAMS,
+        kernel_name="box_conv_filter_planes",
     )
     output: Array = kernel(source, x, boxes)
     return output

@@ -56,6 +56,7 @@ class Products[Each](NamedTuple):
     high_y: Each
 
 
+@functools.partial(jax.jit, static_argnames="shape")
 def inner_products(
     source: RowSums,
     x: MeasuredRows,
@@ -83,6 +84,7 @@ def inner_products(
         grid=(planes, strips, number),
         grid_names=grid.NAMES,
         compiler_params=lanes.COMPILER_PARAMS,
+        kernel_name="box_conv_inner_products",
     )
     results = kernel(source, x, g, boxes)
     sums = jnp.sum(results[..., :each], 1).reshape(*shape[:3], each)

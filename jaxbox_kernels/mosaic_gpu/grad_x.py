@@ -33,6 +33,7 @@ from jaxbox_kernels.mosaic_gpu.sliding_window import Window
 from jaxbox_kernels.mosaic_gpu.tiles import Tile
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "whole"))
 def filter_back(g: MeasuredRows, boxes: Table, shape: tuple[int, ...], *, whole: bool) -> Array:
     """Computes the gradient with respect to the input, `(N * C * H, padded(W))`.
 
@@ -61,6 +62,7 @@ def filter_back(g: MeasuredRows, boxes: Table, shape: tuple[int, ...], *, whole:
         grid=(groups, batch * channels, parts),
         grid_names=("group", "plane", "part"),
         compiler_params=lanes.COMPILER_PARAMS,
+        kernel_name="box_conv_filter_back",
     )
     each: Array = kernel(g, boxes)
     return each[0] if groups == 1 else jnp.sum(each, 0).astype(g.pixels.dtype)

@@ -109,6 +109,7 @@ def _rows_of_group(rows: int) -> int:
     return lanes.largest_divisor(rows, _ROWS)
 
 
+@functools.partial(jax.jit, static_argnames="width")
 def sum_rows(x: MeasuredRows, width: int) -> RowSums:
     """Computes prefix sums over the columns of rows, in which what is not finite counts as 0.
 
@@ -132,6 +133,7 @@ def sum_rows(x: MeasuredRows, width: int) -> RowSums:
         grid=(number // rows,),
         grid_names=("group",),
         compiler_params=lanes.COMPILER_PARAMS,
+        kernel_name="box_conv_sum_rows",
     )
     return RowSums(*kernel(MeasuredRows(pixels.reshape(-1), x.magnitudes)))
 

@@ -95,7 +95,7 @@ def _backward_elsewhere(x: Array | None, theta: Array, g: Array, options: Option
     return _choose_elsewhere(g).backward(x, theta, g, options)
 
 
-def _with_wide_sums(backend: Backend) -> Backend:
+def with_wide_sums(backend: Backend) -> Backend:
     """A backend that computes in float32 at least."""
 
     @functools.partial(jax.jit, static_argnames="options")
@@ -117,7 +117,7 @@ _ON_CPU = _of_finite_planes("xla", _forward_on_cpu, _backward_on_cpu)
 _ELSEWHERE = _of_finite_planes("xla", _forward_elsewhere, _backward_elsewhere)
 
 BACKEND: Final = replace(
-    _with_wide_sums(_complete(by_platform("cpu", _ON_CPU, _ELSEWHERE))), name="xla"
+    with_wide_sums(_complete(by_platform("cpu", _ON_CPU, _ELSEWHERE))), name="xla"
 )
 # JAX traces what it computes on CPUs too, so a backend that is never used there saves time.
-BACKEND_ELSEWHERE: Final = _with_wide_sums(_complete(_ELSEWHERE))
+BACKEND_ELSEWHERE: Final = with_wide_sums(_complete(_ELSEWHERE))

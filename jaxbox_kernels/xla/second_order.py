@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax import Array
 
+from jaxbox_kernels import strided_gradients
 from jaxbox_kernels.backend import Backward, Gradients, Options
 from jaxbox_kernels.common.dtypes import sum_dtype
 from jaxbox_kernels.xla import overlap_matrices
@@ -38,6 +39,7 @@ def differentiable(backward: Backward) -> Backward:
     return differentiable_backward
 
 
+@strided_gradients.by_spreading
 def _by_matrices(x: Array | None, theta: Array, g: Array, options: Options) -> Gradients:
     dtype = sum_dtype(theta)
     dx, dtheta = overlap_matrices.gradients(

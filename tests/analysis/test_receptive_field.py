@@ -32,6 +32,16 @@ def energy_by_loops(response, row, column):
     return result / response.sum()
 
 
+def test_positions_may_be_known_only_when_a_compiled_function_runs(rng):
+    images = jnp.asarray(rng.normal(size=(1, 6, 9, 2)), jnp.float32)
+    positions = np.array([[[1, 2], [4, 7]]])
+    compiled = jax.jit(lambda positions: analysis.energy_curves(jnp.sin, images, positions))
+    expected = analysis.energy_curves(jnp.sin, images, positions)
+    np.testing.assert_allclose(compiled(positions), expected, rtol=1e-6)
+    with pytest.raises(TypeError, match="positions must be integers"):
+        compiled(positions + 0.5)
+
+
 @pytest.mark.parametrize("depth", [3, None])
 def test_energy_curves_against_the_jacobian(depth, rng):
     model = network(partial(BoxBlock, num_boxes=2), partial(Downsampling, channels=8), Bottleneck)

@@ -1495,6 +1495,8 @@ def _numpy(state):
     return {name: np.asarray(value, np.float32) for name, value in state.items()}
 
 
+_BOX_LAYER = layers.BoxConv(3, 2, window=(6, 8), rngs=nnx.Rngs(0))
+_BOX_STATE = _numpy(interop.box_to_pytorch(_BOX_LAYER))
 _DCLS_STATE = _numpy(interop.dcls_to_pytorch(_DCLS_LAYER))
 _DOCONV_STATE = _numpy(interop.doconv_to_pytorch(_DOCONV_LAYER))
 _OCT_STATE = _numpy(interop.octave_to_pytorch(_OCT_LAYER))
@@ -1534,6 +1536,29 @@ def _network_states():
 
 
 _INTEROP = [
+    Call(
+        "box_from_pytorch",
+        interop.box_from_pytorch,
+        {
+            "state": _state(_BOX_STATE, {**_BOX_STATE, "x_min": 1 + _BOX_STATE["x_max"]}),
+            "window": _WINDOW,
+            "reparametrization_factor": number(8.0),
+            "invalid_boxes": choice("error"),
+            "normalize": flag(True),
+        },
+        _use_layer,
+        names={"state": "[xy]_(min|max)"},
+    ),
+    Call(
+        "box_to_pytorch",
+        interop.box_to_pytorch,
+        {
+            "layer": _layer_kind(_BOX_LAYER, _OCT_LAYER, _DCLS_LAYER, linen.BoxConv(3)),
+            "reparametrization_factor": number(8.0),
+            "like": _like(_BOX_STATE),
+        },
+        names={"like": r"state|[xy]_(min|max)"},
+    ),
     Call(
         "dcls_from_pytorch",
         interop.dcls_from_pytorch,

@@ -130,7 +130,7 @@ PROGRAMS = (
         {
             **_TRAINING,
             **_COMPARED,
-            "--ways": ("none", "redraw redraw", "redraw none", ""),
+            "--variants": ("none", "redraw redraw", "redraw none", ""),
             "--box-learning": ("redraw",),
         },
         "directory",
@@ -158,6 +158,12 @@ PROGRAMS = (
         },
     ),
     Program(
+        "view_run",
+        "{run}",
+        {"--images": (*_POSITIVE, "201"), "--data": ("camvid:x", "x", "")},
+        "file",
+    ),
+    Program(
         "bench_box_conv",
         "--shapes 1,1,2,2,1 --rounds 1 --conv none",
         {
@@ -172,6 +178,12 @@ PROGRAMS = (
     ),
     # Refused without a GPU, whatever the options are.
     Program("gpu_measurements", "", {"--dry-run": ("x",)}, "directory"),
+    Program(
+        "profile_box_conv",
+        "",
+        {"--shapes": ("1", "1,1,2,2,0"), "--dtypes": ("float16", ""), "--rounds": _POSITIVE},
+        "file",
+    ),
     Program(
         "bench_sister_layers",
         "--rounds 1",
@@ -250,12 +262,13 @@ _READERS = {
     "resume": ("cityscapes_boxenet", "--model boxenet --size 16x32 --steps 3 --out {run} --resume"),
     "figures": ("paper_figures", "{run} --out {out}"),
     "prune": ("prune_boxes", "{run}"),
+    "view": ("view_run", "{run} --out {out}"),
     "compare": ("compare_networks", _COMPARE),
 }
 _READ = {
     "settings.json": tuple(_READERS),
-    "data.json": ("evaluate", "predict", "export", "resume", "figures", "prune"),
-    "metrics.jsonl": ("resume", "compare"),
+    "data.json": ("evaluate", "predict", "export", "resume", "figures", "prune", "view"),
+    "metrics.jsonl": ("resume", "compare", "view"),
 }
 
 

@@ -14,7 +14,7 @@ import jaxbox
 from jaxbox import boxes
 from jaxbox_kernels.backend import Options
 from jaxbox_kernels.common import powers_of_two
-from jaxbox_kernels.mosaic_gpu import box_params, row_cache, tiles
+from jaxbox_kernels.mosaic_gpu import box_params, forward, row_cache, tiles
 from tests.cases import contract
 from tests.cases.backends import BACKENDS, EXACT, run
 from tests.cases.box_conv import BOUNDS, arguments, assert_close, relative_error
@@ -46,18 +46,27 @@ def test_rows_in_several_parts(backend, rng):
     assert_close(_dx(theta, g, backend=backend), oracle.backward(x, theta, g)[0], "dx")
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_rows_of_low_boxes_alone_are_cached(backend, monkeypatch, whole, rng):
+@pytest.fixture
+def cache_of_four_rows(monkeypatch):
+    """A row cache that holds four rows."""
     monkeypatch.setattr(row_cache, "_ROWS", 4)
+    # JAX must not find what it traced with a larger cache, nor later with this one.
+    forward.filter_planes.clear_cache()
+    yield
+    forward.filter_planes.clear_cache()
+
+
+@pytest.mark.usefixtures("cache_of_four_rows")
+@pytest.mark.parametrize("whole", [False, True])
+def test_rows_of_low_boxes_alone_are_cached(backend, whole, rng):
     x, theta, _ = arguments(rng, (11, 5), channels=1, number=4)
     # Up to 4 rows fit.
     theta[0, :, 2] = [-9.3, -1.2, 0.6, -7.3]
     theta[0, :, 3] = theta[0, :, 2] + [1.4, 2.9, 3.2, 9.9]
     if whole:
         theta = np.asarray(boxes.round_to_pixels(theta))
-    # JAX must not find what it traced with a larger cache.
-    forward = jax.jit(functools.partial(backend.forward, options=Options(whole_pixels=whole)))
-    assert_close(forward(x, theta), oracle.forward(x, theta), "forward")
+    output = jax.jit(functools.partial(backend.forward, options=Options(whole_pixels=whole)))
+    assert_close(output(x, theta), oracle.forward(x, theta), "forward")
 
 
 def test_gradient_on_whole_pixels_needs_no_image(backend, rng):
@@ -80,16 +89,16 @@ def test_swapped_bounds_change_the_sign(backend, rng):
         assert_close(result, exact, kind)
 
 
-def test_bright_rows_leave_nothing_behind_beside_dark_ones(backend, monkeypatch, rng):
+@pytest.mark.usefixtures("cache_of_four_rows")
+def test_bright_rows_leave_nothing_behind_beside_dark_ones(backend, rng):
     """Of two boxes, one is too tall for the row cache; the other is a sliver across an edge."""
-    monkeypatch.setattr(row_cache, "_ROWS", 4)
     x = rng.uniform(1, 2, (1, 1, 24, 9)).astype(np.float32)
     x[..., :9, :] *= 1e4
     x[..., 4] *= 1e4
     theta = np.array([[[-2.5, 1.5, -3.3, 2.2], [0.49999, 0.50001, -0.2, 0.9]]], np.float32)
-    forward = jax.jit(functools.partial(backend.forward, options=EXACT))
+    output = jax.jit(functools.partial(backend.forward, options=EXACT))
     magnitudes = oracle.forward(x, theta)  # All pixels are positive.
-    assert (np.abs(forward(x, theta) - magnitudes) <= 1e-6 * magnitudes).all()
+    assert (np.abs(output(x, theta) - magnitudes) <= 1e-6 * magnitudes).all()
 
 
 def test_lengths_of_slivers_keep_their_digits():
@@ -176,8 +185,8 @@ def test_exports_for_cuda(dtype):
     assert exported.platforms == ("cuda",)
     assert [aval.shape for aval in exported.out_avals] == [_X.shape, _THETA.shape]
     assert [aval.dtype for aval in exported.out_avals] == [dtype, jnp.float32]
-    # Prefix sums of rows twice, of which XLA removes one, the filter, its adjoint, inner products.
-    assert exported.mlir_module().count("stablehlo.custom_call @mosaic_gpu") == 5
+    # Prefix sums of rows, the filter, its adjoint, inner products.
+    assert exported.mlir_module().count("stablehlo.custom_call @mosaic_gpu") == 4
 
 
 # They consist of the kernels that gradients have, of which both dtypes are lowered above.
@@ -190,12 +199,23 @@ def test_second_derivatives_lower_for_cuda(dtype):
     jax.jit(jax.grad(energy, (0, 1))).trace(x, _THETA).lower(lowering_platforms=("cuda",))
 
 
-def test_vmap_adds_no_kernel():
-    def count(function, *arguments):
-        lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
-        return lowered.as_text().count("stablehlo.custom_call @mosaic_gpu")
+def _count_kernels(function, *arguments):
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+    return lowered.as_text().count("stablehlo.custom_call @mosaic_gpu")
 
-    assert count(jax.vmap(_op, (0, None)), _X, _THETA) == count(_op, _X, _THETA) == 2
+
+def test_vmap_adds_no_kernel():
+    mapped = jax.vmap(_op, (0, None))
+    assert _count_kernels(mapped, _X, _THETA) == _count_kernels(_op, _X, _THETA) == 2
+
+
+def test_layers_of_one_shape_are_lowered_once():
+    """Mosaic takes a second or more for each kernel that it lowers, and networks have many."""
+
+    def two_layers(x, theta):
+        return _op(_op(x, theta)[..., :2], theta)
+
+    assert _count_kernels(two_layers, _X, _THETA) == 2
 
 
 def test_large_images_are_not_taken_one_by_one():
@@ -232,7 +252,7 @@ def test_picks_by_platform_with_a_gpu(monkeypatch):
         return jax.grad(lambda x, theta: jnp.sum(jaxbox.box_conv(x, theta) ** 2), (0, 1))(x, theta)
 
     traced = jax.jit(gradients).trace(_X, _THETA)
-    for platform, kernels in (("cuda", 5), ("cpu", 0)):
+    for platform, kernels in (("cuda", 4), ("cpu", 0)):
         lowered = traced.lower(lowering_platforms=(platform,)).as_text()
         assert lowered.count("stablehlo.custom_call @mosaic_gpu") == kernels
 

@@ -26,6 +26,7 @@ def _conv(features, rngs):
 
 LAYERS = {
     "BoxConv": (lambda rngs: layers.BoxConv(4, 2, window=(6, 8), rngs=rngs), X),
+    "WeightedBoxConv": (lambda rngs: layers.WeightedBoxConv(4, 6, 2, rngs=rngs), X),
     "DclsConv": (lambda rngs: layers.DclsConv(4, 6, (5, 5), 3, rngs=rngs), X),
     "DOConv": (lambda rngs: layers.DOConv(4, 6, (3, 3), rngs=rngs), X),
     "OctConv": (lambda rngs: layers.OctConv(4, 6, (3, 3), rngs=rngs), PAIR),
@@ -64,6 +65,7 @@ def test_a_network_can_be_shown_and_called_afterwards(architecture, capsys):
 
 LINEN_LAYERS = {
     "BoxConv": (linen.BoxConv(2), X),
+    "WeightedBoxConv": (linen.WeightedBoxConv(6, 2), X),
     "DclsConv": (linen.DclsConv(6, (5, 5), 3), X),
     "DOConv": (linen.DOConv(6, (3, 3)), X),
     "OctConv": (linen.OctConv(6, (3, 3)), PAIR),

@@ -103,6 +103,7 @@ def test_boxes_do_not_depend_on_the_size_of_later_inputs():
 
 
 LAYERS = {
+    "WeightedBoxConv": ((6, 2), {"window": (6, 8), "padding": "edge"}),
     "DclsConv": ((6, (5, 4), 3, 2), {"feature_group_count": 3}),
     "DOConv": ((6, (3, 2), 2), {"depth_multiplier": 8}),
     "OctConv": ((6, (3, 3), 2), {"alpha": (0, 0.5)}),

@@ -111,7 +111,7 @@ def _run(code, arguments, **more):
         "layer": _layer,
         "call": lambda layer, x: layer(x),
     }
-    exec(re.search(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[1], names)
+    exec(re.search(r"ipython3\n(class .*?)```", DOCUMENT, re.DOTALL)[1], names)
     return eval(code, names | arguments | more)
 
 

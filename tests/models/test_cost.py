@@ -1,8 +1,12 @@
 """The counts of the paper's Table 3."""
 
 import pytest
+from flax import nnx
 
+from jaxbox.layers import BoxConv
 from jaxbox.models.cost import cost
+from jaxbox.models.features import FeatureMap
+from jaxbox.models.layer_costs import layer_cost
 from tests.cases.networks import abstract
 
 # Parameters and multiply-adds at 512x1024 with 19 classes; rounded, they are Table 3's figures.
@@ -37,3 +41,9 @@ def test_the_count_is_for_any_size_of_image(name):
     model = abstract(name, 19, SIZE)
     half = cost(model, (SIZE[0] // 2, SIZE[1]))
     assert (half.parameters, 2 * half.multiply_adds) == TABLE_3[name]
+
+
+def test_boxes_of_signals_have_no_cost_in_a_network_for_images():
+    layer = BoxConv(2, 3, window=(8,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="num_dims=1"):
+        layer_cost(layer, FeatureMap(4, 6, 2))

@@ -14,6 +14,7 @@ from experiments.segmentation.data.jpeg import JPEG_START
 from experiments.segmentation.data.picture_reading import (
     PNG_START,
     decode_label,
+    decode_palette_label,
     read_bytes,
     read_image_of_pair,
 )
@@ -21,7 +22,8 @@ from experiments.segmentation.data.source import Sample, Size, check_size
 
 _PNG_FORMAT = slice(24, 26)  # bit depth and colour type in the first chunk
 _PNG_GREY_8_BIT = bytes([8, 0])
-_PNG_COLORS_8_BIT = (bytes([8, 2]), bytes([8, 3]))  # RGB, and indices into a palette of RGB
+_PNG_PALETTE_8_BIT = bytes([8, 3])
+_PNG_COLORS_8_BIT = (bytes([8, 2]), _PNG_PALETTE_8_BIT)  # RGB, and indices into a palette of RGB
 
 
 class PairedImages:
@@ -32,8 +34,8 @@ class PairedImages:
 
     Args:
       images: the picture files by name.
-      labels: the label files (PNG; 8-bit grey, or RGB where the classes have no codes) by the same
-        names.
+      labels: the label files (PNG; 8-bit grey or palette indices, or RGB where the classes have no
+        codes) by the same names.
       classes: what the values or colours in the label files mean.
       size: `(H, W)` in pixels, to which pictures (area average) and labels (nearest) are resized.
 
@@ -118,7 +120,9 @@ def _read_label(path: Path, classes: ClassSet) -> NDArray[np.uint8]:
     png_format = data[_PNG_FORMAT]
     try:
         if classes.codes:
-            # OpenCV turns palette indices into colours and scales 1, 2 and 4 bits to 0..255.
+            if png_format == _PNG_PALETTE_8_BIT:
+                return classes.decode(decode_palette_label(path, data))
+            # OpenCV scales 1, 2 and 4 bits to 0..255.
             if png_format != _PNG_GREY_8_BIT:
                 raise DataError(
                     f"{path}: label is not 8-bit grey; save class numbers as 8-bit grey PNG"

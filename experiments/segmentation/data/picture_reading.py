@@ -1,10 +1,12 @@
 """Reading picture files as 8-bit RGB, and the pixels of label files as they are stored."""
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from experiments.common.files import read_file
 from experiments.segmentation.data.errors import DataError
@@ -12,6 +14,7 @@ from experiments.segmentation.data.exif import UPRIGHT, orientation
 from experiments.segmentation.data.jpeg import JPEG_START, reaches_its_end
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
+_EXIF_START = b"Exif\0\0"  # which Pillow puts before EXIF data
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF
 # Cameras have sensors of 10, 12 or 14 bits. In a file of 16 bits, values that need no more are most
 # likely theirs, and the upper 8 bits would be nearly black.
@@ -60,6 +63,27 @@ def decode_label(path: Path, data: bytes, *, color: bool) -> NDArray[np.uint8]:
     pixels, exif = _decode(path, data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     _check_upright(path, exif)
     return np.asarray(pixels, np.uint8)
+
+
+def decode_palette_label(path: Path, data: bytes) -> NDArray[np.uint8]:
+    """The palette indices of a label file that is a PNG with a palette, `(H, W)`.
+
+    OpenCV gives their colours only.
+
+    Args:
+      path: the file, for messages.
+      data: its content.
+
+    Raises:
+      DataError: the file cannot be decoded, or has an EXIF orientation.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data))
+        indices = np.asarray(picture, np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: truncated or not a PNG file ({error}); fetch it again") from error
+    _check_upright(path, picture.info.get("exif", b"").removeprefix(_EXIF_START))
+    return indices
 
 
 def read_bytes(path: Path) -> bytes:

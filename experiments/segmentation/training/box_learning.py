@@ -1,6 +1,6 @@
-"""Ways in which boxes may start and move in training, by name, for studies of how they learn.
+"""Variants of how boxes start and move in training, by name, for studies of how they learn.
 
-Each way differs from the library's own in one respect, so that runs that differ in nothing else
+Each variant differs from the library's own in one respect, so that runs that differ in nothing else
 tell what it is worth.
 """
 
@@ -28,7 +28,7 @@ class BoxLearning:
     """How boxes start and move.
 
     Attributes:
-      summary: what differs from the library's own way, for the table of a study.
+      summary: what differs from the library's own, for the table of a study.
       step_scale: the factor on the steps of boxes.
       own_size: whether steps are fractions of twice the box's own size, not of the window.
       schedule: the factor on the steps as a function of the share of training that has passed.
@@ -99,7 +99,7 @@ def _early_stop(passed: jax.Array) -> jax.Array:
 
 
 LIBRARY: Final = "library"
-"""The name of the library's own way."""
+"""The name of the library's own."""
 
 BOX_LEARNING: Final[Mapping[str, BoxLearning]] = MappingProxyType(
     {
@@ -128,7 +128,7 @@ BOX_LEARNING: Final[Mapping[str, BoxLearning]] = MappingProxyType(
         "redraw": BoxLearning("boxes at the minimum size are drawn anew", redraw=True),
     }
 )
-"""The ways by name."""
+"""The variants by name."""
 
 
 def prepare_boxes(model: models.SegmentationNetwork, name: str, rngs: nnx.Rngs) -> None:
@@ -139,13 +139,13 @@ def prepare_boxes(model: models.SegmentationNetwork, name: str, rngs: nnx.Rngs) 
       name: a name in `BOX_LEARNING`.
       rngs: the random keys; the stream `params` is used.
     """
-    way = BOX_LEARNING[name]
+    variant = BOX_LEARNING[name]
     for _, block in model.box_blocks():
         layer, norm = block.boxes, block.norm_after_boxes
-        if way.start is not None and layer.window is not None:
+        if variant.start is not None and layer.window is not None:
             theta = layer.theta[...]
-            layer.theta[...] = way.start(layer.window)(rngs.params(), theta.shape, theta.dtype)
-        if way.block_scale is not None:
-            norm.scale[...] = jnp.full_like(norm.scale[...], way.block_scale)
-        if way.smoothing:
-            block.boxes = SmoothedBoxConv(layer, way.smoothing)
+            layer.theta[...] = variant.start(layer.window)(rngs.params(), theta.shape, theta.dtype)
+        if variant.block_scale is not None:
+            norm.scale[...] = jnp.full_like(norm.scale[...], variant.block_scale)
+        if variant.smoothing:
+            block.boxes = SmoothedBoxConv(layer, variant.smoothing)

@@ -1,10 +1,13 @@
-"""How the boxes of each layer learnt in an epoch."""
+"""How the boxes of each layer learnt in an epoch, and how large they are after it."""
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.segmentation.training.trainer import TrainState
 from jaxbox import optim
-from jaxbox.analysis import share_at_minimum
+from jaxbox.analysis import BoxLayer, share_at_minimum
 from jaxbox.models import SegmentationNetwork
 
 MEASURES = {
@@ -37,3 +40,26 @@ def box_statistics(model: SegmentationNetwork, state: TrainState) -> dict[str, d
             "at_minimum": float(share_at_minimum(block.boxes.theta[...])),
         }
     return statistics
+
+
+def box_sizes(layers: Sequence[BoxLayer]) -> dict[str, float]:
+    """Measures the boxes of each layer.
+
+    Args:
+      layers: the layers of boxes.
+
+    Returns:
+      By `NAME/LAYER`: `box_width` and `box_height`, the means in pixels of the layer's feature map;
+      `box_at_minimum`, the share of boxes at the minimum size; `box_importance`, the mean.
+    """
+    sizes: dict[str, float] = {}
+    for layer in layers:
+        theta = np.asarray(layer.theta, np.float64)
+        measured = {
+            "width": (theta[..., 1] - theta[..., 0]).mean(),
+            "height": (theta[..., 3] - theta[..., 2]).mean(),
+            "at_minimum": share_at_minimum(layer.theta),
+            "importance": np.mean(layer.importance),
+        }
+        sizes |= {f"box_{name}/{layer.name}": float(value) for name, value in measured.items()}
+    return sizes

@@ -25,11 +25,11 @@ class _Progress(NamedTuple):
     steps: jax.Array
 
 
-def scale_steps(way: BoxLearning, marks: Boxes, steps: int) -> optax.GradientTransformation:
+def scale_steps(variant: BoxLearning, marks: Boxes, steps: int) -> optax.GradientTransformation:
     """Scales the steps of boxes, before `optim.steps_in_pixels` turns them into pixels.
 
     Args:
-      way: how boxes move.
+      variant: how boxes move.
       marks: the marks of the boxes among the parameters.
       steps: the number of steps in the whole training.
     """
@@ -37,12 +37,12 @@ def scale_steps(way: BoxLearning, marks: Boxes, steps: int) -> optax.GradientTra
     def update_fn(
         updates: optax.Updates, state: _Progress, params: optax.Params | None = None
     ) -> tuple[optax.Updates, _Progress]:
-        scale = jnp.float32(way.step_scale)
-        if way.schedule is not None:
-            scale *= way.schedule(state.steps / steps)
+        scale = jnp.float32(variant.step_scale)
+        if variant.schedule is not None:
+            scale *= variant.schedule(state.steps / steps)
 
         def scaled(spec: optim.BoxSpec, update: jax.Array, theta: jax.Array) -> jax.Array:
-            return update * scale * (_twice_own_size(spec, theta) if way.own_size else 1.0)
+            return update * scale * (_twice_own_size(spec, theta) if variant.own_size else 1.0)
 
         return map_marked(scaled, marks, updates, params), _Progress(state.steps + 1)
 

@@ -14,6 +14,7 @@ from experiments.segmentation.input.pipeline import (
     read_ahead,
     training_batches,
 )
+from experiments.segmentation.training.box_history import BoxHistory
 from experiments.segmentation.training.box_statistics import box_statistics
 from experiments.segmentation.training.checkpoints import Checkpoints
 from experiments.segmentation.training.confusion_matrix import Scores, format_score
@@ -25,9 +26,17 @@ from experiments.segmentation.training.data_record import (
 from experiments.segmentation.training.devices import is_first_process
 from experiments.segmentation.training.interrupts import Interrupts
 from experiments.segmentation.training.metrics_log import MetricsLog
+from experiments.segmentation.training.prediction_picture import prediction_picture
 from experiments.segmentation.training.prepared_run import PreparedRun
+from experiments.segmentation.training.records import (
+    RecentLoss,
+    Records,
+    is_shown,
+    steps_between_boxes,
+)
 from experiments.segmentation.training.run_directory import begin_run
 from experiments.segmentation.training.trainer import TrainState
+from jaxbox.analysis import box_layers
 from jaxbox.optim import restart_tracking
 
 # Steps between updates of the progress bar. Each update waits for the device to finish the loss.
@@ -53,10 +62,11 @@ def train(run: PreparedRun) -> TrainState:
         keep_every = -(-run.epochs // _CHECKPOINTS_KEPT) * run.steps_per_epoch
         checkpoints = stack.enter_context(Checkpoints(settings.out, keep_every))
         state = checkpoints.latest(run.trainer.initial) or run.trainer.initial
-        log = None
+        records = None
         if is_first_process():
             log = stack.enter_context(MetricsLog(settings.out, int(state.step)))
-        return _train(run, state, checkpoints, log)
+            records = Records(run, log, BoxHistory(settings.out, int(state.step)))
+        return _train(run, state, checkpoints, records)
 
 
 def _begin(run: PreparedRun) -> None:
@@ -79,7 +89,7 @@ def _begin(run: PreparedRun) -> None:
 
 
 def _train(
-    run: PreparedRun, state: TrainState, checkpoints: Checkpoints, log: MetricsLog | None
+    run: PreparedRun, state: TrainState, checkpoints: Checkpoints, records: Records | None
 ) -> TrainState:
     settings, recipe = run.settings, run.settings.training
     step = int(state.step)
@@ -88,27 +98,56 @@ def _train(
     )
     batches = run.trainer.on_devices(read_ahead(dataset, step, workers=settings.workers))
     scores: Scores | None = None
+    recent = RecentLoss(step, float(state.epoch_loss))
+    interval = steps_between_boxes(run)
+    if step == 0:
+        _record_boxes(run, state, records)
     with Interrupts() as interrupts, _progress_bar(run, step) as bar:
         while step < run.steps and not interrupts.stop_after(step):
             state = run.trainer.step(state, next(batches))
             step += 1
             steps_in_epoch = (step - 1) % run.steps_per_epoch + 1
             if step % _STEPS_BETWEEN_UPDATES == 0 or step == run.steps:
+                total = float(state.epoch_loss)
                 bar.update(step * recipe.batch_size - bar.n)
-                bar.set_postfix(_postfix(float(state.epoch_loss) / steps_in_epoch, scores))
+                bar.set_postfix(_postfix(total / steps_in_epoch, scores))
+                if records:
+                    records.add_step(step, recent.read(step, total))
+            if step % interval == 0 or steps_in_epoch == run.steps_per_epoch or step == run.steps:
+                _record_boxes(run, state, records)
             if steps_in_epoch == run.steps_per_epoch or step == run.steps:
-                scores = _held_out_scores(run, state)
-                loss = _finite(float(state.epoch_loss) / steps_in_epoch, step)
-                metrics = _metrics(run, step, loss, scores)
-                if settings.track_boxes:
-                    metrics["boxes"] = box_statistics(run.trainer.model(state), state)
-                    state = state._replace(opt_state=restart_tracking(state.opt_state))
-                state = run.trainer.begin_epoch(state)
-                if log:
-                    log.add(metrics)
+                state, scores = _end_epoch(run, state, steps_in_epoch, records)
+                recent = RecentLoss(step, 0.0)
                 checkpoints.save(state)
         checkpoints.save(state)
     return state
+
+
+def _end_epoch(
+    run: PreparedRun, state: TrainState, steps_in_epoch: int, records: Records | None
+) -> tuple[TrainState, Scores]:
+    """Scores and records an epoch, and returns the state in which the next one begins."""
+    step = int(state.step)
+    scores = _held_out_scores(run, state)
+    loss = _finite(float(state.epoch_loss) / steps_in_epoch, step)
+    metrics = _metrics(run, step, loss, scores)
+    if run.settings.track_boxes:
+        metrics["boxes"] = box_statistics(run.trainer.model(state), state)
+        state = state._replace(opt_state=restart_tracking(state.opt_state))
+    if records:
+        records.add_epoch(metrics)
+    if is_shown(run, step):
+        picture = prediction_picture(run, state)
+        if records:
+            records.add_predictions(step, picture)
+    return run.trainer.begin_epoch(state), scores
+
+
+def _record_boxes(run: PreparedRun, state: TrainState, records: Records | None) -> None:
+    """Records the boxes of a state, which all processes have to ask for together."""
+    layers = box_layers(run.trainer.model(state))
+    if records:
+        records.add_boxes(int(state.step), layers)
 
 
 def _progress_bar(run: PreparedRun, step: int) -> tqdm:

@@ -1,21 +1,20 @@
-"""The metrics of a run: `metrics.jsonl` for programs, TensorBoard's event files for people."""
+"""The metrics of a run: `metrics.jsonl` for programs, and the same and more for TensorBoard."""
 
 import json
 import reprlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
+import numpy as np
+from numpy.typing import NDArray
 
 from experiments.common.files import read_file
 from experiments.common.json_files import JsonError, finite_or_null, parse_json
 from experiments.common.outputs import replace
 from experiments.common.program import UserError
+from experiments.segmentation.training.tensorboard import TensorBoard
 
 _METRICS = "metrics.jsonl"
 _TENSORBOARD = "tensorboard"
@@ -24,7 +23,7 @@ NUMBERS: Final = ("epoch", "loss", "mean_iou", "class_accuracy", "pixel_accuracy
 
 
 class MetricsLog:
-    """Appends one record for each epoch; use as a context manager.
+    """Appends one record for each epoch, and more for TensorBoard; use as a context manager.
 
     Args:
       directory: the run's directory.
@@ -39,7 +38,7 @@ class MetricsLog:
         self._file = directory / _METRICS
         kept = [line for line, record in _read(self._file) if record["step"] <= step]
         replace(self._file, b"".join(line + b"\n" for line in kept))
-        self._board = _Board(directory / _TENSORBOARD, step)
+        self._board = TensorBoard(directory / _TENSORBOARD, step)
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +56,7 @@ class MetricsLog:
 
         Args:
           record: the metrics by name, among them `step`. Numbers that are not finite become null.
-            TensorBoard gets the numbers, and those of each layer of boxes.
+            TensorBoard gets the numbers, and those of each class and of each layer of boxes.
 
         Raises:
           OSError: there is no space for it.
@@ -66,40 +65,19 @@ class MetricsLog:
         with self._file.open("a") as file:
             file.write(json.dumps(cleaned) + "\n")
         numbers = {name: value for name, value in cleaned.items() if isinstance(value, float)}
+        numbers |= {f"iou/{name}": value for name, value in cleaned.get("iou", {}).items()}
         for layer, values in cleaned.get("boxes", {}).items():
-            named = {f"{name}/{layer}": value for name, value in values.items()}
-            numbers |= {name: value for name, value in named.items() if value is not None}
-        self._board.add(record["step"], numbers)
+            numbers |= {f"{name}/{layer}": value for name, value in values.items()}
+        self.add_numbers(record["step"], numbers)
 
+    def add_numbers(self, step: int, numbers: Mapping[str, float | None]) -> None:
+        """Appends numbers for TensorBoard alone, without those that are None."""
+        known = {name: value for name, value in numbers.items() if value is not None}
+        self._board.add_numbers(step, known)
 
-class _Board:
-    """TensorBoard's event file.
-
-    It is written at once and in this thread, unlike by tensorboardX's `SummaryWriter`, whose thread
-    ends with a traceback when the disk is full, after which the program waits for it for ever.
-
-    Args:
-      directory: the directory of event files.
-      step: the step from which the run continues; TensorBoard hides what was recorded after it.
-    """
-
-    def __init__(self, directory: Path, step: int):
-        directory.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(directory / "events"))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(event_pb2.Event(session_log=start), step + 1)
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._write(event_pb2.Event(summary=scalar(name, value)), step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _write(self, event: Any, step: int) -> None:
-        event.wall_time, event.step = time.time(), step
-        self._writer.write_event(event)
+    def add_picture(self, step: int, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Appends a picture, `(H, W, 3)` RGB, for TensorBoard alone."""
+        self._board.add_picture(step, name, pixels)
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

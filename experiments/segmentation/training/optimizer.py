@@ -41,7 +41,7 @@ def optimizer(
       steps: the number of steps in the whole training.
       steps_per_epoch: the number of steps in an epoch.
     """
-    recipe, way = settings.training, BOX_LEARNING[settings.box_learning]
+    recipe, variant = settings.training, BOX_LEARNING[settings.box_learning]
     boxes = optim.find_boxes(model)
     decayed = optim.decay_mask(boxes, optim.find_positions(model))
     adam = optax.chain(
@@ -51,9 +51,11 @@ def optimizer(
     # The states of these are in a run's checkpoints only where its settings ask for them.
     if settings.track_boxes:
         adam = optax.chain(optim.track_boxes(boxes), adam)
-    if way.moves_differently:
-        adam = optax.chain(adam, scale_steps(way, boxes, steps))
+    if variant.moves_differently:
+        adam = optax.chain(adam, scale_steps(variant, boxes, steps))
     constrained = optim.constrain(
         adam, model, box_l2=recipe.box_l2, step_scale=recipe.box_step_scale
     )
-    return optax.chain(constrained, redraw_smallest(boxes, steps)) if way.redraw else constrained
+    return (
+        optax.chain(constrained, redraw_smallest(boxes, steps)) if variant.redraw else constrained
+    )

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Final, Literal
-
-import tyro
+from typing import Final, Literal
 
 from experiments.segmentation.input.augmentation import Augmentation
 
@@ -35,7 +33,7 @@ class Recipe:
     """Step size of boxes: an optimizer step of 1 becomes this many widths of the feature map."""
     dropout: float = 1.0
     """Factor on the network's dropout rates, from 0 to 1."""
-    augmentation: Annotated[Augmentation, tyro.conf.arg(name="")] = Augmentation()
+    augmentation: Augmentation = Augmentation()
     """Random changes to each training image and its label."""
 
 

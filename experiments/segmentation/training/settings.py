@@ -52,14 +52,14 @@ class Settings:
     track_boxes: bool = False
     """Record how far boxes move in each epoch, how noisy their gradients are, and how many are of
     the minimum size."""
-    size: str | None = None
+    size: Annotated[str | None, tyro.conf.arg(metavar="HEIGHTxWIDTH")] = None
     """Size of the images, HEIGHTxWIDTH in pixels, divisible by 8, such as 176x240. Default: the
     data set's usual size."""
     recipe: Annotated[str, tyro.conf.arg(help=f"How to train: one of {', '.join(RECIPES)}.")] = (
         "quick"
     )
-    training: Annotated[Recipe, tyro.conf.arg(name="")] = RECIPES["quick"]
-    steps: int | None = None
+    training: Recipe = RECIPES["quick"]
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Number of batches to train on, instead of --epochs."""
     precision: Literal["float32", "bf16"] = "float32"
     """Precision of the network's arithmetic. Parameters, boxes, statistics and the loss are always
@@ -70,7 +70,7 @@ class Settings:
     """How to treat images and labels that cannot be read: stop and name them, or skip them."""
     workers: int = 0
     """Number of processes that prepare images; with 0 threads prepare them."""
-    distributed: str | None = None
+    distributed: Annotated[str | None, tyro.conf.arg(metavar="auto|HOST:PORT,INDEX/COUNT")] = None
     """Train together with other processes: auto (Slurm, Open MPI, TPU), or
     HOST:PORT,INDEX/COUNT: process 0 listens at HOST:PORT, and this process is INDEX of COUNT."""
     out: Path = Path("runs/boxenet")
@@ -92,16 +92,27 @@ def parse(defaults: Settings, description: str, arguments: Sequence[str] | None)
       UserError: an argument does not exist, or has a value that is not allowed.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    check_printable(given)
-    recipe = _recipe_name(defaults, given)
     settings = read_settings(
-        Settings,
-        given,
-        default=dataclasses.replace(defaults, recipe=recipe, training=RECIPES[recipe]),
-        description=description,
+        Settings, given, default=with_recipe(defaults, given), description=description
     )
     check(settings)
     return settings
+
+
+def with_recipe(defaults: Settings, arguments: Sequence[str]) -> Settings:
+    """The settings with those of the recipe that a command line gives, or else the data set's.
+
+    Args:
+      defaults: the settings that the command line may change.
+      arguments: the arguments of the command line.
+
+    Raises:
+      UserError: an argument is not printable, the recipe does not exist, or both --epochs and
+        --steps are given.
+    """
+    check_printable(arguments)
+    recipe = _recipe_name(defaults, arguments)
+    return dataclasses.replace(defaults, recipe=recipe, training=RECIPES[recipe])
 
 
 class _FirstParser(argparse.ArgumentParser):

@@ -10,7 +10,13 @@ from experiments.common.program import exit_code
 def test_dry_run_takes_a_measurement_of_each_kind(tmp_path, capsys):
     assert exit_code(gpu_measurements.main, ["--dry-run", "--out", str(tmp_path)]) == 0
     parts = json.loads((tmp_path / "measurements.json").read_text())["parts"]
-    assert [part["name"] for part in parts] == ["tests", "box_conv", "table 3", "training"]
+    assert [part["name"] for part in parts] == [
+        "tests",
+        "box_conv",
+        "table 3",
+        "kernels",
+        "training",
+    ]
     assert {part["result"] for part in parts} == {"done"}
     assert parts[1]["figures"]["blocks"]
     assert parts[2]["figures"]["networks"]

@@ -11,6 +11,7 @@ from experiments.common.command_line import (
     check_positive,
     check_seed,
     check_whole,
+    read_command,
     read_settings,
     read_settings_and_rest,
 )
@@ -40,6 +41,7 @@ class Settings:
         (["--kind", "c"], r"'c' for argument '--kind'. Expected one of \('a', 'b'\)"),
         (["--out"], "--out"),
         (["--unknown", "1"], "--unknown"),
+        (["--round", "1"], "--round, 1; perhaps you meant --rounds$"),
         (["positional"], "positional"),
         (["--out", ""], "must not be empty"),
         (["--out="], "must not be empty; got '--out='"),
@@ -53,6 +55,33 @@ def test_errors_are_one_line(arguments, message):
         read_settings(Settings, arguments)
     assert "\n" not in str(caught.value)
     assert "│" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Other:
+    """Settings of another subcommand."""
+
+    count: int = 1
+    """A number."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], Settings(rounds=7)),
+        (["--kind", "b"], Settings(rounds=7, kind="b")),
+        (["first", "--rounds", "1"], Settings(rounds=1)),
+        (["other", "--count", "2"], Other(2)),
+    ],
+)
+def test_the_first_subcommand_is_meant_where_none_is_given(arguments, expected):
+    commands = {"first": Settings, "other": Other}
+    assert read_command(commands, arguments, Settings(rounds=7)) == expected
+
+
+def test_a_wrong_subcommand_is_answered_with_those_that_there_are():
+    with pytest.raises(UserError, match=r"othr; available subcommands: first, other$"):
+        read_command({"first": Settings, "other": Other}, ["othr"], Settings())
 
 
 def test_settings_are_read_and_others_left_alone():

@@ -1,4 +1,4 @@
-"""The comparison of ways for boxes to learn: its table, what it refuses, and one run of it."""
+"""The comparison of variants of how boxes learn: its table, what it refuses, and one run of it."""
 
 import json
 
@@ -36,9 +36,9 @@ def test_differences_are_of_the_same_seeds():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ways", "none"], "--ways must be among library,"),
-        (["--ways", "redraw", "redraw"], "--ways"),
-        (["--box-learning", "redraw"], "--box-learning has no effect here; give --ways redraw"),
+        (["--variants", "none"], "--variants must be among library,"),
+        (["--variants", "redraw", "redraw"], "--variants"),
+        (["--box-learning", "redraw"], "--box-learning has no effect here; give --variants redraw"),
         (["--no-track-boxes"], "--no-track-boxes has no effect here"),
     ],
 )
@@ -51,8 +51,8 @@ def test_bad_arguments_say_what_is_allowed(tmp_path, capsys, arguments, message)
 @pytest.mark.usefixtures("relaxed_promotion")
 def test_ways_are_trained_tracked_and_tabulated(tmp_path, capsys):
     arguments = ["--size", "16x32", "--steps", "13", "--batch-size", "48", "--seeds", "0"]
-    ways = ["--ways", "quarter-steps", "smooth-gradient", "--out", str(tmp_path)]
-    assert exit_code(compare_boxes.main, [*arguments, *ways]) == 0
+    variants = ["--variants", "quarter-steps", "smooth-gradient", "--out", str(tmp_path)]
+    assert exit_code(compare_boxes.main, [*arguments, *variants]) == 0
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert len(table.strip().split("\n")) == 5

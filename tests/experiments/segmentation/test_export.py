@@ -39,7 +39,10 @@ from tests.cases.runs import SETTINGS, SIZE, make_run
 pytestmark = pytest.mark.usefixtures("relaxed_promotion", "small_network")
 
 DOCS = Path(__file__).parents[3] / "docs" / "export.md"
-IN_JAX, IN_ONNX = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+RUN_IT = re.compile(
+    r"^## Run it .*?```(?:\{code-cell\} ipython3|python)\n(.*?)```", re.DOTALL | re.M
+)
+IN_JAX, IN_ONNX = RUN_IT.findall(DOCS.read_text())
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the group onnx is not installed")
 

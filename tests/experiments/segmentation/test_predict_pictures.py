@@ -107,7 +107,7 @@ def test_codes_are_what_the_official_evaluation_takes(run, tmp_path, rng, monkey
         truth = tmp_path / f"gtFine/val/{name}_gtFine_labelIds.png"
         # The official program ends if there is no file for this truth, or more than one.
         found = official.getPrediction(official.args, str(truth))
-        classes = read(tmp_path / f"classes/{name}_leftImg8bit_labels.png")
+        classes = np.asarray(Image.open(tmp_path / f"classes/{name}_leftImg8bit_labels.png"))
         np.testing.assert_array_equal(np.asarray(Image.open(found)), CODES[classes])
 
 
@@ -159,6 +159,38 @@ def test_a_long_picture_is_segmented_as_a_whole(run, tmp_path, rng):
     stripes = np.repeat(rng.integers(0, 256, (1, 8, 3)), 5000, axis=1).astype(np.uint8)
     save(tmp_path / "in/long.png", np.repeat(stripes, 2, axis=0))
     assert predict(run, tmp_path / "in", "--out", tmp_path / "out") == 0
-    labels = read(tmp_path / "out/long_labels.png")
-    assert labels.shape == (2, 40_000)
-    assert read(tmp_path / "out/long_overlay.png").shape == (2, 40_000, 3)
+    assert np.asarray(Image.open(tmp_path / "out/long_labels.png")).shape == (2, 40_000)
+    assert read(tmp_path / "out/long_overlay.png").shape[1:] == (40_000, 3)
+
+
+def test_files_are_segmented_as_well_as_folders(run, tmp_path, rng, capsys):
+    for name in ("one/a.png", "one/a.jpg", "two/b.png", "three/a.png"):
+        save(tmp_path / name, rng.integers(0, 256, (16, 32, 3)).astype(np.uint8))
+    one, out = tmp_path / "one", tmp_path / "out"
+    assert predict(run, one / "a.png", one / "a.jpg", tmp_path / "two", "--out", out) == 0
+    names = {file.name for file in out.iterdir()}
+    assert names == {
+        f"{stem}_{kind}.png" for stem in ("a.png", "a.jpg", "b") for kind in ("labels", "overlay")
+    }
+    capsys.readouterr()
+    for paths, message in (
+        ((one / "a.png", tmp_path / "three"), "a.png would have results of the same name"),
+        ((tmp_path / "nowhere.png",), "nowhere.png: no such file or directory"),
+        ((), "IMAGES must be one or more files or folders; got none"),
+    ):
+        assert predict(run, *paths, "--out", out) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_labels_are_class_numbers_in_the_colours_of_the_classes(run, tmp_path, rng):
+    image = rng.integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    save(tmp_path / "in/a.png", image)
+    assert predict(run, tmp_path / "in/a.png", "--out", tmp_path / "out", "--tint", "0") == 0
+    picture = Image.open(tmp_path / "out/a_labels.png")
+    assert picture.mode == "P"
+    labels = np.asarray(picture)
+    np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), CITYSCAPES.paint(labels))
+    overlay = np.asarray(Image.open(tmp_path / "out/a_overlay.png"))
+    np.testing.assert_array_equal(overlay[:60, :90], image)
+    legend = {tuple(color) for color in overlay[60:].reshape(-1, 3).tolist()}
+    assert {CITYSCAPES.colors[c] for c in np.unique(labels)} <= legend

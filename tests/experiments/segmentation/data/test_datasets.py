@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import labels as official_labels
+from PIL import Image
 
 from experiments.segmentation.data.camvid import CAMVID, CamVid
 from experiments.segmentation.data.cityscapes import CITYSCAPES, Cityscapes
@@ -484,6 +485,20 @@ def test_a_pair_of_two_sizes_is_refused(camvid, rng):
     root, _ = camvid
     write(root / "trainannot" / "b.png", rng.integers(0, 12, (12, 15)).astype(np.uint8))
     with pytest.raises(DataError, match=r"b\.png: label is 12 x 15 but its image is 12 x 16"):
+        CamVid(root, "train", SIZE)[1]
+
+
+def test_labels_may_be_indices_into_a_palette(camvid):
+    root, pairs = camvid
+    path = root / "trainannot" / "b.png"
+    values = pairs["train", "b"][1]
+    expected = CamVid(root, "train", SIZE)[1]["label"]
+    picture = Image.fromarray(values)
+    picture.putpalette(np.arange(768, dtype=np.uint8)[::-1].tobytes())
+    picture.save(path, bits=8)
+    np.testing.assert_array_equal(CamVid(root, "train", SIZE)[1]["label"], expected)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"b\.png: truncated"):
         CamVid(root, "train", SIZE)[1]
 
 

@@ -1,4 +1,4 @@
-"""Ways for boxes to start and move: what each changes, and that it changes nothing else."""
+"""Variants of how boxes start and move: what each changes, and that it changes nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ SPEC = optim.BoxSpec(window=(10, 20))
 
 
 def _changed(name):
-    """The parameters of a network that a way changes, by the last part of their path."""
+    """The parameters of a network that a variant changes, by the last part of their path."""
     first, second = (models.create("boxenet", 3, SIZE, rngs=nnx.Rngs(0)) for _ in range(2))
     prepare_boxes(second, name, nnx.Rngs(1))
     pairs = zip(
@@ -45,7 +45,7 @@ def test_ways_change_where_boxes_start_and_nothing_else():
 
 
 def _steps(name, number, total):
-    """The last of some updates of 1 by a way."""
+    """The last of some updates of 1 by a variant."""
     tx = scale_steps(BOX_LEARNING[name], SPEC, total)
     state = tx.init(THETA)
     for _ in range(number):

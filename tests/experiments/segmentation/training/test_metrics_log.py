@@ -1,8 +1,11 @@
 """The metrics of a run: appended, read back, and refused by line where they are damaged."""
 
+import io
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.common.program import UserError
 from experiments.segmentation.training.metrics_log import NUMBERS, MetricsLog, read_metrics
@@ -26,6 +29,22 @@ def test_records_after_the_step_of_the_checkpoint_are_dropped(tmp_path, file):
     assert file.read_bytes().splitlines()[0] == before[0]
     assert read_metrics(tmp_path) == [record(2), record(4, loss=None, mean_iou=1)]
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_tensorboard_gets_numbers_of_classes_and_steps_and_pictures(tmp_path, rng):
+    picture = rng.integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    with MetricsLog(tmp_path, 4) as log:
+        log.add(record(6, iou={"road": 0.25, "car": None}))
+        log.add_numbers(5, {"step/loss": 2.0, "step/none": None})
+        log.add_picture(6, "predictions", picture)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    data = events.read_bytes()
+    assert data.count(b"iou/road") == 1
+    assert data.count(b"step/loss") == 1
+    for absent in (b"iou/car", b"step/none"):
+        assert absent not in data
+    start = data.index(b"\x89PNG")
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data[start:]))), picture)
 
 
 def test_a_last_line_that_was_cut_short_is_left_out(tmp_path, file):

@@ -1,0 +1,13 @@
+"""Times each GPU kernel of box convolution; see `experiments/benchmarks/box_conv/kernels.py`."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # Where the package `experiments` is.
+
+from experiments.common.program import program, run
+
+main = program("experiments.benchmarks.box_conv.kernels")
+
+if __name__ == "__main__":
+    run(main)
