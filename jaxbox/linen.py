@@ -190,6 +190,9 @@ class WeightedBoxConv(_LinenLayer):
     theta_init: Initializer | None = None
     weight_init: Initializer = KERNEL_INIT
     bias_init: Initializer = nnx.initializers.zeros
+    theta_metadata: Mapping[str, Any] = NO_METADATA
+    weight_metadata: Mapping[str, Any] = NO_METADATA
+    bias_metadata: Mapping[str, Any] = NO_METADATA
     implementation: Implementation | None = None
 
     @property

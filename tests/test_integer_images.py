@@ -30,6 +30,10 @@ def _nnx(kind, *arguments, **options):
 # What takes images, by its name in `jaxbox`, `jaxbox.layers`, `jaxbox.linen` or elsewhere.
 TAKES_IMAGES = {
     "box_conv": lambda x: jaxbox.box_conv(x, jnp.ones((_CHANNELS, 2, 4))),
+    "weighted_box_conv": lambda x: jaxbox.weighted_box_conv(
+        x, jnp.ones((_CHANNELS, 2, 4)), jnp.ones((_CHANNELS, 2, 3))
+    ),
+    "halo_box_conv": lambda x: jaxbox.halo_box_conv(x, jnp.ones((_CHANNELS, 2, 4)), "rows", halo=2),
     "octave_conv": lambda x: jaxbox.octave_conv(
         x, OctaveKernels(_KERNEL, None, None, None), OctaveBias(None, None)
     ),
@@ -41,6 +45,7 @@ TAKES_IMAGES = {
     "from_octaves": lambda x: layers.from_octaves((x, x[:, ::2, ::2])),
     "BoxConv": _nnx(layers.BoxConv, 2),
     "BoxConv of a dtype": _nnx(layers.BoxConv, 2, dtype=jnp.bfloat16),
+    "WeightedBoxConv": _nnx(layers.WeightedBoxConv, 2, 2),
     "BoxMatrices": lambda x: BoxMatrices(layers.BoxConv(4, 2, rngs=nnx.Rngs(0)))(x),
     "DclsConv": _nnx(layers.DclsConv, 2, (3, 3), 2),
     "DOConv": _nnx(layers.DOConv, 2, (3, 3)),
@@ -51,6 +56,7 @@ TAKES_IMAGES = {
         (x, x[:, ::2, ::2])
     ),
     "linen.BoxConv": _linen(linen.BoxConv(2)),
+    "linen.WeightedBoxConv": _linen(linen.WeightedBoxConv(2, num_boxes=2)),
     "linen.DclsConv": _linen(linen.DclsConv(2, (3, 3), 2)),
     "linen.DOConv": _linen(linen.DOConv(2, (3, 3))),
     "linen.OctConv": _linen(linen.OctConv(2, (3, 3), alpha=(0, 0.5))),

@@ -1,6 +1,7 @@
 """The convolution by weighted boxes as a Flax NNX layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxbox.arguments import (
 )
 from jaxbox.layers.box import BoxConv
 from jaxbox.layers.initializers import KERNEL_INIT
+from jaxbox.layers.parameters import NO_METADATA, check_metadata
 from jaxbox.ops.box_conv import Implementation, Padding
 from jaxbox.ops.weighted_box_conv import weighted_box_conv
 
@@ -67,6 +69,9 @@ class WeightedBoxConv(nnx.Module):
       theta_init: The initializer of the boxes, by default `boxes.initializer(window)`.
       weight_init: The initializer of the weights, by default that of kernels in Flax.
       bias_init: The initializer of the bias, by default zeros.
+      theta_metadata: Further metadata of the boxes, as in :class:`BoxConv`.
+      weight_metadata: Further metadata of the weights, as `flax.nnx.Conv` takes for its kernel.
+      bias_metadata: The same for the bias.
       implementation: The implementation of the box convolution, as in :func:`jaxbox.box_conv`.
       rngs: The random keys; the stream `params` is used.
 
@@ -110,6 +115,9 @@ class WeightedBoxConv(nnx.Module):
         theta_init: Initializer | None = None,
         weight_init: Initializer = KERNEL_INIT,
         bias_init: Initializer = nnx.initializers.zeros,
+        theta_metadata: Mapping[str, Any] = NO_METADATA,
+        weight_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
         implementation: Implementation | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -118,6 +126,8 @@ class WeightedBoxConv(nnx.Module):
         check_precision(precision)
         check_callable("weight_init", weight_init)
         check_callable("bias_init", bias_init)
+        of_weight = check_metadata("weight_metadata", weight_metadata)
+        of_bias = check_metadata("bias_metadata", bias_metadata)
         check_rngs(rngs)
         self.boxes = BoxConv(
             in_features,
@@ -137,14 +147,15 @@ class WeightedBoxConv(nnx.Module):
             causal=causal,
             trainable=trainable,
             theta_init=theta_init,
+            theta_metadata=theta_metadata,
             implementation=implementation,
             rngs=rngs,
         )
         self.precision = precision
         shape = (self.boxes.in_features, self.boxes.num_boxes, self.out_features)
-        self.weight = nnx.Param(weight_init(rngs.params(), shape, param_dtype))
+        self.weight = nnx.Param(weight_init(rngs.params(), shape, param_dtype), **of_weight)
         self.bias = (
-            nnx.Param(bias_init(rngs.params(), (self.out_features,), param_dtype))
+            nnx.Param(bias_init(rngs.params(), (self.out_features,), param_dtype), **of_bias)
             if use_bias
             else nnx.data(None)
         )

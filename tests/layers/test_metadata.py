@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -22,6 +23,7 @@ def without_mesh():
 # The arguments of each layer, and its parameters with their numbers of axes.
 LAYERS = {
     "BoxConv": ((4, 2), {"theta": 3}),
+    "WeightedBoxConv": ((4, 4, 2), {"theta": 3, "weight": 3, "bias": 1}),
     "DclsConv": ((4, 4, (3, 3), 2), {"weight": 3, "positions": 4, "sigma": 4, "bias": 1}),
     "DOConv": ((4, 4, (3, 3)), {"weight": 3, "deviation": 4, "bias": 1}),
     "OctConv": ((4, 4, (3, 3)), {"kernel": 4, "bias": 1}),
@@ -91,8 +93,8 @@ def test_linen_boxes_parameters_with_names(name, parameter, module):
 
     layer = make(**_partitioned(module, name, parameter))
     variables = layer.init(jax.random.key(0), x)
-    for key, value in variables["params"].items():
-        if _is_named(key, parameter):
+    for path, value in flatten_dict(variables["params"]).items():
+        if _is_named(path[-1], parameter):
             assert type(value) is nn.Partitioned
             assert value.names == _axes(name, parameter)
         else:
