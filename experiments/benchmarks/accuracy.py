@@ -28,6 +28,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from experiments.common import report
 from experiments.common.command_line import check_list, check_seed, check_whole, read_settings
 from experiments.common.image_size import parse_size
+from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 from jaxbox_kernels import cpu, mosaic_gpu
 from jaxbox_kernels.backend import Backend, Options
@@ -149,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_whole("--draws", settings.draws, 1, _MOST_DRAWS)
     check_seed("--seed", settings.seed)
     sizes = (
-        parse_size("--size", settings.size),
-        parse_size("--interpreted-size", settings.interpreted_size),
+        _parse_size("--size", settings.size),
+        _parse_size("--interpreted-size", settings.interpreted_size),
     )
     _check_names("--backends", settings.backends, tuple(_BACKENDS))
     _check_names("--dtypes", settings.dtypes, _DTYPES)
@@ -164,6 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measurements += _measure(name, dtype, size, settings)
     _print_tables(measurements)
     report.write(settings.out, {"measurements": [asdict(m) for m in measurements]})
+
+
+def _parse_size(option: str, text: str) -> tuple[int, int]:
+    height, width = parse_size(option, text)
+    planes = len(_KINDS) ** 2 * (2 * _BOXES + 2)
+    check_fits(8 * planes * height * width, f"{option} {text}")
+    return height, width
 
 
 def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
