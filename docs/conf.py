@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "matplotlibrc")
 
+from sphinx.util import inspect  # noqa: E402
 from sphinx.util.nodes import make_refnode  # noqa: E402
 
 import jaxbox  # noqa: E402
@@ -68,11 +69,15 @@ nitpick_ignore_regex = [
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxbox"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_download_button": True,
     "use_fullscreen_button": False,
+    # The sidebar has a field for searching already.
+    "navbar_persistent": [],
 }
 
 # Pages whose text is elsewhere in the repository, by how other pages refer to it.
@@ -107,8 +112,21 @@ def _resolve_public_name(app, env, node, contnode):
     return make_refnode(app.builder, fromdoc, entry.docname, entry.node_id, contnode)
 
 
+def _show_constructor(app, what, name, obj, options, signature, returns):
+    """Shows the arguments of Flax's modules, whose metaclass hides those of their constructors."""
+    del app, name, options
+    if what != "class" or "**kwargs" not in (signature or ""):
+        return None
+    arguments = inspect.signature(obj.__init__, bound_method=True)
+    text = inspect.stringify_signature(
+        arguments, show_return_annotation=False, unqualified_typehints=True
+    )
+    return text, returns
+
+
 def setup(app):
     """Connects the functions above to Sphinx."""
+    app.connect("autodoc-process-signature", _show_constructor)
     app.connect("missing-reference", _resolve_public_name)
     app.connect("source-read", _link_to_pages)
     app.connect("autodoc-skip-member", _skip_fields)
