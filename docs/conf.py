@@ -1,6 +1,7 @@
 """How Sphinx builds this site: `sphinx-build -n -W --keep-going docs docs/_build`."""
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -112,21 +113,29 @@ def _resolve_public_name(app, env, node, contnode):
     return make_refnode(app.builder, fromdoc, entry.docname, entry.node_id, contnode)
 
 
-def _show_constructor(app, what, name, obj, options, signature, returns):
-    """Shows the arguments of Flax's modules, whose metaclass hides those of their constructors."""
+def _show_arguments(app, what, name, obj, options, signature, returns):
+    """Shows arguments as they are written in the source.
+
+    The metaclass of Flax's modules hides those of their constructors, and classes and functions
+    that are defaults would be shown as `<class ...>` and `<function ...>`.
+    """
     del app, name, options
-    if what != "class" or "**kwargs" not in (signature or ""):
+    if what == "class" and "**kwargs" in (signature or ""):
+        signature = inspect.stringify_signature(
+            inspect.signature(obj.__init__, bound_method=True),
+            show_return_annotation=False,
+            unqualified_typehints=True,
+        )
+    if signature is None:
         return None
-    arguments = inspect.signature(obj.__init__, bound_method=True)
-    text = inspect.stringify_signature(
-        arguments, show_return_annotation=False, unqualified_typehints=True
-    )
-    return text, returns
+    return re.sub(
+        r"<(?:class|function) '?(?:\w+\.)*(\w+).*?(?: at 0x\w+|')>", r"\1", signature
+    ), returns
 
 
 def setup(app):
     """Connects the functions above to Sphinx."""
-    app.connect("autodoc-process-signature", _show_constructor)
+    app.connect("autodoc-process-signature", _show_arguments)
     app.connect("missing-reference", _resolve_public_name)
     app.connect("source-read", _link_to_pages)
     app.connect("autodoc-skip-member", _skip_fields)
