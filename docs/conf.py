@@ -93,9 +93,10 @@ def _link_to_pages(app, docname, source):
 
 
 def _skip_fields(app, what, name, member, skip, options):
-    """Leaves out fields of named tuples, which their docstrings list."""
-    del app, what, name, options
-    return True if type(member).__name__ == "_tuplegetter" else skip
+    """Leaves out fields of named tuples and of Linen's layers, which are in docstrings."""
+    del app, what, options
+    is_field = type(member).__name__ == "_tuplegetter" or name in ("nnx_layer", "param_dtype")
+    return True if is_field else skip
 
 
 def _resolve_public_name(app, env, node, contnode):
@@ -128,6 +129,8 @@ def _show_arguments(app, what, name, obj, options, signature, returns):
         )
     if signature is None:
         return None
+    # Flax gives every Linen layer these two.
+    signature = re.sub(r", parent: .*_Sentinel object.*?>, name: .*? = None", "", signature)
     return re.sub(
         r"<(?:class|function) '?(?:\w+\.)*(\w+).*?(?: at 0x\w+|')>", r"\1", signature
     ), returns
