@@ -1,6 +1,7 @@
 """How Sphinx builds this site: `sphinx-build -n -W --keep-going docs docs/_build`."""
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "matplotlibrc")
 
+from sphinx.util import inspect  # noqa: E402
 from sphinx.util.nodes import make_refnode  # noqa: E402
 
 import jaxbox  # noqa: E402
@@ -68,11 +70,15 @@ nitpick_ignore_regex = [
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxbox"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_download_button": True,
     "use_fullscreen_button": False,
+    # The sidebar has a field for searching already.
+    "navbar_persistent": [],
 }
 
 # Pages whose text is elsewhere in the repository, by how other pages refer to it.
@@ -87,9 +93,10 @@ def _link_to_pages(app, docname, source):
 
 
 def _skip_fields(app, what, name, member, skip, options):
-    """Leaves out fields of named tuples, which their docstrings list."""
-    del app, what, name, options
-    return True if type(member).__name__ == "_tuplegetter" else skip
+    """Leaves out fields of named tuples and of Linen's layers, which are in docstrings."""
+    del app, what, options
+    is_field = type(member).__name__ == "_tuplegetter" or name in ("nnx_layer", "param_dtype")
+    return True if is_field else skip
 
 
 def _resolve_public_name(app, env, node, contnode):
@@ -107,8 +114,31 @@ def _resolve_public_name(app, env, node, contnode):
     return make_refnode(app.builder, fromdoc, entry.docname, entry.node_id, contnode)
 
 
+def _show_arguments(app, what, name, obj, options, signature, returns):
+    """Shows arguments as they are written in the source.
+
+    The metaclass of Flax's modules hides those of their constructors, and classes and functions
+    that are defaults would be shown as `<class ...>` and `<function ...>`.
+    """
+    del app, name, options
+    if what == "class" and "**kwargs" in (signature or ""):
+        signature = inspect.stringify_signature(
+            inspect.signature(obj.__init__, bound_method=True),
+            show_return_annotation=False,
+            unqualified_typehints=True,
+        )
+    if signature is None:
+        return None
+    # Flax gives every Linen layer these two.
+    signature = re.sub(r", parent: .*_Sentinel object.*?>, name: .*? = None", "", signature)
+    return re.sub(
+        r"<(?:class|function) '?(?:\w+\.)*(\w+).*?(?: at 0x\w+|')>", r"\1", signature
+    ), returns
+
+
 def setup(app):
     """Connects the functions above to Sphinx."""
+    app.connect("autodoc-process-signature", _show_arguments)
     app.connect("missing-reference", _resolve_public_name)
     app.connect("source-read", _link_to_pages)
     app.connect("autodoc-skip-member", _skip_fields)

@@ -28,6 +28,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from experiments.common import report
 from experiments.common.command_line import check_list, check_seed, check_whole, read_settings
 from experiments.common.image_size import parse_size
+from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 from jaxbox_kernels import cpu, mosaic_gpu
 from jaxbox_kernels.backend import Backend, Options
@@ -102,7 +103,7 @@ class Settings:
 
     size: str = "64x128"
     """Height and width of the images."""
-    interpreted_size: str = "10x130"
+    interpreted_size: str = "4x128"
     """The same for kernels that are interpreted."""
     draws: int = 5
     """Number of times that images and boxes are drawn."""
@@ -149,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_whole("--draws", settings.draws, 1, _MOST_DRAWS)
     check_seed("--seed", settings.seed)
     sizes = (
-        parse_size("--size", settings.size),
-        parse_size("--interpreted-size", settings.interpreted_size),
+        _parse_size("--size", settings.size),
+        _parse_size("--interpreted-size", settings.interpreted_size),
     )
     _check_names("--backends", settings.backends, tuple(_BACKENDS))
     _check_names("--dtypes", settings.dtypes, _DTYPES)
@@ -164,6 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measurements += _measure(name, dtype, size, settings)
     _print_tables(measurements)
     report.write(settings.out, {"measurements": [asdict(m) for m in measurements]})
+
+
+def _parse_size(option: str, text: str) -> tuple[int, int]:
+    height, width = parse_size(option, text)
+    planes = len(_KINDS) ** 2 * (2 * _BOXES + 2)
+    check_fits(8 * planes * height * width, f"{option} {text}")
+    return height, width
 
 
 def _check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -182,10 +190,11 @@ def _measure(
     backend = measured.load()
     if name == "native" and (reason := _why_not(backend)):
         raise UserError(f"--backends: native cannot serve: {reason}")
+    run = _compile(backend)
     with measured.machine(), jax.enable_x64(dtype == "float64"):
         for draw in range(settings.draws):
             drawn = _draw(np.random.default_rng(settings.seed + draw), size, dtype)
-            results = [np.asarray(each, np.float64) for each in _run(backend, drawn)]
+            results = [np.asarray(each, np.float64) for each in run(*drawn)]
             for kind, errors in _errors(drawn, results):
                 for column, error in errors.items():
                     worst[kind][column] = max(worst[kind][column], error)
@@ -211,15 +220,14 @@ def _draw(rng: np.random.Generator, size: tuple[int, int], dtype: str) -> _Drawn
     )
 
 
-def _run(backend: Backend, drawn: _Drawn) -> tuple[Any, Any, Any]:
-    """The output and both gradients."""
+def _compile(backend: Backend) -> Callable[..., tuple[Any, Any, Any]]:
+    """A function of `x`, `theta` and `g` that returns the output and both gradients."""
 
     @jax.jit
     def run(x: jax.Array, theta: jax.Array, g: jax.Array) -> tuple[Any, Any, Any]:
-        output = backend.forward(x, theta, Options())
-        return output, *backend.backward(x, theta, g, Options())
+        return backend.forward(x, theta, Options()), *backend.backward(x, theta, g, Options())
 
-    return run(*map(jnp.asarray, drawn))
+    return run
 
 
 def _errors(drawn: _Drawn, results: Sequence[np.ndarray]) -> Iterator[tuple[str, dict[str, float]]]:

@@ -27,6 +27,7 @@ from flax import nnx
 from experiments.benchmarks.box_conv.compilation import compile_once
 from experiments.common import report
 from experiments.common.command_line import MOST_ROUNDS, check_list, check_whole, read_settings
+from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 from experiments.common.timing import take_turns
 from jaxbox.layers import BoxConv, WeightedBoxConv
@@ -96,6 +97,8 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
     if not re.fullmatch(r"[1-9][0-9]{0,4}(x[1-9][0-9]{0,4}){2}", text):
         raise UserError(f"--shapes must be IMAGESxHEIGHTxWIDTH such as 8x64x128; got {text!r}")
     images, height, width = map(int, text.split("x"))
+    of_averages = 4 * images * height * width * _CHANNELS * _BOXES
+    check_fits(2 * of_averages, f"--shapes {text}")
     return images, height, width
 
 

@@ -71,13 +71,7 @@ def read_command[Default](
     given = list(arguments)
     if given and given[0].startswith("-") and given[0] not in _HELP:
         given.insert(0, first)
-    kinds = [
-        Annotated[
-            kind,  # type: ignore[valid-type]
-            tyro.conf.subcommand(name, **({"default": default} if name == first else {})),
-        ]
-        for name, kind in commands.items()
-    ]
+    kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
     return _read(functools.reduce(operator.or_, kinds), given, {**options, "default": default})
 
 

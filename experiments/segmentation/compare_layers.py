@@ -1,10 +1,10 @@
-"""Compares five kinds of context blocks in the same ENet: their cost and their scores.
+"""Compares six kinds of context blocks in the same ENet: their cost and their scores.
 
 The dilated convolutions of ENet's eight dilated bottlenecks stay as they are, or are replaced by
-`jaxbox.surgery.replace_convs`: by boxes (the paper's box block), DCLS, octave convolution or
-DO-Conv. Everything else is the same, and so is the budget. Each run is a directory CONTEXT-SEED in
---out. The same command continues where it was stopped, leaves finished runs as they are, and prints
-and writes a table of all runs of --contexts (table.md).
+`jaxbox.surgery.replace_convs`: by boxes (the paper's box block), weighted boxes, DCLS, octave
+convolution or DO-Conv. Everything else is the same, and so is the budget. Each run is a directory
+CONTEXT-SEED in --out. The same command continues where it was stopped, leaves finished runs as they
+are, and prints and writes a table of all runs of --contexts (table.md).
 
 All arguments but --contexts, --seeds, --rounds and --out are those of cityscapes_boxenet.py and
 apply to every run.

@@ -147,6 +147,8 @@ def draw_confusion(counts: NDArray[np.integer], classes: ClassSet) -> Figure:
       classes: the names of the classes.
     """
     occurs = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    if not occurs.any():  # which is so if every label is void; an empty matrix cannot be drawn
+        occurs[:] = True
     names = [name for name, here in zip(classes.names, occurs, strict=True) if here]
     absent = [name for name, here in zip(classes.names, occurs, strict=True) if not here]
     shares = label_shares(counts)[np.ix_(occurs, occurs)]

@@ -55,11 +55,13 @@ def main(
         default = with_recipe(default, given)
     settings = read_command(_COMMANDS, given, default, description=description)
     if isinstance(settings, EvaluateSettings):
-        return evaluate(settings)
-    if isinstance(settings, PredictSettings):
-        return predict(settings)
-    check(settings)
-    return _prepare_and_train(settings)
+        evaluate(settings)
+    elif isinstance(settings, PredictSettings):
+        predict(settings)
+    else:
+        check(settings)
+        return _prepare_and_train(settings)
+    return None
 
 
 def _prepare_and_train(settings: Settings) -> int | None:

@@ -204,19 +204,14 @@ def _check_arguments(
     """Returns images and positions as arrays, and the height and width of the activations."""
     check_callable("layer", layer)
     images = to_array("images", images)
-    if not is_traced(positions):
-        try:
-            positions = np.asarray(positions)
-        except (TypeError, ValueError):
-            raise TypeError(f"positions must be integers, got {positions!r}.") from None
+    places = _to_places(positions)
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must be (N, H, W, C), got shape {images.shape}.")
-    if not np.issubdtype(positions.dtype, np.integer):
-        raise TypeError(f"positions must be integers, got {positions.dtype}.")
-    if positions.ndim != 3 or positions.shape[::2] != (len(images), 2):
+    if not np.issubdtype(places.dtype, np.integer):
+        raise TypeError(f"positions must be integers, got {places.dtype}.")
+    if places.ndim != 3 or places.shape[::2] != (len(images), 2):
         raise ValueError(
-            f"positions must be (N, P, 2) with N = {len(images)} images, "
-            f"got shape {positions.shape}."
+            f"positions must be (N, P, 2) with N = {len(images)} images, got shape {places.shape}."
         )
     activations = jax.eval_shape(layer, images)
     if not isinstance(activations, jax.ShapeDtypeStruct):
@@ -228,9 +223,19 @@ def _check_arguments(
         raise ValueError(f"layer must return (N, h, w, K) for N images, got shape {shape}.")
     h, w = activations.shape[1:3]
     # JAX silently drops or clamps an index that is out of bounds.
-    if not is_traced(positions) and (np.any(positions < 0) or np.any(positions >= (h, w))):
+    if isinstance(places, np.ndarray) and (np.any(places < 0) or np.any(places >= (h, w))):
         raise ValueError(f"positions must lie in the activations of {h} x {w} pixels.")
-    return images, jnp.asarray(positions, jnp.int32), (h, w)
+    return images, jnp.asarray(places, jnp.int32), (h, w)
+
+
+def _to_places(positions: ArrayLike) -> np.ndarray | jax.Array:
+    """Returns positions as an array of NumPy, or as they are where they are traced."""
+    if isinstance(positions, jax.Array) and is_traced(positions):
+        return positions
+    try:
+        return np.asarray(positions)
+    except (TypeError, ValueError):
+        raise TypeError(f"positions must be integers, got {positions!r}.") from None
 
 
 def _along_last_axis(size: int, like: jax.Array) -> jax.Array:

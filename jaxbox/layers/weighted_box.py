@@ -176,10 +176,11 @@ class WeightedBoxConv(nnx.Module):
           ValueError: The shape of `x` does not fit.
         """
         boxes = self.boxes
-        output = weighted_box_conv(
+        return weighted_box_conv(
             jnp.asarray(to_array("x", x), boxes.dtype),
             boxes.valid_theta,
             self.weight[...],
+            None if self.bias is None else self.bias[...],
             normalize=boxes.normalize,
             strides=boxes.strides,
             padding=boxes.padding,
@@ -188,9 +189,3 @@ class WeightedBoxConv(nnx.Module):
             precision=self.precision,
             implementation=boxes.implementation,
         )
-        if self.bias is None:
-            return output
-        shape = [1] * output.ndim
-        shape[boxes.channel_axis] = self.out_features
-        bias: jax.Array = self.bias[...]
-        return output + bias.astype(output.dtype).reshape(shape)

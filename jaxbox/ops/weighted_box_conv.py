@@ -36,6 +36,7 @@ def weighted_box_conv(
     x: ArrayLike,
     theta: ArrayLike,
     weight: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     normalize: bool = True,
     strides: int | Sequence[int] = 1,
@@ -65,6 +66,7 @@ def weighted_box_conv(
       theta: the boxes, `(C, F, 4)`, in pixels, or `(C, F, 2)` or `(C, F, 6)`, as in
         :func:`jaxbox.box_conv`.
       weight: the weight of each box in each output channel, `(C, F, O)`.
+      bias: what is added to each output channel, `(O,)`, or `None` for nothing.
       normalize: whether boxes average; if false, they integrate.
       strides: the steps between outputs in pixels, one for all axes or one for each.
       padding: what is outside the image: `"zeros"`, `"edge"` or `"partial"`.
@@ -76,11 +78,12 @@ def weighted_box_conv(
 
     Returns:
       `(..., H, W, O)` or `(..., O, H, W)`, of the dtype of `x`, with each spatial axis divided by
-      its stride and rounded up. It can be differentiated with respect to `x`, `theta` and `weight`
-      in both modes, any number of times. On a mesh with explicit axes it is sharded as `x` is.
+      its stride and rounded up. It can be differentiated with respect to `x`, `theta`, `weight`
+      and `bias` in both modes, any number of times. On a mesh with explicit axes it is sharded as
+      `x` is.
 
     Raises:
-      TypeError: `x`, `theta` or `weight` is not of a real floating dtype.
+      TypeError: an array is not of a real floating dtype.
       ValueError: a shape does not fit, or an option is unknown or not served; see
         :func:`jaxbox.box_conv`.
 
@@ -111,21 +114,24 @@ def weighted_box_conv(
             "weight must be (C, F, O), O at least 1, with a number for each of the "
             f"{theta.shape[0]} x {theta.shape[1]} boxes; got the shape {weight.shape}."
         )
+    bias = jnp.zeros(weight.shape[2], weight.dtype) if bias is None else to_array("bias", bias)
+    if bias.shape != weight.shape[2:]:
+        raise ValueError(f"bias must be (O,), {weight.shape[2:]}; got the shape {bias.shape}.")
     rank = theta.shape[-1] // 2
     batch, image = x.shape[: -rank - 1], x.shape[-rank - 1 :]
     number = math.prod(batch)
     plan = _Plan(options, *_divide(number, theta.shape[0], math.prod(maps.shape[-rank - 1 :])))
-    x, theta, weight = vary_alike(x, theta, weight)
+    x, theta, weight, bias = vary_alike(x, theta, weight, bias)
 
-    def convolve(x: Array, theta: Array, weight: Array) -> Array:
-        output: Array = _compiled(x.reshape(number, *image), theta, weight, plan)
+    def convolve(x: Array, theta: Array, weight: Array, bias: Array) -> Array:
+        output: Array = _compiled(x.reshape(number, *image), theta, weight, bias, plan)
         return output.reshape(*batch, *output.shape[1:])
 
     sharding = jax.typeof(x).sharding
     if sharding.mesh.explicit_axes:
         # XLA divides the work among the devices.
         convolve = jax.sharding.auto_axes(convolve, out_sharding=sharding)
-    return convolve(x, theta, weight)
+    return convolve(x, theta, weight, bias)
 
 
 class _Options(NamedTuple):
@@ -197,13 +203,16 @@ def _divide(images: int, channels: int, outputs: int) -> tuple[int, int]:
 
 
 @functools.partial(jax.jit, static_argnames="plan", inline=True)
-def _compiled(x: Array, theta: Array, weight: Array, plan: _Plan) -> Array:
+def _compiled(x: Array, theta: Array, weight: Array, bias: Array, plan: _Plan) -> Array:
     """Convolves images `(N, ...)`, chunk by chunk."""
+    shape = [1] * x.ndim
+    shape[plan.options.channel_axis] = bias.size
+    constant = bias.astype(sum_dtype(x)).reshape(shape)
     if (plan.images, plan.channels) == (x.shape[0], theta.shape[0]):
-        return plan.options.convolve(x, theta, weight).astype(x.dtype)
+        return (plan.options.convolve(x, theta, weight) + constant).astype(x.dtype)
 
     def convolve(images: Array) -> Array:
-        return _sum_over_channels(images, theta, weight, plan).astype(x.dtype)
+        return (_sum_over_channels(images, theta, weight, plan) + constant).astype(x.dtype)
 
     if plan.images == x.shape[0]:
         return convolve(x)

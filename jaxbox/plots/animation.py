@@ -61,7 +61,7 @@ def animate_training(
     check_history(layer, history)
     most = check_count("most", most)
     milliseconds = check_count("milliseconds", milliseconds)
-    limits = limits_of(layer, history.values(), most)
+    limits = limits_of(layer, history.values(), most, framed=image is None)
     if image is not None:
         image = to_reals("image", image)
         if image.ndim != 2 or not image.size:
@@ -91,9 +91,11 @@ def _draw_frame(panel: Panel, most: int, image: ArrayLike | None) -> Image.Image
         axes.imshow(np.asarray(image), cmap="gray_r", alpha=0.3, extent=extent)
     draw_boxes(axes, panel, most, frame=frame)
     axes.set_title(panel.title, fontsize=11)
-    dashed = "feature map" if image is None else "image"
-    explained = panel.layer.window is not None
-    frames = f" (dashed: {dashed}; solid: limit of boxes)" if explained else ""
+    frames = ""
+    if image is not None:
+        frames = " (dashed: image)"
+    elif panel.layer.window is not None:
+        frames = " (dashed: feature map; solid: limit of boxes)"
     axes.set_xlabel(f"pixels{frames}", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)

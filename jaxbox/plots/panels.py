@@ -85,7 +85,7 @@ def draw_boxes(
       panel: The boxes and the limits of the axes.
       most: The number of boxes to draw, the most important ones.
       frame: The dashed rectangle, `(x, y, width, height)`. Default: the size of the layer's feature
-        map, with its middle at the output pixel.
+        map, with its middle at the output pixel, and around it a solid one, the limit of boxes.
     """
     layer, limits = panel.layer, panel.limits
     axes.set_axis_on()
@@ -93,9 +93,9 @@ def draw_boxes(
     axes.tick_params(labelsize=8)
     axes.axhline(0, color="0.8", linewidth=0.5, zorder=0)
     axes.axvline(0, color="0.8", linewidth=0.5, zorder=0)
-    if layer.window is not None:
+    if frame is None and layer.window is not None:
         height, width = layer.window
-        frame = frame or (-width / 2, -height / 2, width, height)
+        frame = (-width / 2, -height / 2, width, height)
         limit = Rectangle((-width, -height), 2 * width, 2 * height, fill=False, **_LIMIT_STYLE)
         axes.add_patch(limit)
     if frame is not None:
@@ -119,17 +119,20 @@ def draw_boxes(
         )
 
 
-def limits_of(layer: BoxLayer, states: Iterable[ArrayLike], most: int) -> tuple[float, float]:
+def limits_of(
+    layer: BoxLayer, states: Iterable[ArrayLike], most: int, *, framed: bool = True
+) -> tuple[float, float]:
     """Returns the largest `x` and `y` needed to show the limit of boxes and the drawn boxes.
 
     Args:
       layer: The layer.
       states: Its boxes at several moments of training, each `(C, F, 4)`.
       most: The number of boxes to draw, the most important ones.
+      framed: Whether the limit of boxes is drawn.
     """
     channels, indices = np.transpose(_most_important(layer, most))
     drawn = np.abs([np.asarray(theta)[channels, indices] for theta in states])
-    h, w = layer.window or (0.0, 0.0)
+    h, w = (layer.window if framed else None) or (0.0, 0.0)
     x, y = (float(drawn[..., start : start + 2].max()) for start in (0, 2))
     return 1.05 * max(w, x), 1.05 * max(h, y)
 

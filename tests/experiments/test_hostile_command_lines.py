@@ -216,6 +216,34 @@ PROGRAMS = (
         "directory",
     ),
     Program(
+        "weighted_boxes_digits",
+        "--steps 1 --boxes 1",
+        {"--boxes": (*_POSITIVE, "65"), "--steps": _POSITIVE, "--seed": _WHOLE},
+    ),
+    Program(
+        "bench_weighted_boxes",
+        "--shapes 1x2x2 --rounds 1",
+        {
+            "--shapes": ("1", "2x2", "1x2x2x2", "0x2x2", "1x2xa", "99999x99999x9999", ""),
+            "--kernel": (*_POSITIVE, "64"),
+            "--rounds": _POSITIVE,
+        },
+        "file",
+    ),
+    Program(
+        "bench_accuracy",
+        "--size 2x2 --draws 1 --dtypes float32",
+        {
+            "--size": ("16", "x", "0x8", "-8x8", "32761x8", "32760x32760"),
+            "--interpreted-size": ("16", "x", "0x8", "32760x32760"),
+            "--backends": (*_CHOICE, "native native"),
+            "--dtypes": ("int8", "float32 float32", ""),
+            "--draws": (*_POSITIVE, "1001"),
+            "--seed": _WHOLE,
+        },
+        "file",
+    ),
+    Program(
         "doconv_digits",
         "--runs 1 --epochs 1",
         {

@@ -226,6 +226,29 @@ def test_bfloat16_is_rounded_once(rng):
         assert (error <= 2.0**-8 * np.abs(exact) + 1e-6 * np.abs(exact).max()).all()
 
 
+@pytest.mark.parametrize("channel_axis", [-1, -3])
+@pytest.mark.parametrize("chunk", [2**20, 140, 1])
+def test_a_bias_is_added_once(chunk, channel_axis, rng):
+    x, theta, weight = _draw(rng, (2, 5, 7, 3), 2, 4)
+    bias = np.arange(4, dtype=np.float32)
+
+    def op(x, bias):
+        moved = jnp.moveaxis(x, -1, channel_axis)
+        output = jaxbox.weighted_box_conv(moved, theta, weight, bias, channel_axis=channel_axis)
+        return jnp.moveaxis(output, channel_axis, -1)
+
+    with _chunks(chunk):
+        output, pull_back = jax.vjp(op, x, bias)
+    expected = _composed(x, theta, weight) + bias.reshape(1, 1, 1, 4)
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(pull_back(output)[1], output.sum((0, 1, 2)), rtol=1e-5, atol=1e-4)
+
+
+def test_a_bias_of_another_shape_is_named(rng):
+    with pytest.raises(ValueError, match=r"bias must be \(O,\), \(4,\); got the shape \(3,\)"):
+        jaxbox.weighted_box_conv(*_draw(rng, (5, 7, 3), 2, 4), jnp.ones(3))
+
+
 def test_no_images(rng):
     x, theta, weight = _draw(rng, (0, 5, 7, 3), 2, 4)
     with _chunks(1):

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.segmentation.saved_run import SavedRun
 from experiments.segmentation.training.box_history import Moment
@@ -62,12 +61,9 @@ def _layer(layer: BoxLayer, moments: Sequence[Moment]) -> dict[str, Any]:
         "window": list(layer.window or ()),
         "total": int(layer.importance.size),
         "boxes": [
-            {"channel": channel, "box": box} for channel, box in zip(*_lists(channels, indices))
+            {"channel": channel, "box": box}
+            for channel, box in zip(channels.tolist(), indices.tolist(), strict=True)
         ],
         "theta": np.round(theta.astype(np.float64), 2).tolist(),
         "importance": [[float(f"{value:.3g}") for value in row] for row in importance.tolist()],
     }
-
-
-def _lists(*arrays: NDArray[np.intp]) -> list[list[int]]:
-    return [array.tolist() for array in arrays]

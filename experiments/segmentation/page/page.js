@@ -182,7 +182,11 @@ function addBoxes() {
   }
 
   function toggle() {
-    if (play.textContent === "Pause") { glide(position, 0); return; }
+    if (play.textContent === "Pause") {
+      cancelAnimationFrame(frame);
+      play.textContent = "Play";
+      return;
+    }
     if (position >= last) show(0);
     glide(last, 8000 * (1 - position / Math.max(last, 1)) + 1, () => { play.textContent = "Play"; });
     if (!calm.matches) play.textContent = "Pause";

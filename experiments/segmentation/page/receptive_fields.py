@@ -66,7 +66,8 @@ def _field(caption: str, response: jax.Array, centre: NDArray[np.float64]) -> di
 
 def _heat_map(response: NDArray[np.floating]) -> NDArray[np.uint8]:
     """A map in colours; its root, so that the faint surroundings of the middle are seen."""
-    relative = np.sqrt(response / max(float(response.max()), np.finfo(np.float32).tiny))
+    largest = max(float(response.max()), float(np.finfo(np.float32).tiny))
+    relative = np.sqrt(response / largest)
     colors = (colormaps["magma"](relative)[..., :3] * 255).astype(np.uint8)
     # JPEG would blur maps of few pixels.
     factor = max(1, round(480 / response.shape[1]))

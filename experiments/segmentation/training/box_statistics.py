@@ -55,11 +55,11 @@ def box_sizes(layers: Sequence[BoxLayer]) -> dict[str, float]:
     sizes: dict[str, float] = {}
     for layer in layers:
         theta = np.asarray(layer.theta, np.float64)
-        measured = {
+        measured: dict[str, float] = {
             "width": (theta[..., 1] - theta[..., 0]).mean(),
             "height": (theta[..., 3] - theta[..., 2]).mean(),
-            "at_minimum": share_at_minimum(layer.theta),
-            "importance": np.mean(layer.importance),
+            "at_minimum": share_at_minimum(layer.theta).item(),
+            "importance": np.asarray(layer.importance, np.float64).mean(),
         }
         sizes |= {f"box_{name}/{layer.name}": float(value) for name, value in measured.items()}
     return sizes

@@ -50,7 +50,7 @@ class Records:
 
     def add_predictions(self, step: int, picture: NDArray[np.uint8]) -> None:
         """Records a picture of predictions, `(H, W, 3)` RGB."""
-        self._log.add_picture(step, "predictions (input, truth, prediction)", picture)
+        self._log.add_picture(step, "predictions/input_truth_prediction", picture)
 
 
 def is_shown(run: PreparedRun, step: int) -> bool:

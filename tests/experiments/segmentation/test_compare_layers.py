@@ -44,4 +44,4 @@ def test_all_context_blocks_train_and_are_tabulated(tmp_path, capsys):
     assert exit_code(compare_layers.main, [*arguments, "--out", str(tmp_path)]) == 0
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
-    assert len(table.strip().split("\n")) == 7
+    assert len(table.strip().split("\n")) == 8

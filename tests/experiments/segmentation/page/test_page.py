@@ -156,6 +156,11 @@ def test_a_browser_draws_the_page_and_the_slider_moves_boxes(page, browser):
     np.testing.assert_allclose(after - read(places), 3, atol=0.02)
     assert "step 0" in read("document.getElementById('moment').getAttribute('aria-valuetext')")
 
+    play = "document.getElementById('play')"
+    for pressed in ("Pause", "Play"):
+        browser.execute_script(f"{play}.click()")
+        assert read(f"{play}.textContent") == pressed
+
     source = "document.querySelector('.stage img').src"
     first = read(source)
     browser.execute_script("document.getElementById('next-image').click()")
