@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.typing import Dtype, Initializer
 
-from jaxbox import boxes
+from jaxbox import boxes, symmetric_boxes
 from jaxbox.arguments import check_callable, check_choice, check_count, check_rngs, sizes_per_axis
 from jaxbox.layers import (
     ArrayOctConv,
@@ -400,6 +401,8 @@ def _weighted_boxes(
             "weighted boxes can replace a convolution whose output is as large as its input, with "
             f"padding 'SAME' or {same}; got {conv.padding!r}."
         )
+    symmetric = options.get("symmetric", False)
+    theta_init = symmetric_boxes.initializer(extent) if symmetric else _inside_kernel(conv)
     layer = WeightedBoxConv(
         conv.in_features,
         conv.out_features,
@@ -407,7 +410,7 @@ def _weighted_boxes(
         rngs=rngs,
         **{
             "num_dims": len(extent),
-            "theta_init": boxes.initializer(extent),
+            "theta_init": theta_init,
             **{name: option for name, option in _options_of(conv).items() if name != "padding"},
             **options,
         },
@@ -439,20 +442,32 @@ def _pads(conv: nnx.Conv) -> Any:
     return [(pad, pad) if isinstance(pad, int) else tuple(pad) for pad in each]
 
 
+def _inside_kernel(conv: nnx.Conv) -> Initializer:
+    """Draws boxes inside a kernel, which lies half a pixel aside along axes of an even size."""
+    extent = _extent(conv)
+    middle = [(size - 1) / 2 - (size - 1) // 2 for size in reversed(extent)]
+    draw = boxes.initializer(extent)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Dtype) -> jax.Array:
+        return draw(key, shape, dtype) + jnp.repeat(jnp.array(middle, dtype), 2)[None, None]
+
+    return init
+
+
 def _fit_weights(layer: WeightedBoxConv, conv: nnx.Conv) -> None:
     """Sets the weights whose sums of boxes are nearest to a convolution's kernels."""
-    extent = _extent(conv)
+    extent, dilation = _extent(conv), _per_axis(conv, conv.kernel_dilation)
     inputs, outputs = conv.in_features, conv.out_features
     # What boxes make of one bright pixel is their kernel, mirrored.
     shape = tuple(2 * size - 1 for size in extent)
     impulse = jnp.zeros((*shape, inputs)).at[tuple(size - 1 for size in extent)].set(1)
     response = box_conv(impulse, layer.boxes.valid_theta, normalize=layer.boxes.normalize)
-    inside = tuple(slice((size - 1) // 2, (size - 1) // 2 + size) for size in extent)
-    kernels = jnp.flip(response[inside], range(len(extent))).reshape(
-        -1, inputs, layer.boxes.num_boxes
+    kernels = jnp.flip(response, range(len(extent))).reshape(-1, inputs, layer.boxes.num_boxes)
+    taps = tuple(
+        slice(size // 2, size // 2 + size, step)
+        for size, step in zip(extent, dilation, strict=True)
     )
-    taps = tuple(slice(None, None, d) for d in _per_axis(conv, conv.kernel_dilation))
-    dense = jnp.zeros((*extent, inputs, outputs)).at[taps].set(conv.kernel[...])
+    dense = jnp.zeros((*shape, inputs, outputs)).at[taps].set(conv.kernel[...])
     dense = dense.reshape(-1, inputs, outputs)
     inverse = jnp.linalg.pinv(jnp.moveaxis(kernels, 1, 0))
     weight = jnp.matmul(inverse, jnp.moveaxis(dense, 1, 0), precision="highest")
