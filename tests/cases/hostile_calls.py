@@ -256,14 +256,17 @@ _OPERATIONS = [
 
 # Boxes.
 
-_WINDOW = sizes((8, 16), (8.5, 16.25), (np.float32(8), 16), (0.5, 100))._replace(
+_WINDOW = sizes((8, 16), (8.5, 16.25), (np.float32(8), 16), (0.5, 100))
+_WINDOW = _WINDOW._replace(
+    # Those of signals and volumes, where nothing else says that boxes are those of images.
+    unclear=(*_WINDOW.unclear, (8,), (8, 16, 3)),
     wrong=(
         *hostile.JUNK,
-        *((0, 16), (-8, 16), (8,), (8, 16, 3), ("8", "16"), "88", b"88", bytearray(b"88"), 8, 8.0),
+        *((0, 16), (-8, 16), ("8", "16"), "88", b"88", bytearray(b"88"), 8, 8.0),
         *((8, np.nan), (8, np.inf), (True, 8), (8, None), (8, 1j), np.ones((2, 2)), [[8, 16]]),
         *({8: 1, 16: 2}, {8, 16}, np.array([8.0, np.nan]), (8, 10**400), (np.True_, 8)),
         *((np.ones(2), 8), np.array(["8", "9"]), (8, -np.inf), True),
-    )
+    ),
 )
 _SMALL_WINDOW = _WINDOW._replace(
     unclear=tuple(value for value in _WINDOW.unclear if not isinstance(value, int))
