@@ -60,8 +60,8 @@ maximum_signature_line_length = 60
 # Of types in signatures: those of other libraries, which have sites of their own, and names of ours
 # that stand for a type or are a base class and are not public.
 _UNDOCUMENTED = (
-    "BatchNorm|BlockFactory|BottleneckBranch|BoxBranch|Boxes|ClassifierFactory|Features|"
-    "FoldableConv|Layer|Limits|Positions|StateDict|Window|_[A-Za-z]+"
+    "BatchNorm|BlockFactory|BottleneckBranch|BoxBranch|Boxes|ClassifierFactory|Color|Features|"
+    "FoldableConv|Layer|Levels|Limits|NetworkFactory|Positions|StateDict|Window|_[A-Za-z]+"
 )
 nitpick_ignore_regex = [
     ("py:(class|obj|data|exc|type)", r"(?!jaxbox\.).*"),
