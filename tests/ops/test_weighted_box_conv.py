@@ -190,10 +190,10 @@ def test_a_quarter_of_the_memory_of_the_composition():
 
 @pytest.mark.parametrize("explicit", [False, True])
 def test_a_batch_on_several_devices(explicit, rng):
-    """On one device, if there are no more; `test_transformations.py` starts a process with two."""
-    x, theta, weight = _draw(rng, (2, 5, 7, 3), 2, 4)
+    """With a mesh of all devices there are, which may be one."""
+    x, theta, weight = _draw(rng, (jax.device_count(), 5, 7, 3), 2, 4)
     kind = AxisType.Explicit if explicit else AxisType.Auto
-    mesh = jax.make_mesh((1,), ("device",), axis_types=(kind,), devices=jax.devices()[:1])
+    mesh = jax.make_mesh((jax.device_count(),), ("device",), axis_types=(kind,))
     with _chunks(1):
         expected = jax.grad(_squares, (0, 1, 2))(x, theta, weight)
         sharded = jax.device_put(x, NamedSharding(mesh, P("device")))
