@@ -208,9 +208,9 @@ def _sample(
     theta = project(_join(centre - half_size, centre + half_size), halves)
     if not causal:
         return theta
-    earlier = (*[0.0] * (len(window) - 1), _END - window[0] / 2)
-    earlier_bounds = jnp.repeat(jnp.array(earlier, dtype), 2)
-    return project(theta + jnp.broadcast_to(earlier_bounds, theta.shape), window, causal=True)
+    # Along the first axis, whose bounds are a box's last two, the window ends at `_END`.
+    shift = jnp.array([0.0] * (theta.shape[-1] - 2) + [_END - window[0] / 2] * 2, dtype)
+    return project(theta + jnp.broadcast_to(shift, theta.shape), window, causal=True)
 
 
 def initializer(window: Sequence[float], *, causal: bool = False) -> Callable[..., jax.Array]:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import jax
 
+from experiments.benchmarks.box_conv.shapes import DTYPES, GPU_SHAPES
 from experiments.common import report
 from experiments.common.command_line import read_settings
 from experiments.common.outputs import table_output
@@ -35,8 +36,6 @@ from experiments.common.program import UserError
 
 _PROGRAMS = Path(__file__).resolve().parents[1]
 _TESTS = _PROGRAMS.parent / "tests" / "kernels"
-_SHAPES = ("8,32,64,128,4", "8,16,128,256,4", "8,8,256,512,2")
-_DTYPES = ("float32", "bfloat16")
 _HEADER = "| part | seconds | result |"
 
 
@@ -107,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parts(out: Path) -> Iterator[_Part]:
     yield _Part("tests", ("-m", "pytest", "-m", "gpu", str(_TESTS)), 240)
     yield _with_figures("kernels", "profile_box_conv.py", (), 240, out)
-    for dtype in _DTYPES:
-        for shape in _SHAPES:
+    for dtype in DTYPES:
+        for shape in GPU_SHAPES:
             name = f"box_conv {dtype} {shape}"
             measured = ("--shapes", shape, "--dtypes", dtype)
             options = (*measured, "--conv", "forward", "--rounds", "7")

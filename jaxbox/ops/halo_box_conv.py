@@ -37,8 +37,8 @@ def halo_box_conv(
       axis_name: the axis of the mesh along which rows are divided.
       halo: the number of rows that each device gets from above and from below, 0 or more. It is a
         part of the compiled program, while boxes are data: choose the farthest reach of any box
-        along the height, rounded up to a whole number; for a `BoxConv` half of its window's height
-        and one more suffices. The rows may come from several devices.
+        along the height, rounded up to a whole number. A `BoxConv` keeps boxes within the height of
+        its window. The rows may come from several devices.
       normalize: whether to divide by each box's full area; see :func:`jaxbox.box_conv`.
       channel_axis: the axis of the channels in `x` and in the result, -1 or -3.
       implementation: the name of the backend; see :func:`jaxbox.box_conv`.

@@ -176,11 +176,12 @@ class PlaneGradients {
       if (dx_) gradients.clear();
       for (Index f = 0; f < shape_.boxes; ++f) {
         const Box& box = windows_[f].box;
+        const Places places(rows, box.x);
         integrate_rows(f, g[f], begin, end, back, pitch);
         for (Index row = begin; row < end; ++row) {
           const double* row_of_back = back + (row - begin) * pitch;
           if (dx_) gradients.add(row - begin, row_of_back, box.x, box.scale());
-          if (dtheta_) add_products(f, rows, g[f], row, row_of_back, products[f]);
+          if (dtheta_) add_products(f, rows, places, g[f], row, row_of_back, products[f]);
         }
       }
       if (dx_) gradients.write(end - begin, dx_ + begin * shape_.width);
@@ -206,8 +207,8 @@ class PlaneGradients {
     });
   }
 
-  void add_products(Index f, const PrefixRows& rows, const T* g, Index row, const double* back,
-                    InnerProducts& products) const {
+  void add_products(Index f, const PrefixRows& rows, const Places& places, const T* g, Index row,
+                    const double* back, InnerProducts& products) const {
     const Box& box = windows_[f].box;
     const double* sums = rows.row(row);
     const auto row_of_g = [&](Index output) {
@@ -215,7 +216,7 @@ class PlaneGradients {
     };
     const T* at_y_min = row_of_g(row - box.y.at_min);
     const T* at_y_max = row_of_g(row - box.y.at_max);
-    const ColumnIntegrals columns(sums, Places(rows, box.x), box.x, 1.0);
+    const ColumnIntegrals columns(sums, places, box.x, 1.0);
     const auto pixel = [&](Index offset) {
       return [at = sums + rows.place(offset)](Index column) { return at[column + 1] - at[column]; };
     };

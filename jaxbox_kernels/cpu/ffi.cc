@@ -80,7 +80,7 @@ class Work {
         theta_(to_doubles(theta)),
         images_(static_cast<Index>(images)),
         rows_(is_backward ? shape.height : shape.output_height()) {
-    // Backward with channels last, every band would transpose the whole planes.
+    // In the backward pass with channels last, every band would transpose whole planes.
     const bool has_bands = !is_backward || !channels_last;
     group_ = 1;
     if (channels_last) {

@@ -37,7 +37,14 @@ from experiments.benchmarks.box_conv.contestants import Platform
 from experiments.benchmarks.box_conv.measurements import measure, summarize
 from experiments.benchmarks.box_conv.methods import Method, method_of
 from experiments.benchmarks.box_conv.plots import check_plots, plot
-from experiments.benchmarks.box_conv.shapes import FULL, Direction, Shape
+from experiments.benchmarks.box_conv.shapes import (
+    DTYPES,
+    FULL,
+    GPU_SHAPES,
+    Direction,
+    Shape,
+    check_dtypes,
+)
 from experiments.benchmarks.box_conv.tables import summary_text, table
 from experiments.common import report
 from experiments.common.command_line import (
@@ -49,12 +56,11 @@ from experiments.common.command_line import (
 from experiments.common.memory import check_fits
 from experiments.common.program import UserError
 
-_DTYPES = ("float32", "bfloat16")
 _DEFAULT_SHAPES: dict[Platform, tuple[str, ...]] = {
     "cpu": ("1,32,64,128,4", "8,32,64,128,4", "1,16,128,256,4", "1,8,256,512,2", "1,32,128,128,1"),
-    "gpu": ("8,32,64,128,4", "8,16,128,256,4", "8,8,256,512,2"),
+    "gpu": GPU_SHAPES,
 }
-_DEFAULT_DTYPES: dict[Platform, tuple[str, ...]] = {"cpu": ("float32",), "gpu": _DTYPES}
+_DEFAULT_DTYPES: dict[Platform, tuple[str, ...]] = {"cpu": ("float32",), "gpu": DTYPES}
 # The directions of convolutions for each value of --conv.
 _CONV_DIRECTIONS: dict[str, tuple[Direction, ...]] = {
     "forward+backward": FULL,
@@ -115,9 +121,7 @@ def _plan(settings: Settings) -> _Plan:
     for name, values in (("shapes", shapes), ("dtypes", dtypes)):
         check_list(f"--{name}", values)
     plan = _Plan(platform, [Shape.parse(text) for text in shapes], dtypes)
-    for dtype in dtypes:
-        if dtype not in _DTYPES:
-            raise UserError(f"--dtypes must be of {', '.join(_DTYPES)}; got {dtype!r}")
+    check_dtypes(dtypes)
     check_whole("--rounds", settings.rounds, 1, MOST_ROUNDS)
     for shape in plan.shapes:
         check_fits(shape.moved_bytes("float32", "forward+backward"), f"--shapes {shape}")

@@ -19,12 +19,11 @@ from jax.profiler import ProfileData
 
 from experiments.benchmarks.box_conv import compilation
 from experiments.benchmarks.box_conv.contestants import box_conv_planes, images, sample_boxes
-from experiments.benchmarks.box_conv.shapes import Shape
+from experiments.benchmarks.box_conv.shapes import DTYPES, GPU_SHAPES, Shape, check_dtypes
 from experiments.common import report
 from experiments.common.command_line import MOST_ROUNDS, check_list, check_whole, read_settings
 from experiments.common.program import UserError
 
-_DTYPES = ("float32", "bfloat16")
 # Several times the second-level cache of an H200.
 _PAST_CACHE_BYTES = 2**28
 
@@ -33,9 +32,9 @@ _PAST_CACHE_BYTES = 2**28
 class Settings:
     """Times each GPU kernel of box convolution."""
 
-    shapes: tuple[str, ...] = ("8,32,64,128,4", "8,16,128,256,4", "8,8,256,512,2")
+    shapes: tuple[str, ...] = GPU_SHAPES
     """Shapes B,C,H,W,F: images, channels, height, width, and boxes for each channel."""
-    dtypes: tuple[str, ...] = _DTYPES
+    dtypes: tuple[str, ...] = DTYPES
     """Dtypes of the images: float32, bfloat16 or both."""
     rounds: int = 20
     """Number of times that each copy of the images is used."""
@@ -78,9 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = read_settings(Settings, arguments, description=__doc__)
     for name, values in (("shapes", settings.shapes), ("dtypes", settings.dtypes)):
         check_list(f"--{name}", values)
-    for dtype in settings.dtypes:
-        if dtype not in _DTYPES:
-            raise UserError(f"--dtypes must be of {', '.join(_DTYPES)}; got {dtype!r}")
+    check_dtypes(settings.dtypes)
     shapes = [Shape.parse(text) for text in settings.shapes]
     check_whole("--rounds", settings.rounds, 1, MOST_ROUNDS)
     report.make_writable(settings.out)

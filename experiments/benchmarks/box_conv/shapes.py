@@ -1,6 +1,7 @@
 """Shapes and directions that are timed, and how many bytes each has to move."""
 
-from typing import Literal, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Self
 
 import jax.numpy as jnp
 
@@ -11,6 +12,10 @@ type Direction = Literal["forward", "forward+backward", "forward+dx", "forward+d
 FULL: tuple[Direction, ...] = ("forward", "forward+backward")
 FULL_AND_PARTS: tuple[Direction, ...] = (*FULL, "forward+dx", "forward+dtheta")
 
+DTYPES: Final = ("float32", "bfloat16")
+"""The dtypes of images that are timed."""
+GPU_SHAPES: Final = ("8,32,64,128,4", "8,16,128,256,4", "8,8,256,512,2")
+"""The shapes that are timed on a GPU by default, as `Shape.parse` reads them."""
 
 _MOST_DIGITS = 9
 
@@ -69,6 +74,17 @@ class Shape(NamedTuple):
                 "forward+dtheta": self.F * image,
             }[direction]
         )
+
+
+def check_dtypes(dtypes: Sequence[str]) -> None:
+    """Checks the dtypes that a program's option `--dtypes` names.
+
+    Raises:
+      UserError: one of them is none of `DTYPES`.
+    """
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise UserError(f"--dtypes must be of {', '.join(DTYPES)}; got {dtype!r}")
 
 
 def _is_positive(text: str) -> bool:
