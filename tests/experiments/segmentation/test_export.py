@@ -32,9 +32,8 @@ from experiments.segmentation.data.cityscapes import CITYSCAPES
 from experiments.segmentation.input.normalization import IMAGENET
 from experiments.segmentation.jax_program import PLATFORMS, load_jax_program, to_jax_program
 from experiments.segmentation.saved_run import open_run
-from jaxbox.models import catalogue
 from jaxbox.models.inference import for_inference
-from tests.cases.networks import SMALL_ENET, draw
+from tests.cases.networks import draw
 from tests.cases.runs import SETTINGS, SIZE, make_run
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion", "small_network")
@@ -58,14 +57,6 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 """
-
-
-@pytest.fixture(scope="module")
-def small_network():
-    """Puts a network that compiles faster in the place of BoxENet; it has every kind of block."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalogue.VARIANTS["paper"], "boxenet", SMALL_ENET)
-        yield
 
 
 @pytest.fixture(scope="module")

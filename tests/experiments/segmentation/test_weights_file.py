@@ -22,20 +22,10 @@ from experiments.segmentation.input.normalization import IMAGENET
 from experiments.segmentation.weights_file import NAME, read_weights
 from jaxbox import models
 from jaxbox.layers import DOConv
-from jaxbox.models import catalogue
 from jaxbox.models.weights import CARD
-from tests.cases.networks import SMALL_ENET
 from tests.cases.runs import SETTINGS, SIZE, make_run
 
 pytestmark = pytest.mark.usefixtures("relaxed_promotion", "small_network")
-
-
-@pytest.fixture(scope="module")
-def small_network():
-    """Puts a network that compiles faster in the place of BoxENet; it has every kind of block."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalogue.VARIANTS["paper"], "boxenet", SMALL_ENET)
-        yield
 
 
 @pytest.fixture(scope="module")
