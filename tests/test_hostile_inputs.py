@@ -188,7 +188,9 @@ def _run(cases):
             warnings.filterwarnings("ignore", "Python iterable type")
             problem = checker.problem(case)
         if problem:
-            found.append(f"{case}\n    {problem[:300]}")
+            # pytest-xdist cannot send a report that UTF-8 cannot encode, such as a lone surrogate.
+            fault = f"{case}\n    {problem[:300]}"
+            found.append(fault.encode(errors="backslashreplace").decode())
     print(f"{len(cases)} cases {dict(verdicts)}, {time.process_time() - start:.0f} s of CPU time")
     assert not found, f"{len(found)} faults:\n" + "\n".join(found)
 
