@@ -8,8 +8,10 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "box_windows.h"
+#include "column_order.h"
 #include "image.h"
 #include "kernels.h"
 #include "not_finite.h"
@@ -22,21 +24,56 @@ namespace jaxbox {
 //
 // Seen from the left end of a row, whole pixels of `back` enter a sum where their box begins and
 // leave it where the box ends. So `dx` is a prefix sum of differences, plus the parts of pixels.
+template <bool kStrided>
 class RowGradients {
  public:
-  RowGradients(Index width, Arena& arena)
+  // For outputs `stride` columns apart.
+  RowGradients(Index width, Index stride, Arena& arena)
       : width_(width),
-        differences_(arena.take_array<double>(kBlockRows * width)),
-        parts_(arena.take_array<double>(kBlockRows * width)) {}
+        outputs_((width + stride - 1) / stride),
+        order_{stride, outputs_},
+        differences_(arena.take_array<double>(kBlockRows * order_.pitch())),
+        parts_(arena.take_array<double>(kBlockRows * order_.pitch())) {}
 
   void clear() {
-    std::fill_n(differences_, kBlockRows * width_, 0.0);
-    std::fill_n(parts_, kBlockRows * width_, 0.0);
+    std::fill_n(differences_, kBlockRows * order_.pitch(), 0.0);
+    std::fill_n(parts_, kBlockRows * order_.pitch(), 0.0);
     std::fill_n(entered_, kBlockRows, 0.0);
   }
 
   // Adds a row of `back`, which has margins of zeros, integrated over a box's columns.
   void add(Index row, const double* back, const Axis& x, double scale) {
+    const double whole = scale * x.whole;
+    if constexpr (!kStrided) {
+      add_neighbours(row, back, x, scale);
+    } else {
+      double* differences = differences_ + row * order_.pitch();
+      double* parts = parts_ + row * order_.pitch();
+      add_shifted(differences, back, x.low + 1, whole);
+      add_shifted(differences, back, x.high, -whole);
+      add_shifted(parts, back, x.low, scale * x.low_part);
+      add_shifted(parts, back, x.high, scale * x.high_part);
+    }
+    // What entered to the left of the image and did not leave there.
+    const Index begin = std::max<Index>(0, divide_up(-x.high));
+    const Index end = std::min(outputs_, divide_up(-x.low - 1));
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (Index column = begin; column < end; ++column) sum += back[column];
+    entered_[row] += whole * sum;
+  }
+
+  // Writes the gradients of the first `count` rows.
+  template <class T>
+  void write(Index count, T* __restrict dx) {
+    Index row = 0;
+    for (; row + kRowsTogether <= count; row += kRowsTogether) write_rows<kRowsTogether>(row, dx);
+    for (; row < count; ++row) write_rows<1>(row, dx);
+  }
+
+ private:
+  // `add` where outputs are at all columns.
+  void add_neighbours(Index row, const double* back, const Axis& x, double scale) {
     double* __restrict differences = differences_ + row * width_;
     double* __restrict parts = parts_ + row * width_;
     const double* __restrict entering = back - x.low - 1;
@@ -49,42 +86,56 @@ class RowGradients {
       differences[column] += whole * (entering[column] - leaving[column]);
       parts[column] += low_part * low[column] + high_part * leaving[column];
     }
-    // What entered to the left of the image and did not leave there.
-    const Index begin = std::max<Index>(0, -x.high), end = std::min(width_, -x.low - 1);
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (Index column = begin; column < end; ++column) sum += back[column];
-    entered_[row] += whole * sum;
   }
 
-  // Writes the gradients of the first `count` rows.
-  template <class T>
-  void write(Index count, T* __restrict dx) {
-    Index row = 0;
-    for (; row + kRowsTogether <= count; row += kRowsTogether) sum_together<kRowsTogether>(row);
-    for (; row < count; ++row) sum_together<1>(row);
-    const double* __restrict sums = differences_;
-    const double* __restrict parts = parts_;
+  // Adds a row of `back` times a factor to the columns that are `offset` to the right of outputs.
+  void add_shifted(double* row, const double* back, Index offset, double factor) const {
+    const Index shift = divide_up(offset + 1) - 1;  // Rounded down.
+    const Index rest = offset - shift * order_.stride;
+    double* __restrict to = row + rest * order_.part;
+    const double* __restrict from = back - shift;
+    const Index columns = divide_up(width_ - rest);
 #pragma omp simd
-    for (Index i = 0; i < count * width_; ++i) dx[i] = static_cast<T>(sums[i] + parts[i]);
+    for (Index i = 0; i < columns; ++i) to[i] += factor * from[i];
   }
 
- private:
-  // Replaces differences by their prefix sums.
-  template <int kCount>
-  void sum_together(Index first) {
-    double* __restrict rows = differences_ + first * width_;
+  Index divide_up(Index columns) const {
+    if constexpr (!kStrided) return columns;
+    const Index quotient = columns / order_.stride;
+    return quotient + (columns % order_.stride > 0);
+  }
+
+  // Writes rows `first ... first + kCount - 1`.
+  template <int kCount, class T>
+  void write_rows(Index first, T* __restrict dx) {
+    double* __restrict sums = differences_ + first * order_.pitch();
+    const double* __restrict parts = parts_ + first * order_.pitch();
+    T* __restrict to = dx + first * width_;
     double totals[kCount];
     std::copy_n(entered_ + first, kCount, totals);
-    for (Index column = 0; column < width_; ++column) {
-      for (Index row = 0; row < kCount; ++row) {
-        totals[row] += rows[row * width_ + column];
-        rows[row * width_ + column] = totals[row];
+    if constexpr (!kStrided) {
+      for (Index column = 0; column < width_; ++column) {
+        for (Index row = 0; row < kCount; ++row) {
+          totals[row] += sums[row * width_ + column];
+          sums[row * width_ + column] = totals[row];
+        }
       }
+#pragma omp simd
+      for (Index i = 0; i < kCount * width_; ++i) to[i] = static_cast<T>(sums[i] + parts[i]);
+      return;
     }
+    order_.for_each(width_, [&](Index column, Index place) {
+      for (Index row = 0; row < kCount; ++row) {
+        const Index at = row * order_.pitch() + place;
+        totals[row] += sums[at];
+        to[row * width_ + column] = static_cast<T>(totals[row] + parts[at]);
+      }
+    });
   }
 
   Index width_;
+  Index outputs_;  // Of a row.
+  ColumnOrder order_;
   double* differences_;
   double* parts_;
   double entered_[kBlockRows];
@@ -144,7 +195,8 @@ struct InnerProducts {
   }
 };
 
-template <class T>
+// kStrided: whether outputs are not at all pixels.
+template <class T, bool kStrided>
 class PlaneGradients {
  public:
   PlaneGradients(const Shape& shape, const double* theta, Band band, T* dx, double* dtheta,
@@ -153,20 +205,29 @@ class PlaneGradients {
         band_(band),
         dx_(dx),
         dtheta_(dtheta),
-        windows_(make_windows(shape, theta, shape.boxes, band, /*mirrored=*/true, arena)),
+        windows_(make_windows(at_every_row(shape), theta, shape.boxes, band, /*mirrored=*/true,
+                              arena)),
         reach_(reach_of(windows_, shape.boxes)) {}
 
   void run(const T* x, const T* const* g, Arena& arena) {
-    PrefixRows rows(shape_.width, reach_.left, reach_.right, /*stride=*/1, arena);
-    RowGradients gradients(shape_.width, arena);
+    const Index stride = kStrided ? shape_.stride_x : 1, width = output_width();
+    PrefixRows rows(shape_.width, reach_.left, reach_.right, stride, arena);
+    RowGradients<kStrided> gradients(shape_.width, stride, arena);
     // `dx` reads `back` at mirrored boxes, and one pixel before those.
-    const Index pitch = reach_.right + 1 + shape_.width + reach_.left;
+    const Index before = (reach_.right + 1) / stride, after = (reach_.left + stride - 1) / stride;
+    const Index pitch = before + width + after;
     double* back = arena.take_array<double>(pitch * kBlockRows);
     std::fill_n(back, pitch * kBlockRows, 0.0);
-    back += reach_.right + 1;
-    T* zeros = arena.take_array<T>(shape_.width);
-    std::fill_n(zeros, shape_.width, T(0));
+    back += before;
+    T* zeros = arena.take_array<T>(width);
+    std::fill_n(zeros, width, T(0));
     zeros_ = zeros;
+    if constexpr (kStrided) {
+      auto* begins = arena.take_array<Index>(shape_.height);
+      std::fill_n(begins, shape_.height, Index{-1});
+      for (Index i = 0; i < shape_.output_height(); ++i) begins[i * shape_.stride_y] = i * width;
+      begins_in_g_ = begins;
+    }
     auto* products = arena.take_array<InnerProducts>(shape_.boxes);
     std::fill_n(products, shape_.boxes, InnerProducts());
 
@@ -181,7 +242,9 @@ class PlaneGradients {
         for (Index row = begin; row < end; ++row) {
           const double* row_of_back = back + (row - begin) * pitch;
           if (dx_) gradients.add(row - begin, row_of_back, box.x, box.scale());
-          if (dtheta_) add_products(f, rows, places, g[f], row, row_of_back, products[f]);
+          if (!dtheta_) continue;
+          const Columns columns(rows.row(row), places, box.x, 1.0);
+          add_products(box, rows, columns, g[f], row, row_of_back, products[f]);
         }
       }
       if (dx_) gradients.write(end - begin, dx_ + begin * shape_.width);
@@ -193,40 +256,54 @@ class PlaneGradients {
   }
 
  private:
+  using Columns = std::conditional_t<kStrided, StridedColumnIntegrals, ColumnIntegrals>;
+
+  Index output_width() const { return kStrided ? shape_.output_width() : shape_.width; }
+
   struct RowOfG {
     const T* __restrict row;
     double operator[](Index column) const { return row[column]; }
   };
 
+  // The shape of outputs at every row, among which those between strides are 0.
+  static Shape at_every_row(Shape shape) {
+    shape.stride_y = 1;
+    return shape;
+  }
+
+  // The row of `g` of the output at a row of the image; zeros if there is none.
+  const T* row_of_g(const T* g, Index row) const {
+    if (row < 0 || row >= shape_.height) return zeros_;
+    if constexpr (!kStrided) return g + row * shape_.width;
+    return begins_in_g_[row] < 0 ? zeros_ : g + begins_in_g_[row];
+  }
+
   // Computes rows of `D_y^T g`, `pitch` apart.
   void integrate_rows(Index f, const T* g, Index begin, Index end, double* back, Index pitch) {
-    const auto row_of = [&](Index row) { return RowOfG{g + row * shape_.width}; };
+    const auto row_of = [&](Index row) { return RowOfG{row_of_g(g, row)}; };
     windows_[f].window.compute_until(end, row_of, [=](Index row, Index) {
       double* __restrict to = back + (row - begin) * pitch;
       return [to](Index column, double integral) { to[column] = integral; };
     });
   }
 
-  void add_products(Index f, const PrefixRows& rows, const Places& places, const T* g, Index row,
-                    const double* back, InnerProducts& products) const {
-    const Box& box = windows_[f].box;
-    const double* sums = rows.row(row);
-    const auto row_of_g = [&](Index output) {
-      return output >= 0 && output < shape_.height ? g + output * shape_.width : zeros_;
-    };
-    const T* at_y_min = row_of_g(row - box.y.at_min);
-    const T* at_y_max = row_of_g(row - box.y.at_max);
-    const ColumnIntegrals columns(sums, places, box.x, 1.0);
+  void add_products(const Box& box, const PrefixRows& rows, const Columns& columns, const T* g,
+                    Index row, const double* back, InnerProducts& products) const {
+    const Index width = output_width();
+    const T* at_y_min = row_of_g(g, row - box.y.at_min);
+    const T* at_y_max = row_of_g(g, row - box.y.at_max);
     const auto pixel = [&](Index offset) {
-      return [at = sums + rows.place(offset)](Index column) { return at[column + 1] - at[column]; };
+      const double* before = rows.row(row) + rows.place(offset);
+      const double* after = rows.row(row) + rows.place(offset + 1);
+      return [=](Index column) { return after[column] - before[column]; };
     };
     if (box.x.at_min == box.x.low && box.x.at_max == box.x.high) {
       // The pixels are read once, for both purposes.
       products.add(
-          shape_.width, back, columns, [&](Index column) { return columns.low_pixel(column); },
+          width, back, columns, [&](Index column) { return columns.low_pixel(column); },
           [&](Index column) { return columns.high_pixel(column); }, at_y_min, at_y_max);
     } else {
-      products.add(shape_.width, back, columns, pixel(box.x.at_min), pixel(box.x.at_max), at_y_min,
+      products.add(width, back, columns, pixel(box.x.at_min), pixel(box.x.at_max), at_y_min,
                    at_y_max);
     }
   }
@@ -238,6 +315,9 @@ class PlaneGradients {
   BoxWindow* windows_;
   Reach reach_;
   const T* zeros_ = nullptr;  // In place of rows outside of `g`.
+  // Where the outputs at each row of the image begin in `g`, or -1. A table, since the CPU divides
+  // slowly.
+  const Index* begins_in_g_ = nullptr;
 };
 
 // Makes the components of a box's gradient NaN whose sums have a term that is not finite: pixels of
@@ -260,16 +340,29 @@ inline void spoil_gradient(const Marks& marks, const double* theta, const Shape&
 
 // Puts the gradients of outputs that are several pixels apart where these are, among zeros.
 template <class T>
-void spread_out(const Shape& shape, const T* g, T* spread) {
+const T* spread_out(const Shape& shape, const T* g, Arena& arena) {
+  T* spread = arena.take_array<T>(shape.pixels());
   std::fill_n(spread, shape.pixels(), T(0));
   for (Index row = 0; row < shape.output_height(); ++row) {
     T* to = spread + row * shape.stride_y * shape.width;
     const T* from = g + row * shape.output_width();
     for (Index i = 0; i < shape.output_width(); ++i) to[i * shape.stride_x] = from[i];
   }
+  return spread;
 }
 
-// Computes the gradients of outputs at all pixels. `g` has planes that are `pitch` apart.
+// Adds to a band of `dx` what NaN and infinities of a plane of `g` contribute.
+template <class T>
+void add_not_finite(const Shape& shape, const double* box, const T* g, Band band, T* dx,
+                    Arena& arena) {
+  const double mirrored[4] = {-box[1], -box[0], -box[3], -box[2]};
+  Shape every_pixel = shape;
+  every_pixel.stride_y = every_pixel.stride_x = 1;
+  const T* plane = shape.is_strided() ? spread_out(shape, g, arena) : g;
+  Marks(plane, shape.height, shape.width, arena).add_to(dx, mirrored, every_pixel, band);
+}
+
+// `g` has planes that are `pitch` apart.
 template <class T>
 void differentiate_planes(const Shape& shape, const double* theta, const T* x, const T* g,
                           Index pitch, Band band, T* dx, double* dtheta, Arena& arena) {
@@ -277,20 +370,20 @@ void differentiate_planes(const Shape& shape, const double* theta, const T* x, c
   bool* g_is_finite = arena.take_array<bool>(shape.boxes);
   for (Index f = 0; f < shape.boxes; ++f) {
     const T* plane = g + f * pitch;
-    g_is_finite[f] = all_finite(plane, shape.pixels());
-    planes[f] = g_is_finite[f] ? plane : finite_copy(plane, shape.pixels(), arena);
+    g_is_finite[f] = all_finite(plane, shape.outputs());
+    planes[f] = g_is_finite[f] ? plane : finite_copy(plane, shape.outputs(), arena);
   }
   const bool x_is_finite = !dtheta || all_finite(x, shape.pixels());
   const T* image = x_is_finite ? x : finite_copy(x, shape.pixels(), arena);
-  PlaneGradients<T>(shape, theta, band, dx, dtheta, arena).run(image, planes, arena);
+  if (shape.is_strided()) {
+    PlaneGradients<T, true>(shape, theta, band, dx, dtheta, arena).run(image, planes, arena);
+  } else {
+    PlaneGradients<T, false>(shape, theta, band, dx, dtheta, arena).run(image, planes, arena);
+  }
 
   for (Index f = 0; f < shape.boxes; ++f) {
     const double* box = theta + 4 * f;
-    if (!g_is_finite[f] && dx) {
-      const double mirrored[4] = {-box[1], -box[0], -box[3], -box[2]};
-      const Marks marks(g + f * pitch, shape.height, shape.width, arena);
-      marks.add_to(dx, mirrored, shape, band);
-    }
+    if (!g_is_finite[f] && dx) add_not_finite(shape, box, g + f * pitch, band, dx, arena);
     if (!dtheta) continue;
     const bool has_nan_bound = std::any_of(box, box + 4, [](double b) { return std::isnan(b); });
     if (!g_is_finite[f] || has_nan_bound) std::fill_n(dtheta + 4 * f, 4, std::nan(""));
@@ -302,29 +395,10 @@ void differentiate_planes(const Shape& shape, const double* theta, const T* x, c
   }
 }
 
-// `g` has planes that are `pitch` apart, of outputs that may be several pixels apart.
-//
-// Spread out, one plane after the other, `g` stays in the cache.
-template <class T>
-void differentiate_outputs(const Shape& shape, const double* theta, const T* x, const T* g,
-                           Index pitch, Band band, T* dx, double* dtheta, Arena& arena) {
-  if (!shape.is_strided()) {
-    differentiate_planes(shape, theta, x, g, pitch, band, dx, dtheta, arena);
-    return;
-  }
-  Shape every_pixel = shape;
-  every_pixel.stride_y = every_pixel.stride_x = 1;
-  T* spread = arena.take_array<T>(shape.boxes * shape.pixels());
-  for (Index f = 0; f < shape.boxes; ++f) {
-    spread_out(shape, g + f * pitch, spread + f * shape.pixels());
-  }
-  differentiate_planes(every_pixel, theta, x, spread, shape.pixels(), band, dx, dtheta, arena);
-}
-
 template <class T>
 void differentiate_band_of(const Shape& shape, const double* theta, const T* x, const T* g,
                            Band band, T* dx, double* dtheta, Arena& arena) {
-  differentiate_outputs(shape, theta, x, g, shape.outputs(), band, dx, dtheta, arena);
+  differentiate_planes(shape, theta, x, g, shape.outputs(), band, dx, dtheta, arena);
 }
 
 template <class T>
@@ -343,7 +417,7 @@ void differentiate_channels_of(const Shape& shape, Channels channels, const doub
   }
   T* planes_of_dx = dx ? arena.take_array<T>(channels.count * pitch) : nullptr;
   for (Index c = 0; c < channels.count; ++c) {
-    differentiate_outputs<T>(shape, theta + c * boxes * 4,
+    differentiate_planes<T>(shape, theta + c * boxes * 4,
                              dtheta ? planes_of_x + c * pitch : nullptr,
                              planes_of_g + c * boxes * pitch_of_g, pitch_of_g, band,
                              dx ? planes_of_dx + c * pitch : nullptr,

@@ -7,6 +7,7 @@
 
 #include "arena.h"
 #include "axis.h"
+#include "column_order.h"
 
 namespace jaxbox {
 
@@ -20,21 +21,17 @@ constexpr Index kRowsTogether = 4;
 
 // The last `kBlockRows` rows of an image that were read, as prefix sums. They have margins so that
 // boxes may leave the image: to the left all is 0, to the right sums stay what they are.
-//
-// Sums that are `stride` columns apart are neighbours in memory, so that outputs that are so far
-// apart read neighbours: all sums whose columns have the same rest are a part of the row.
 class PrefixRows {
  public:
   // For outputs `stride` columns apart. Sums can be read from column `-before` up to
   // `width + after + 1`.
   PrefixRows(Index width, Index before, Index after, Index stride, Arena& arena)
       : width_(width),
-        stride_(stride),
         before_((before + stride - 1) / stride * stride),
-        part_((before_ + width + after + 2 + stride - 1) / stride),
-        sums_(arena.take_array<double>(kBlockRows * pitch())) {
+        order_{stride, (before_ + width + after + 2 + stride - 1) / stride},
+        sums_(arena.take_array<double>(kBlockRows * order_.pitch())) {
     for (Index part = 0; part < kBlockRows * stride; ++part) {
-      std::fill_n(sums_ + part * part_, before_ / stride, 0.0);
+      std::fill_n(sums_ + part * order_.part, before_ / stride, 0.0);
     }
   }
 
@@ -43,10 +40,7 @@ class PrefixRows {
 
   // Where in a row the sum of all pixels before a column is. The sums before the columns `stride`,
   // two strides and so on farther follow.
-  Index place(Index column) const {
-    const Index from_begin = column + before_;
-    return from_begin % stride_ * part_ + from_begin / stride_;
-  }
+  Index place(Index column) const { return order_.place(column + before_); }
 
   // Reads rows `begin ... end - 1`, of which `pixels` is the first. Returns whether all pixels are
   // finite.
@@ -62,37 +56,25 @@ class PrefixRows {
   }
 
  private:
-  Index pitch() const { return stride_ * part_; }
-
-  double* begin_of(Index number) const { return sums_ + number % kBlockRows * pitch(); }
+  double* begin_of(Index number) const { return sums_ + number % kBlockRows * order_.pitch(); }
 
   template <int kCount, class T>
   bool read_together(const T* pixels, Index first) {
     double* sums[kCount];
     double totals[kCount] = {};
-    for (Index k = 0; k < kCount; ++k) sums[k] = begin_of(first + k) + before_ / stride_;
-    const auto read_column = [&](Index column, Index place) {
+    for (Index k = 0; k < kCount; ++k) sums[k] = begin_of(first + k) + before_ / order_.stride;
+    order_.for_each(width_, [&](Index column, Index place) {
       for (Index k = 0; k < kCount; ++k) {
         sums[k][place] = totals[k];
         totals[k] += pixels[k * width_ + column];
       }
-    };
-    if (stride_ == 1) {
-      for (Index column = 0; column < width_; ++column) read_column(column, column);
-    } else {
-      for (Index column = 0, place = 0; column < width_; ++place) {
-        const Index end = std::min(column + stride_, width_);
-        for (Index part = 0; column < end; ++column, ++part) {
-          read_column(column, part * part_ + place);
-        }
-      }
-    }
+    });
     bool finite = true;
     for (Index k = 0; k < kCount; ++k) {
       double* const begin = begin_of(first + k);
-      for (Index part = 0; part < stride_; ++part) {
-        const Index filled = (before_ + width_ - part + stride_ - 1) / stride_;
-        std::fill(begin + part * part_ + filled, begin + (part + 1) * part_, totals[k]);
+      for (Index part = 0; part < order_.stride; ++part) {
+        const Index filled = (before_ + width_ - part + order_.stride - 1) / order_.stride;
+        std::fill(begin + part * order_.part + filled, begin + (part + 1) * order_.part, totals[k]);
       }
       finite &= std::isfinite(totals[k]);
     }
@@ -100,9 +82,8 @@ class PrefixRows {
   }
 
   Index width_;
-  Index stride_;
   Index before_;  // A multiple of the stride.
-  Index part_;    // The number of sums whose columns have the same rest.
+  ColumnOrder order_;
   double* sums_;
 };
 
@@ -159,10 +140,12 @@ class StridedColumnIntegrals {
         low_part_(factor * x.low_part),
         high_part_(factor * x.high_part) {}
 
+  double low_pixel(Index column) const { return after_low_[column] - before_low_[column]; }
+  double high_pixel(Index column) const { return after_high_[column] - before_high_[column]; }
+
   double operator[](Index column) const {
     return whole_ * (before_high_[column] - after_low_[column]) +
-           (low_part_ * (after_low_[column] - before_low_[column]) +
-            high_part_ * (after_high_[column] - before_high_[column]));
+           (low_part_ * low_pixel(column) + high_part_ * high_pixel(column));
   }
 
  private:
