@@ -36,6 +36,7 @@ class BoxLearning:
       block_scale: the initial factor of the BatchNorm after the boxes, or None for the library's.
       smoothing: the half-width in pixels of the band over which sides see their gradient, or 0.
       redraw: whether boxes at the minimum size are drawn anew in the first half of training.
+      averaging: the decay of the moving average that takes the place of the gradient, or 0.
     """
 
     summary: str
@@ -46,6 +47,7 @@ class BoxLearning:
     block_scale: float | None = None
     smoothing: float = 0.0
     redraw: bool = False
+    averaging: float = 0.0
 
     @property
     def moves_differently(self) -> bool:
@@ -126,6 +128,15 @@ BOX_LEARNING: Final[Mapping[str, BoxLearning]] = MappingProxyType(
             "sides see their gradient in the image averaged over 3x3 pixels", smoothing=1.5
         ),
         "redraw": BoxLearning("boxes at the minimum size are drawn anew", redraw=True),
+        "averaged-gradient": BoxLearning(
+            "gradients are averaged over about 50 batches", averaging=0.98
+        ),
+        "frozen": BoxLearning("boxes stay as they start", step_scale=0.0),
+        "frozen-log-sizes": BoxLearning(
+            "boxes start as with log-sizes, and stay so",
+            step_scale=0.0,
+            start=log_uniform_near_origin,
+        ),
     }
 )
 """The variants by name."""

@@ -49,6 +49,17 @@ def scale_steps(variant: BoxLearning, marks: Boxes, steps: int) -> optax.Gradien
     return optax.GradientTransformation(_start, update_fn)
 
 
+def average_gradients(decay: float, marks: Boxes) -> optax.GradientTransformation:
+    """Replaces the gradients of boxes by their exponential moving average. Place it first.
+
+    Args:
+      decay: the weight of the previous average.
+      marks: the marks of the boxes among the parameters.
+    """
+    is_box = jax.tree.map(lambda label: label == "boxes", optim.labels(marks))
+    return optax.masked(optax.ema(decay), is_box)
+
+
 def redraw_smallest(marks: Boxes, steps: int) -> optax.GradientTransformation:
     """Draws boxes at the minimum size anew, in the first half of training.
 

@@ -4,7 +4,11 @@ import optax
 from flax import nnx
 
 from experiments.segmentation.training.box_learning import BOX_LEARNING
-from experiments.segmentation.training.box_steps import redraw_smallest, scale_steps
+from experiments.segmentation.training.box_steps import (
+    average_gradients,
+    redraw_smallest,
+    scale_steps,
+)
 from experiments.segmentation.training.recipe import Recipe
 from experiments.segmentation.training.settings import Settings
 from jaxbox import optim
@@ -48,6 +52,8 @@ def optimizer(
         optax.add_decayed_weights(recipe.weight_decay, mask=decayed),
         optax.adam(learning_rate(recipe, steps, steps_per_epoch)),
     )
+    if variant.averaging:
+        adam = optax.chain(average_gradients(variant.averaging, boxes), adam)
     # The states of these are in a run's checkpoints only where its settings ask for them.
     if settings.track_boxes:
         adam = optax.chain(optim.track_boxes(boxes), adam)

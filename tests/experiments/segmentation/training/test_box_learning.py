@@ -3,10 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from experiments.segmentation.training.box_learning import BOX_LEARNING, LIBRARY, prepare_boxes
-from experiments.segmentation.training.box_steps import redraw_smallest, scale_steps
+from experiments.segmentation.training.box_steps import (
+    average_gradients,
+    redraw_smallest,
+    scale_steps,
+)
 from experiments.segmentation.training.smoothed_boxes import SmoothedBoxConv
 from jaxbox import boxes, layers, models, optim
 from tests.oracles import box_conv as oracle
@@ -36,7 +41,7 @@ def _changed(name):
 def test_ways_change_where_boxes_start_and_nothing_else():
     assert _changed(LIBRARY)[1] == _changed("quarter-steps")[1] == set()
     assert _changed("full-scale")[1] == {"norm2.scale"}
-    for name in ("log-sizes", "half-window"):
+    for name in ("log-sizes", "half-window", "frozen-log-sizes"):
         network, changed = _changed(name)
         assert changed == {"boxes.theta"}
         for _, block in network.box_blocks():
@@ -55,6 +60,7 @@ def _steps(name, number, total):
 
 def test_steps_are_scaled():
     np.testing.assert_array_equal(_steps("quarter-steps", 5, 10), 0.25)
+    np.testing.assert_array_equal(_steps("frozen", 5, 10), 0)
     # Twice the widths 8 and 1 of 20 pixels, twice the heights 4 and 1 of 10.
     own = [[0.8, 0.8, 0.8, 0.8], [0.1, 0.1, 0.2, 0.2]]
     np.testing.assert_allclose(_steps("own-size-steps", 1, 10), own, rtol=1e-6)
@@ -68,6 +74,18 @@ def test_steps_are_scaled():
         np.testing.assert_allclose(
             _steps("early-stop", number, 10)[0, 0], expected, rtol=1e-5, atol=1e-6
         )
+
+
+@pytest.mark.usefixtures("relaxed_promotion")
+def test_the_gradients_of_boxes_alone_are_averaged():
+    params = {"boxes": THETA, "kernel": jnp.ones(3)}
+    tx = average_gradients(0.75, {"boxes": SPEC, "kernel": False})
+    state = tx.init(params)
+    for factor in (4.0, 8.0):
+        update, state = tx.update({"boxes": factor * THETA, "kernel": jnp.full(3, factor)}, state)
+    # (0.75 * 4 + 8) / (0.75 + 1)
+    np.testing.assert_allclose(update["boxes"], 11 / 1.75 * THETA, rtol=1e-6)
+    np.testing.assert_array_equal(update["kernel"], 8.0)
 
 
 def test_boxes_at_the_minimum_size_are_drawn_anew_once_in_a_while():
