@@ -264,7 +264,7 @@ def project(
     Source: Burkov & Lempitsky 2018, section 3.1, "Initialization and regularization".
 
     Args:
-      theta: Boxes, `(..., 4)`, in pixels.
+      theta: Boxes, `(..., 4)`, in pixels; of two numbers for signals, of six for volumes.
       window: The size `(h, w)` in pixels of the feature map. `None` enforces the minimum size only.
       min_size: The least width and height of a box, in pixels. It may be traced, and is then
         taken to be valid.
@@ -275,7 +275,7 @@ def project(
 
     Raises:
       TypeError: `theta` is not floating, or `min_size` is not a real number.
-      ValueError: The last axis of `theta` is not 4, or 2 or 6, or does not fit `window`; `min_size`
+      ValueError: The last axis of `theta` is not 4, 2 or 6, or does not fit `window`; `min_size`
         is not positive and finite; `window` is not one to three positive finite numbers, or a box
         of `min_size` does not fit in `[-w, w] x [-h, h]`.
 
@@ -335,7 +335,7 @@ def round_to_pixels(theta: ArrayLike, *, rounding: Rounding = "nearest") -> jax.
     authors' code with `exact=False` for `"inward"`.
 
     Args:
-      theta: Boxes, `(..., 4)`, in pixels.
+      theta: Boxes, `(..., 4)`, in pixels; of two numbers for signals, of six for volumes.
       rounding: `"nearest"` or `"inward"`.
 
     Returns:
@@ -368,14 +368,14 @@ def area(theta: ArrayLike) -> jax.Array:
     """Computes the areas of boxes; their lengths or volumes in other dimensions.
 
     Args:
-      theta: Valid boxes, `(..., 4)`, in pixels.
+      theta: Valid boxes, `(..., 4)`, in pixels; of two numbers for signals, of six for volumes.
 
     Returns:
       The areas, `(...)`, in square pixels.
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: The last axis of `theta` is not 4.
+      ValueError: The last axis of `theta` is not 4, 2 or 6.
 
     Example:
       >>> import jax.numpy as jnp
@@ -426,7 +426,7 @@ def check_theta(theta: ArrayLike) -> jax.Array:
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: The last axis of `theta` is not 4, nor 2 or 6.
+      ValueError: The last axis of `theta` is not 4, 2 or 6.
 
     Example:
       >>> from jaxbox import boxes

@@ -34,7 +34,21 @@ def history(layer, frames=3):
     return {f"step {n}": layer.theta * (1 + 0.1 * n) for n in range(frames)}
 
 
+def of_rank(rng, rank, number=2):
+    """Layers for signals, images or volumes."""
+    return layers(rng, number, (9, 16, 32)[-rank:])
+
+
 FIGURES = {
+    "signals": lambda rng: plots.draw_layers(of_rank(rng, 1)),
+    "signals in training": lambda rng: plots.draw_training(
+        layer := of_rank(rng, 1)[0], history(layer)
+    ),
+    "volumes": lambda rng: plots.draw_before_and_after(of_rank(rng, 3), of_rank(rng, 3)),
+    "volumes in training": lambda rng: plots.draw_training(
+        layer := of_rank(rng, 3)[0], history(layer)
+    ),
+    "areas of volumes": lambda rng: plots.draw_areas(of_rank(rng, 3)),
     "layers": lambda rng: plots.draw_layers(layers(rng, 5)),
     "before and after": lambda rng: plots.draw_before_and_after(layers(rng, 5), layers(rng, 5)),
     "training": lambda rng: plots.draw_training(layer := layers(rng, 1)[0], history(layer)),
@@ -73,6 +87,51 @@ def test_opacity_follows_importance_and_the_most_important_are_drawn(rng):
         bounds = (x_min, y_min, x_max - x_min, y_max - y_min)
         np.testing.assert_allclose(patch.get_bbox().bounds, bounds, rtol=1e-5)
     assert axes.yaxis_inverted()
+
+
+def test_boxes_of_signals_are_bars_in_the_order_of_their_importance(rng):
+    (layer,) = of_rank(rng, 1, 1)
+    layer = layer._replace(importance=jnp.arange(12.0).reshape(3, 4))
+    axes = plots.draw_layers([layer], most=5).axes[0]
+    theta = np.asarray(layer.theta).reshape(12, 2)
+    assert len(axes.patches) == 5
+    # Drawn last, the most important one is on top.
+    for row, patch in enumerate(reversed(axes.patches)):
+        box = patch.get_bbox()
+        np.testing.assert_allclose(box.intervalx, theta[11 - row], rtol=1e-5)
+        np.testing.assert_allclose(box.intervaly.mean(), row - 2)
+    verticals = {tuple(line.get_xdata()) for line in axes.lines}
+    assert verticals == {(x, x) for x in (0, -16, 16, -32, 32)}
+    assert axes.yaxis_inverted()
+    assert not axes.get_yticks().size
+
+
+def test_boxes_of_volumes_are_seen_from_three_sides(rng):
+    (layer,) = of_rank(rng, 3, 1)
+    panels = plots.draw_layers([layer], most=1).axes
+    assert [axes.get_title() for axes in panels] == [
+        "box layer 1, from the front",
+        "box layer 1, from the side",
+        "box layer 1, from above",
+    ]
+    most_important = np.asarray(layer.importance).argmax()
+    x, y, z = np.asarray(layer.theta).reshape(-1, 3, 2)[most_important]
+    for axes, right, down, (height, width) in zip(
+        panels, (x, z, x), (y, y, z), ((16, 32), (16, 9), (9, 32)), strict=True
+    ):
+        limit, feature_map, box = (patch.get_bbox() for patch in axes.patches)
+        assert limit.size.tolist() == [2 * width, 2 * height]
+        assert feature_map.size.tolist() == [width, height]
+        np.testing.assert_allclose([box.intervalx, box.intervaly], [right, down], rtol=1e-5)
+
+
+def test_an_animation_of_volumes_has_three_panels(tmp_path, rng):
+    (layer,) = of_rank(rng, 3, 1)
+    plots.animate_training(layer, history(layer, 2), tmp_path / "volumes.gif")
+    with Image.open(tmp_path / "volumes.gif") as frames:
+        assert frames.size == (1200, 420)
+    with pytest.raises(ValueError, match="image must be None"):
+        plots.animate_training(layer, history(layer), tmp_path / "a.gif", image=np.ones((4, 5)))
 
 
 def test_a_layer_without_window_or_importance(rng):

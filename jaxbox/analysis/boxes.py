@@ -22,8 +22,10 @@ class BoxLayer(NamedTuple):
 
     Attributes:
       name: The layer's name in a figure.
-      theta: The boxes, `(C, F, 4)`, in pixels of the layer's feature map.
-      window: The size `(h, w)` of the feature map in pixels, or `None` if it is not known.
+      theta: The boxes, `(C, F, 4)`, in pixels of the layer's feature map; of two numbers for
+        signals and of six for volumes.
+      window: The size of the feature map in pixels, `(h, w)`, `(l,)` for signals or `(d, h, w)` for
+        volumes, or `None` if it is not known.
       importance: The importance of each box, `(C, F)`.
     """
 
@@ -129,7 +131,7 @@ def at_minimum(
     Source: Burkov & Lempitsky 2018, section 4, "Box statistics".
 
     Args:
-      theta: The boxes, `(..., 4)`, in pixels.
+      theta: The boxes, `(..., 4)`, in pixels; of two numbers for signals, of six for volumes.
       min_size: The smallest width and height that training allows, in pixels.
       tolerance: The excess width and height, in pixels, up to which a box counts.
 
@@ -160,7 +162,7 @@ def share_at_minimum(
     Source: Burkov & Lempitsky 2018, section 4, "Box statistics".
 
     Args:
-      theta: The boxes, `(..., 4)`, in pixels.
+      theta: The boxes, `(..., 4)`, in pixels; of two numbers for signals, of six for volumes.
       min_size: The smallest width and height that training allows, in pixels.
       tolerance: The excess width and height, in pixels, up to which a box counts.
 
@@ -169,8 +171,8 @@ def share_at_minimum(
 
     Raises:
       TypeError: `theta` is not floating, or a number is none.
-      ValueError: The last axis of `theta` is not 4, there are no boxes, or a number is out of
-        range.
+      ValueError: The last axis of `theta` is not 4, 2 or 6, there are no boxes, or a number is out
+        of range.
 
     Example:
       >>> import jax.numpy as jnp
@@ -194,14 +196,14 @@ def symmetry(theta: ArrayLike) -> jax.Array:
     Source: Burkov & Lempitsky 2018, section 4, "Box statistics", which gives no measure.
 
     Args:
-      theta: The boxes, `(..., 4)`, in pixels.
+      theta: The boxes, `(..., 4)`, in pixels; of two numbers for signals, of six for volumes.
 
     Returns:
       Numbers from 0 to 1, `(...)`.
 
     Raises:
       TypeError: `theta` is not floating.
-      ValueError: The last axis of `theta` is not 4.
+      ValueError: The last axis of `theta` is not 4, 2 or 6.
 
     Example:
       >>> import jax.numpy as jnp

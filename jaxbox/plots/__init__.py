@@ -6,7 +6,8 @@ Figures are 8 inches wide, which is 800 pixels at 100 dots per inch.
 
 Boxes are drawn around a cross at their output pixel, with `y` downwards as in images. Around it a
 dashed rectangle has the size `(h, w)` of the feature map, and a solid one, `[-w, w] x [-h, h]`, is
-the limit of valid boxes.
+the limit of valid boxes. Boxes of signals are bars, one below the other, and those of volumes are
+drawn from three sides.
 """
 
 try:

@@ -8,12 +8,14 @@ from typing import IO
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from jaxbox.analysis import BoxLayer
 from jaxbox.arguments import check_count
 from jaxbox.plots.checks import check_history, to_reals
 from jaxbox.plots.panels import MOST_DRAWN, Panel, draw_boxes, limits_of
+from jaxbox.plots.views import View, views_of
 
 __all__ = ["animate_training"]
 
@@ -36,11 +38,13 @@ def animate_training(
     Args:
       layer: The layer at the end of training. Its importance decides which boxes are drawn, and
         their opacity.
-      history: The layer's boxes `(C, F, 4)` in each frame, in order, by the frame's caption.
+      history: The layer's boxes in each frame, of the shape of `layer.theta`, in order, by the
+        frame's caption.
       path: The file to write, a path or an open file.
       most: The number of boxes to draw, the most important ones.
       milliseconds: The duration of a frame. The last frame lasts 20 times as long.
-      image: Grey values `(h, w)` to draw below the boxes, whose output pixel is `(h // 2, w // 2)`.
+      image: Grey values `(h, w)` to draw below boxes of images, whose output pixel is
+        `(h // 2, w // 2)`.
 
     Raises:
       TypeError: An argument is of the wrong type.
@@ -61,15 +65,30 @@ def animate_training(
     check_history(layer, history)
     most = check_count("most", most)
     milliseconds = check_count("milliseconds", milliseconds)
-    limits = limits_of(layer, history.values(), most, framed=image is None)
     if image is not None:
         image = to_reals("image", image)
         if image.ndim != 2 or not image.size:
             raise ValueError(f"image must be (h, w), got shape {image.shape}.")
-        x, y, _, _ = _frame_of(image)
-        limits = max(limits[0], -1.05 * x), max(limits[1], -1.05 * y)
-    panels = [Panel(caption, layer, theta, limits) for caption, theta in history.items()]
-    first, *others = _share_palette([_draw_frame(panel, most, image) for panel in panels])
+        if np.shape(layer.theta)[-1] != 4:
+            raise ValueError("image must be None where boxes are not those of images.")
+    views = views_of(layer, most)
+    limits = [
+        _limits(view, [view.rectangles(theta) for theta in history.values()], most, image)
+        for view in views
+    ]
+    frames = [
+        [
+            Panel(view.title, view.layer, view.rectangles(theta), limit, view.has_bars)
+            for view, limit in zip(views, limits, strict=True)
+        ]
+        for theta in history.values()
+    ]
+    first, *others = _share_palette(
+        [
+            _draw_frame(caption, panels, most, image)
+            for caption, panels in zip(history, frames, strict=True)
+        ]
+    )
     first.save(
         path,
         format="GIF",
@@ -81,22 +100,37 @@ def animate_training(
     )
 
 
-def _draw_frame(panel: Panel, most: int, image: ArrayLike | None) -> Image.Image:
-    figure = Figure((4.0, 4.2), layout="constrained")
-    axes = figure.subplots()
+def _limits(
+    view: View, states: Sequence[ArrayLike], most: int, image: NDArray[np.float64] | None
+) -> tuple[float, float]:
+    limits = limits_of(view.layer, states, most, framed=image is None)
+    if image is None:
+        return limits
+    x, y, _, _ = _frame_of(image)
+    return max(limits[0], -1.05 * x), max(limits[1], -1.05 * y)
+
+
+def _draw_frame(
+    caption: str, panels: Sequence[Panel], most: int, image: ArrayLike | None
+) -> Image.Image:
+    figure = Figure((4.0 * len(panels), 4.2), layout="constrained")
+    figure.suptitle(caption, fontsize=11)
     frame = None
     if image is not None:
-        frame = x, y, w, h = _frame_of(image)
-        extent = (x, x + w, y + h, y)
-        axes.imshow(np.asarray(image), cmap="gray_r", alpha=0.3, extent=extent)
-    draw_boxes(axes, panel, most, frame=frame)
-    axes.set_title(panel.title, fontsize=11)
+        frame = _frame_of(image)
+    for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        if frame is not None:
+            x, y, w, h = frame
+            extent = (x, x + w, y + h, y)
+            axes.imshow(np.asarray(image), cmap="gray_r", alpha=0.3, extent=extent)
+        draw_boxes(axes, panel, most, frame=frame)
+        axes.set_title(panel.title, fontsize=9)
     frames = ""
     if image is not None:
         frames = " (dashed: image)"
-    elif panel.layer.window is not None:
+    elif panels[0].layer.window is not None:
         frames = " (dashed: feature map; solid: limit of boxes)"
-    axes.set_xlabel(f"pixels{frames}", fontsize=9)
+    figure.supxlabel(f"pixels{frames}", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return Image.open(buffer).convert("RGB")

@@ -9,6 +9,7 @@ from jaxbox.analysis import BoxLayer
 from jaxbox.arguments import check_count
 from jaxbox.plots.checks import check_history, check_layers, check_pairs
 from jaxbox.plots.panels import MAX_COLUMNS, MOST_DRAWN, Panel, draw_panels, limits_of
+from jaxbox.plots.views import View, views_of
 
 __all__ = ["draw_before_and_after", "draw_layers", "draw_training"]
 
@@ -16,12 +17,16 @@ __all__ = ["draw_before_and_after", "draw_layers", "draw_training"]
 def draw_layers(layers: Sequence[BoxLayer], *, most: int = MOST_DRAWN) -> Figure:
     """Draws the boxes of each layer. The more important a box is, the more opaque it is.
 
+    Boxes of signals are bars, the most important one on top; those of volumes are drawn as they are
+    seen from the front, from the side and from above.
+
     Args:
       layers: The layers of a network, at least one, as `jaxbox.analysis.box_layers` returns them.
       most: The number of boxes of a layer to draw, the most important ones.
 
     Returns:
-      A figure with a panel for each layer. The boxes of one channel have the same colour.
+      A figure with a panel for each layer, or three for one of volumes. The boxes of one channel
+      have the same colour.
 
     Raises:
       TypeError: `layers` is no sequence of `BoxLayer`, or `most` no integer.
@@ -37,9 +42,12 @@ def draw_layers(layers: Sequence[BoxLayer], *, most: int = MOST_DRAWN) -> Figure
     """
     check_layers("layers", layers)
     most = check_count("most", most)
+    views = [view for layer in layers for view in views_of(layer, most)]
     panels = [
-        Panel(layer.name, layer, layer.theta, limits_of(layer, [layer.theta], most))
-        for layer in layers
+        _panel(
+            view, view.layer.name, view.layer.theta, limits_of(view.layer, [view.layer.theta], most)
+        )
+        for view in views
     ]
     return draw_panels(panels, min(len(panels), MAX_COLUMNS), most)
 
@@ -56,7 +64,7 @@ def draw_before_and_after(
       most: The number of boxes of a layer to draw, the most important ones.
 
     Returns:
-      A figure with two panels for each layer.
+      A figure with two panels for each layer, or six for one of volumes.
 
     Raises:
       TypeError: `before` or `after` is no sequence of `BoxLayer`, or `most` no integer.
@@ -73,17 +81,21 @@ def draw_before_and_after(
     """
     check_pairs(before, after)
     most = check_count("most", most)
-    limits = [
-        limits_of(new, [old.theta, new.theta], most) for old, new in zip(before, after, strict=True)
+    pairs = [
+        (view, view.rectangles(old.theta))
+        for old, new in zip(before, after, strict=True)
+        for view in views_of(new, most)
     ]
-    columns = min(len(after), MAX_COLUMNS)
+    limits = [limits_of(view.layer, [old, view.layer.theta], most) for view, old in pairs]
+    columns = min(len(pairs), MAX_COLUMNS)
     panels: list[Panel | None] = []
-    for start in range(0, len(after), columns):
-        row = range(start, min(start + columns, len(after)))
-        for states, when in ((before, "before"), (after, "after")):
-            panels += [
-                Panel(f"{after[i].name}, {when}", after[i], states[i].theta, limits[i]) for i in row
-            ]
+    for start in range(0, len(pairs), columns):
+        row = range(start, min(start + columns, len(pairs)))
+        for when in ("before", "after"):
+            for i in row:
+                view, old = pairs[i]
+                theta = old if when == "before" else view.layer.theta
+                panels.append(_panel(view, f"{view.layer.name}, {when}", theta, limits[i]))
             panels += [None] * (columns - len(row))
     return draw_panels(panels, columns, most)
 
@@ -98,11 +110,12 @@ def draw_training(
     Args:
       layer: The layer at the end of training. Its importance decides which boxes are drawn, and
         their opacity.
-      history: The layer's boxes `(C, F, 4)` at each moment, in order, by the caption of the moment.
+      history: The layer's boxes at each moment, of the shape of `layer.theta`, in order, by the
+        caption of the moment.
       most: The number of boxes to draw, the most important ones.
 
     Returns:
-      A figure with a panel for each moment.
+      A figure with a panel for each moment, or three for boxes of volumes.
 
     Raises:
       TypeError: `layer` is no `BoxLayer`, `history` no mapping of captions to boxes, or `most` no
@@ -121,8 +134,19 @@ def draw_training(
     """
     check_history(layer, history)
     most = check_count("most", most)
-    limits = limits_of(layer, history.values(), most)
-    panels = [Panel(caption, layer, theta, limits) for caption, theta in history.items()]
-    figure = draw_panels(panels, min(len(panels), MAX_COLUMNS), most)
-    figure.suptitle(layer.name, fontsize=10)
-    return figure
+    views, columns = views_of(layer, most), min(len(history), MAX_COLUMNS)
+    panels: list[Panel | None] = []
+    for view in views:
+        states = [view.rectangles(theta) for theta in history.values()]
+        limits = limits_of(view.layer, states, most)
+        panels += [
+            _panel(view, caption, theta, limits)
+            for caption, theta in zip(history, states, strict=True)
+        ]
+        panels += [None] * (-len(history) % columns)
+    return draw_panels(panels, columns, most, title=layer.name)
+
+
+def _panel(view: View, title: str, theta: ArrayLike, limits: tuple[float, float]) -> Panel:
+    title = f"{title}, {view.title}" if view.title else title
+    return Panel(title, view.layer, theta, limits, view.has_bars)

@@ -53,8 +53,11 @@ def check_layer(name: str, layer: BoxLayer) -> None:
     if not jnp.issubdtype(np.asarray(layer.theta).dtype, jnp.floating):
         raise TypeError(f"theta of {name} must be of a real floating dtype, got integers.")
     importance = to_reals(f"importance of {name}", layer.importance)
-    if theta.ndim != 3 or theta.shape[-1] != 4 or not theta.size:
-        raise ValueError(f"theta of {name} must be (C, F, 4), got shape {theta.shape}.")
+    if theta.ndim != 3 or theta.shape[-1] not in (2, 4, 6) or not theta.size:
+        raise ValueError(
+            f"theta of {name} must be (C, F, 4) (or (C, F, 2) for signals or (C, F, 6) for "
+            f"volumes), got shape {theta.shape}."
+        )
     if importance.shape != theta.shape[:2]:
         raise ValueError(
             f"importance of {name} must be (C, F) = {theta.shape[:2]}, got shape "
@@ -65,8 +68,9 @@ def check_layer(name: str, layer: BoxLayer) -> None:
             window = check_window(layer.window)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name} has a wrong window: {error}") from None
-        if len(window) != 2:
-            raise ValueError(f"{name} has a wrong window: it must be (h, w), got {window}.")
+        if 2 * len(window) != theta.shape[-1]:
+            sizes = ("(l,)", "(h, w)", "(d, h, w)")[theta.shape[-1] // 2 - 1]
+            raise ValueError(f"{name} has a wrong window: it must be {sizes}, got {window}.")
 
 
 def check_pairs(before: Sequence[BoxLayer], after: Sequence[BoxLayer]) -> None:

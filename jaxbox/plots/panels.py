@@ -26,6 +26,7 @@ FIGURE_WIDTH = 8.0  # In inches.
 MAX_COLUMNS = 4
 MOST_DRAWN = 32  # The default number of boxes in a panel.
 _FAINTEST = 0.08
+_ASPECT_OF_BARS = 0.8  # The height of a panel of bars over its width.
 _EXPLANATION = "pixels of the layer's feature map; the more opaque a box, the more important"
 _MAP_STYLE: Final[Mapping[str, Any]] = {"color": "0.4", "linestyle": "--", "linewidth": 1.0}
 _LIMIT_STYLE: Final[Mapping[str, Any]] = {"color": "0.75", "linestyle": "-", "linewidth": 1.0}
@@ -39,21 +40,26 @@ class Panel(NamedTuple):
       layer: The layer, whose importance decides which boxes are drawn, and their opacity.
       theta: The boxes to draw, `(C, F, 4)`.
       limits: The largest `x` and `y` that the panel shows.
+      has_bars: Whether boxes are bars of signals, whose places downwards mean nothing.
     """
 
     title: str
     layer: BoxLayer
     theta: ArrayLike
     limits: tuple[float, float]
+    has_bars: bool = False
 
 
-def draw_panels(panels: Sequence[Panel | None], columns: int, most: int) -> Figure:
+def draw_panels(
+    panels: Sequence[Panel | None], columns: int, most: int, *, title: str = ""
+) -> Figure:
     """Draws panels row by row.
 
     Args:
       panels: The panels; `None` leaves a place empty.
       columns: The number of panels in a row.
       most: The number of boxes to draw in a panel, the most important ones.
+      title: The figure's title.
     """
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [_row_height(row, columns) for row in rows]
@@ -67,7 +73,9 @@ def draw_panels(panels: Sequence[Panel | None], columns: int, most: int) -> Figu
             axes.set_title(panel.title, fontsize=9)
     figure.supxlabel(_EXPLANATION, fontsize=9)
     if any(panel is not None and panel.layer.window for panel in panels):
-        _explain_frames(figure)
+        _explain_frames(figure, title)
+    elif title:
+        figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -89,17 +97,16 @@ def draw_boxes(
     """
     layer, limits = panel.layer, panel.limits
     axes.set_axis_on()
-    axes.set(xlim=(-limits[0], limits[0]), ylim=(limits[1], -limits[1]), aspect="equal")
+    axes.set(xlim=(-limits[0], limits[0]), ylim=(limits[1], -limits[1]))
     axes.tick_params(labelsize=8)
-    axes.axhline(0, color="0.8", linewidth=0.5, zorder=0)
     axes.axvline(0, color="0.8", linewidth=0.5, zorder=0)
-    if frame is None and layer.window is not None:
-        height, width = layer.window
-        frame = (-width / 2, -height / 2, width, height)
-        limit = Rectangle((-width, -height), 2 * width, 2 * height, fill=False, **_LIMIT_STYLE)
-        axes.add_patch(limit)
-    if frame is not None:
-        axes.add_patch(Rectangle(frame[:2], *frame[2:], fill=False, **_MAP_STYLE))
+    if panel.has_bars:
+        axes.set_yticks([])
+        _draw_length(axes, layer)
+    else:
+        axes.set_aspect("equal")
+        axes.axhline(0, color="0.8", linewidth=0.5, zorder=0)
+        _draw_frames(axes, layer, frame)
     importance = np.asarray(layer.importance, np.float64)
     relative = importance / max(importance.max(), np.finfo(np.float64).tiny)
     opacity = 1 - (1 - _FAINTEST) * (1 - relative)
@@ -111,12 +118,35 @@ def draw_boxes(
                 (x_min, y_min),
                 x_max - x_min,
                 y_max - y_min,
-                fill=False,
+                fill=panel.has_bars,
                 linewidth=1,
+                facecolor=f"C{color % 10}",
                 edgecolor=f"C{color % 10}",
                 alpha=float(opacity[channel, box]),
             )
         )
+
+
+def _draw_frames(
+    axes: Axes, layer: BoxLayer, frame: tuple[float, float, float, float] | None
+) -> None:
+    if frame is None and layer.window is not None:
+        height, width = layer.window
+        frame = (-width / 2, -height / 2, width, height)
+        limit = Rectangle((-width, -height), 2 * width, 2 * height, fill=False, **_LIMIT_STYLE)
+        axes.add_patch(limit)
+    if frame is not None:
+        axes.add_patch(Rectangle(frame[:2], *frame[2:], fill=False, **_MAP_STYLE))
+
+
+def _draw_length(axes: Axes, layer: BoxLayer) -> None:
+    """Marks the length of a signal, with its middle at the output, and the limit of boxes."""
+    if layer.window is None:
+        return
+    length = layer.window[1]
+    for x in (-length, length):
+        axes.axvline(x, **_LIMIT_STYLE)
+        axes.axvline(x / 2, **_MAP_STYLE)
 
 
 def limits_of(
@@ -137,17 +167,30 @@ def limits_of(
     return 1.05 * max(w, x), 1.05 * max(h, y)
 
 
-def _explain_frames(figure: Figure) -> None:
+def _explain_frames(figure: Figure, title: str) -> None:
     handles = [
         Line2D([], [], label="size of the feature map", **_MAP_STYLE),
         Line2D([], [], label="limit, beyond which no box may reach", **_LIMIT_STYLE),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    # As the legend's title, since it would be drawn over a figure's title.
+    figure.legend(
+        handles=handles,
+        title=title or None,
+        loc="outside upper center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        title_fontsize=10,
+    )
 
 
 def _row_height(row: Sequence[Panel | None], columns: int) -> float:
     """Returns the height in inches of the highest panel with its tick labels and title."""
-    aspect = max(panel.limits[1] / panel.limits[0] for panel in row if panel is not None)
+    aspect = max(
+        _ASPECT_OF_BARS if panel.has_bars else panel.limits[1] / panel.limits[0]
+        for panel in row
+        if panel is not None
+    )
     return (FIGURE_WIDTH / columns - 0.5) * aspect + 0.6
 
 

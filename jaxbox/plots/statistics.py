@@ -15,9 +15,16 @@ from jaxbox.plots.panels import FIGURE_WIDTH
 
 __all__ = ["draw_areas", "draw_energy", "draw_histograms"]
 
+# By the number of dimensions.
+_SIZE_LABELS = {
+    1: "length of the box (pixels)",
+    2: "area of the box (square pixels)",
+    3: "volume of the box (cubic pixels)",
+}
+
 
 def draw_areas(layers: Sequence[BoxLayer]) -> Figure:
-    """Plots the areas of boxes against their importance, in a style for each layer.
+    """Plots the areas of boxes, or lengths or volumes, against their importance.
 
     Source: Burkov & Lempitsky 2018, Figure 3.
 
@@ -59,11 +66,16 @@ def draw_areas(layers: Sequence[BoxLayer]) -> Figure:
         xscale="log",
         yscale="log",
         xlabel="importance of the box",
-        ylabel="area of the box (square pixels)",
+        ylabel=_size_label(layers),
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=9, markerscale=2)
     return figure
+
+
+def _size_label(layers: Sequence[BoxLayer]) -> str:
+    ranks = {np.shape(layer.theta)[-1] // 2 for layer in layers}
+    return _SIZE_LABELS[ranks.pop()] if len(ranks) == 1 else "size of the box"
 
 
 def draw_energy(curves: Mapping[str, ArrayLike], *, title: str = "") -> Figure:
