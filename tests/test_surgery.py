@@ -277,11 +277,15 @@ def test_bad_arguments():
 
 @pytest.mark.parametrize("variant", ["dcls", "octave", "doconv"])
 def test_costs(variant):
-    """Of one convolution 4 -> 8, 3x3 with dilation 2, on 16x16 pixels."""
-    conv = nnx.Conv(4, 8, (3, 3), kernel_dilation=2, rngs=nnx.Rngs(0))
-    layer = surgery.replace_convs(conv, variant, rngs=nnx.Rngs(1))
-    output, counted = layer_cost(layer, FeatureMap(16, 16, 4))
+    """Of one convolution 4 -> 8, 3x3 with dilation 2, on 16x16 pixels, from its shapes alone."""
+
+    def make():
+        conv = nnx.Conv(4, 8, (3, 3), kernel_dilation=2, rngs=nnx.Rngs(0))
+        return surgery.replace_convs(conv, variant, rngs=nnx.Rngs(1))
+
+    output, counted = layer_cost(nnx.eval_shape(make), FeatureMap(16, 16, 4))
     assert output[:3] == (16, 16, 8)
+    assert layer_cost(make(), FeatureMap(16, 16, 4)) == (output, counted)
     pixels = 16 * 16
     expected = {
         "doconv": (9 * 4 * 8 + 8, pixels * (9 * 4 * 8 + 8)),

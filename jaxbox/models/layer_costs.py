@@ -115,7 +115,9 @@ def _transposed_conv(layer: Any, features: FeatureMap) -> tuple[FeatureMap, Cost
 @layer_cost.register(DOConv)
 @layer_cost.register(DclsConv)
 def _folded_conv(layer: Any, features: FeatureMap) -> tuple[FeatureMap, Cost]:
-    output, folded = layer_cost(layer.fold(), features)
+    # Of shapes alone, which is all that an abstract network has.
+    conv = nnx.eval_shape(lambda layer: layer.fold(), layer)
+    output, folded = layer_cost(conv, features)
     if isinstance(layer, DOConv):
         return output, folded
     learned = sum(p.size for p in jax.tree.leaves(nnx.state(layer, nnx.Param)))
@@ -128,11 +130,12 @@ def _octave_conv(layer: ArrayOctConv, features: FeatureMap) -> tuple[FeatureMap,
     high = _strided(features, conv.strides, conv.out_features[0])
     low = _strided(high, 2, conv.out_features[1])
     total = Cost()
-    for kernel, size in zip(conv.kernels, (high, low, low, low), strict=True):
+    paths = (conv.high_to_high, conv.high_to_low, conv.low_to_high, conv.low_to_low)
+    for kernel, size in zip(paths, (high, low, low, low), strict=True):
         if kernel is not None:
             operations = kernel.size * size.height * size.width
             total += Cost(kernel.size, operations, operations)
-    for bias, output in zip(conv.bias, (high, low), strict=True):
+    for bias, output in zip((conv.high_bias, conv.low_bias), (high, low), strict=True):
         if bias is not None:
             total += Cost(parameters=bias.size) + elementwise_cost(output)
     # Pooling reads the input of the low octave, and that of the high octave for the low output.
