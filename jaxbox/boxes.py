@@ -41,6 +41,7 @@ __all__ = [
     "Rounding",
     "Window",
     "area",
+    "check_axes",
     "check_min_size",
     "check_theta",
     "check_window",
@@ -183,7 +184,7 @@ def sample(
     """
     check_key("key", key)
     check_dtype("dtype", dtype)
-    axes = _check_axes(shape)
+    axes = check_axes(shape)
     window = check_window(window)
     if min(window) < _MIN_SIZE:
         raise ValueError(f"window must be at least one pixel high and wide, got {window}.")
@@ -238,8 +239,8 @@ def initializer(window: Sequence[float], *, causal: bool = False) -> Callable[..
     window = check_window(window)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        axes = _check_axes(shape)
-        _check_last_axis("shape", axes, (len(window),))
+        axes = check_axes(shape)
+        _check_last_axis("shape", axes, window)
         return sample(key, axes[:-1], window, dtype, causal=causal)
 
     check_flag("causal", causal)
@@ -305,7 +306,7 @@ def project(
     else:
         if window is not None:
             window = check_window(window)
-            _check_last_axis("theta", theta.shape, (len(window),))
+            _check_last_axis("theta", theta.shape, window)
         axes = window or (math.inf,) * low.shape[-1]
         lower, upper = (
             _per_axis(limit, low.shape, theta.dtype) for limit in _limits(axes, causal=causal)
@@ -416,7 +417,13 @@ def _join(low: jax.Array, high: jax.Array) -> jax.Array:
     return lax.collapse(jnp.stack([low, high], axis=-1), low.ndim - 1)
 
 
-def _check_axes(shape: Sequence[int]) -> tuple[int, ...]:
+def check_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Checks the shape of an array of boxes and returns it as a tuple.
+
+    Raises:
+      TypeError: It is no sequence of integers.
+      ValueError: A number is negative.
+    """
     check_sequence("shape", shape, "integers")
     return tuple(check_count("each axis of shape", size, minimum=0) for size in shape)
 
@@ -438,13 +445,18 @@ def check_theta(theta: ArrayLike) -> jax.Array:
     return theta
 
 
-def _check_last_axis(name: str, shape: tuple[int, ...], ranks: tuple[int, ...] = _RANKS) -> None:
-    if not shape or shape[-1] not in [2 * rank for rank in ranks]:
-        bounds = ("x_min", "x_max", "y_min", "y_max", "z_min", "z_max")
-        # Images are the usual case.
-        rank = 2 if 2 in ranks else ranks[0]
-        others = " (or of 2 for signals or 6 for volumes)" if ranks == _RANKS else ""
-        raise ValueError(
-            f"{name} must end in an axis of {2 * rank} ({', '.join(bounds[: 2 * rank])}){others}, "
-            f"got shape {shape}."
-        )
+def _check_last_axis(name: str, shape: tuple[int, ...], window: Window | None = None) -> None:
+    """Checks the number of bounds of boxes, which a window decides if there is one."""
+    ranks = _RANKS if window is None else (len(window),)
+    if shape and shape[-1] in [2 * rank for rank in ranks]:
+        return
+    rank = 2 if window is None else len(window)  # Images are the usual case.
+    bounds = ("x_min", "x_max", "y_min", "y_max", "z_min", "z_max")[: 2 * rank]
+    if window is None:
+        others = " (or of 2 for signals or 6 for volumes)"
+    else:
+        others = f" for window={window}"
+    raise ValueError(
+        f"{name} must end in an axis of {2 * rank} ({', '.join(bounds)}){others}, "
+        f"got shape {shape}."
+    )

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxbox import boxes
 from jaxbox.arguments import to_array
 
-__all__ = ["initializer", "project", "to_boxes"]
+__all__ = ["initializer", "project", "round_to_pixels", "to_boxes"]
 
 
 def to_boxes(symmetric: ArrayLike) -> jax.Array:
@@ -70,8 +70,9 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
         raise ValueError(f"window must be at least one pixel high and wide, got {(h, w)}.")
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        shape = boxes.check_axes(shape)
         if not shape or shape[-1] != 3:
-            raise ValueError(f"shape must end in an axis of 3, got {tuple(shape)}.")
+            raise ValueError(f"shape must end in an axis of 3, got {shape}.")
         along_y, along_x = jax.random.split(key)
         vertical = boxes.sample(along_y, shape[:-1], (h,), dtype)
         width = jax.random.uniform(along_x, (*shape[:-1], 1), dtype, 1.0, w)
@@ -118,6 +119,38 @@ def project(
     width = jnp.maximum(symmetric[..., 2:], least)
     if size is not None:
         width = jnp.minimum(width, 2 * size[1])
+    return jnp.concatenate([vertical, width], axis=-1)
+
+
+def round_to_pixels(symmetric: ArrayLike, *, rounding: boxes.Rounding = "nearest") -> jax.Array:
+    """Rounds each symmetric box to one that covers whole pixels, an odd number of them in a row.
+
+    Bounds along the height are rounded as :func:`jaxbox.boxes.round_to_pixels` does. So is the
+    upper bound of the width, and the lower one becomes its mirror image: a box 4 pixels wide
+    becomes 5 pixels wide, since 4 whole pixels do not lie symmetrically about the middle of one.
+
+    Args:
+      symmetric: Symmetric boxes, `(..., 3)`, in pixels.
+      rounding: `"nearest"` or `"inward"`.
+
+    Returns:
+      Symmetric boxes of the same shape and dtype whose bounds are half-integers.
+
+    Raises:
+      TypeError: `symmetric` is not floating.
+      ValueError: The last axis is not 3, or `rounding` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxbox import symmetric_boxes
+      >>> symmetric_boxes.round_to_pixels(jnp.array([-1.3, 0.6, 4.0])).tolist()
+      [-1.5, 0.5, 5.0]
+    """
+    symmetric = _check(symmetric)
+    vertical = boxes.round_to_pixels(symmetric[..., :2], rounding=rounding)
+    half = 0.5 * symmetric[..., 2:]
+    horizontal = jnp.concatenate([-half, half], axis=-1)
+    width = 2 * boxes.round_to_pixels(horizontal, rounding=rounding)[..., 1:]
     return jnp.concatenate([vertical, width], axis=-1)
 
 

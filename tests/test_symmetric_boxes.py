@@ -30,6 +30,20 @@ def test_projecting_is_that_of_the_boxes(rng):
         np.testing.assert_allclose(projected, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "inward"])
+def test_rounded_boxes_are_symmetric_ones_of_whole_pixels(rounding, rng):
+    wild = jnp.asarray(rng.uniform(-1, 12, (200, 3)), jnp.float32)
+    wild = jnp.concatenate([wild, jnp.array([[-1.0, 3.0, 4.0], [-0.5, 0.5, 1.0]])])
+    valid = symmetric_boxes.project(wild)
+    rounded = np.asarray(symmetric_boxes.round_to_pixels(wild, rounding=rounding))
+    vertical = boxes.round_to_pixels(wild[:, :2], rounding=rounding)
+    np.testing.assert_array_equal(rounded[:, :2], vertical)
+    np.testing.assert_array_equal(rounded[:, 2] % 2, 1)
+    change = rounded[:, 2] - np.asarray(valid[:, 2])
+    low, high = (-1, 1) if rounding == "nearest" else (-2, 0.5)
+    assert ((change > low) & (change <= high)).all()
+
+
 def test_the_layer_learns_three_numbers_of_a_box(rng):
     """To the boxes that made its targets, and no box ever leaves the symmetric ones."""
     target = jnp.array([[[-2.0, 1.0, 5.0]], [[0.0, 2.0, 2.0]]])

@@ -119,7 +119,7 @@ def box_layers(model: SegmentationNetwork) -> list[BoxLayer]:
         outgoing = jnp.concatenate([conv.kernel[...] for conv in after], axis=-1)
         weights = importance(before.kernel[...], outgoing)
         conv = block.boxes
-        layers.append(BoxLayer(f"box layer {number}", conv.theta[...], conv.window, weights))
+        layers.append(BoxLayer(f"box layer {number}", conv.valid_theta, conv.window, weights))
     return layers
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "FrozenBoxes",
     "choose_num_dims",
     "choose_theta_init",
+    "with_boxes",
 ]
 
 # The `tag` in the metadata of a Param that holds boxes; `window` stands beside it.
@@ -193,7 +194,7 @@ class BoxConv(nnx.Module):
         self.causal = causal
         numbers = 3 if symmetric else 2 * self.num_dims
         variable = nnx.Param if trainable else FrozenBoxes
-        self.theta = variable(
+        self.theta: nnx.Variable[jax.Array] = variable(
             theta_init(rngs.params(), (self.in_features, self.num_boxes, numbers), param_dtype),
             tag=BOX_TAG,
             window=window,
@@ -309,6 +310,27 @@ def _with_gradient_of_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     return primals[1], tangents[0]
+
+
+def with_boxes(layer: BoxConv, theta: jax.Array) -> BoxConv:
+    """Returns a copy of a layer with other boxes and all of its options.
+
+    Args:
+      layer: The layer.
+      theta: The boxes of the copy, `(in_features, num_boxes, ...)`, in the form of the layer's own.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jaxbox.layers.box import BoxConv, with_boxes
+      >>> layer = BoxConv(4, 2, padding="edge", rngs=nnx.Rngs(0))
+      >>> fewer = with_boxes(layer, layer.theta[1:, :1])
+      >>> fewer.in_features, fewer.num_boxes, fewer.padding
+      (3, 1, 'edge')
+    """
+    copy = nnx.clone(layer)
+    copy.in_features, copy.num_boxes = theta.shape[:2]
+    copy.theta = type(layer.theta).from_metadata(theta, layer.theta.get_metadata())
+    return copy
 
 
 def choose_theta_init(window: boxes.Window, *, symmetric: bool, causal: bool) -> Initializer:

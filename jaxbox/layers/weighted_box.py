@@ -160,6 +160,11 @@ class WeightedBoxConv(nnx.Module):
             else nnx.data(None)
         )
 
+    @property
+    def in_features(self) -> int:
+        """The number of channels of the input."""
+        return self.boxes.in_features
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves.
 

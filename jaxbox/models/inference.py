@@ -2,11 +2,13 @@
 
 from typing import get_args
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from jaxbox import boxes
+from jaxbox import boxes, symmetric_boxes
 from jaxbox.arguments import check_choice
-from jaxbox.layers.box import BOX_TAG, BoxConv, FrozenBoxes
+from jaxbox.layers.box import BoxConv, FrozenBoxes
 from jaxbox.models.network import SegmentationNetwork, check_network
 
 __all__ = ["for_inference", "round_boxes"]
@@ -49,10 +51,20 @@ def round_boxes(
     rounded = nnx.clone(model)
     for _, layer in nnx.iter_modules(rounded):
         if isinstance(layer, BoxConv):
-            theta = boxes.round_to_pixels(layer.valid_theta, rounding=rounding)
-            layer.theta = FrozenBoxes(theta, tag=BOX_TAG, window=layer.window)
+            theta = _rounded(layer, rounding)
+            layer.theta = FrozenBoxes.from_metadata(theta, layer.theta.get_metadata())
             layer.whole_pixels = True
     return rounded
+
+
+def _rounded(layer: BoxConv, rounding: boxes.Rounding) -> jax.Array:
+    """Rounds the boxes of a layer; symmetric ones stay three numbers."""
+    theta = layer.valid_theta
+    if not layer.symmetric:
+        return boxes.round_to_pixels(theta, rounding=rounding)
+    width = theta[..., 1:2] - theta[..., 0:1]
+    symmetric = jnp.concatenate([theta[..., 2:], width], axis=-1)
+    return symmetric_boxes.round_to_pixels(symmetric, rounding=rounding)
 
 
 def for_inference(model: SegmentationNetwork) -> SegmentationNetwork:

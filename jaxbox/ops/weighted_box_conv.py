@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxbox.arguments import check_precision, to_array
+from jaxbox.arguments import check_precision, sizes_per_axis, to_array
 from jaxbox.ops.box_conv import Implementation, Padding, box_conv
 from jaxbox_kernels.common import sizes
 from jaxbox_kernels.common.dtypes import sum_dtype
@@ -100,15 +100,11 @@ def weighted_box_conv(
     weight = to_array("weight", weight)
     check_precision(precision)
     options = _Options(
-        normalize,
-        tuple(strides) if isinstance(strides, Sequence) else strides,
-        padding,
-        whole_pixels,
-        channel_axis,
-        precision,
-        implementation,
+        normalize, strides, padding, whole_pixels, channel_axis, precision, implementation
     )
     maps = jax.eval_shape(options.average, x, theta)  # Raises where anything does not fit.
+    rank = theta.shape[-1] // 2
+    options = options._replace(strides=sizes_per_axis("strides", strides, rank))
     if weight.ndim != 3 or weight.shape[:2] != theta.shape[:2] or weight.shape[2] == 0:
         raise ValueError(
             "weight must be (C, F, O), O at least 1, with a number for each of the "
@@ -117,7 +113,6 @@ def weighted_box_conv(
     bias = jnp.zeros(weight.shape[2], weight.dtype) if bias is None else to_array("bias", bias)
     if bias.shape != weight.shape[2:]:
         raise ValueError(f"bias must be (O,), {weight.shape[2:]}; got the shape {bias.shape}.")
-    rank = theta.shape[-1] // 2
     batch, image = x.shape[: -rank - 1], x.shape[-rank - 1 :]
     number = math.prod(batch)
     plan = _Plan(options, *_divide(number, theta.shape[0], math.prod(maps.shape[-rank - 1 :])))
@@ -135,10 +130,10 @@ def weighted_box_conv(
 
 
 class _Options(NamedTuple):
-    """The options of :func:`weighted_box_conv`; hashable."""
+    """The options of :func:`weighted_box_conv`; hashable if `strides` are."""
 
     normalize: bool
-    strides: int | tuple[int, ...]
+    strides: int | Sequence[int]
     padding: Padding
     whole_pixels: bool
     channel_axis: int

@@ -14,7 +14,18 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 import jaxbox
-from jaxbox import analysis, boxes, interop, layers, linen, models, optim, plots, surgery
+from jaxbox import (
+    analysis,
+    boxes,
+    interop,
+    layers,
+    linen,
+    models,
+    optim,
+    plots,
+    surgery,
+    symmetric_boxes,
+)
 from jaxbox.models import blocks, cost, inference, pruning
 from jaxbox.ops import octave_features
 from jaxbox.ops.dcls import repulsion
@@ -83,6 +94,8 @@ _BOX = {
 }
 _BOX_OPTIONS = {
     "normalize": flag(True),
+    "strides": sizes((2, 1)),
+    "padding": choice("zeros", "edge", "partial"),
     "whole_pixels": flag(False),
     "channel_axis": choice(-1),
     "implementation": choice("xla").or_none(),
@@ -91,7 +104,10 @@ _BOX_OPTIONS = {
 
 def _check_box_output(result, arguments):
     x, theta = np.shape(arguments["x"]), np.shape(arguments["theta"])
-    assert result.shape == (*x[:-1], x[-1] * theta[1]), result.shape
+    channels = arguments["weight"].shape[-1] if "weight" in arguments else x[-1] * theta[1]
+    strides = np.broadcast_to(arguments["strides"], 2)
+    size = (-(-length // int(stride)) for length, stride in zip(x[-3:-1], strides, strict=True))
+    assert result.shape == (*x[:-3], *size, channels), result.shape
     assert result.dtype == jnp.asarray(arguments["x"]).dtype
     return result
 
@@ -176,6 +192,25 @@ _OCTAVE_BIAS = _octave_kind(
 
 _OPERATIONS = [
     Call("box_conv", _abstract(jaxbox.box_conv), {**_BOX, **_BOX_OPTIONS}, _check_box_output),
+    Call(
+        "weighted_box_conv",
+        _abstract(jaxbox.weighted_box_conv),
+        {
+            **_BOX,
+            "weight": array(_image(3, 2, 5), axes=(0, 1), listed=False),
+            "bias": array(_image(5), axes=(0,), listed=False).or_none(),
+            **_BOX_OPTIONS,
+            "precision": _OCTAVE_OPTIONS["precision"],
+        },
+        _check_box_output,
+    ),
+    Call(
+        "default_implementation",
+        jaxbox.default_implementation,
+        {"name": choice("xla").or_none()},
+        lambda *_: None,
+        names={"name": "implementation"},
+    ),
     Call(
         "dcls_kernel",
         _abstract(jaxbox.dcls_kernel),
@@ -278,11 +313,15 @@ _KEY = Kind(
 # A shape may have any number of axes, and empty ones.
 _SHAPE = sizes((3, 2)).without((), [], {}, (0, 2), (3, 3, 3, 3), np.array([], np.float32))
 _BOXES = array(_theta(3, 2), axes=(-1,), rank=False)
+_SYMMETRIC = array(_theta(3, 2)[..., 1:], axes=(-1,), rank=False)
 
 
 def _check_valid_boxes(result, arguments):
     _finite_where(result, arguments.get("theta", 0))
-    assert result.shape[-1] == 4
+    window = arguments.get("window")
+    # A window for `sample` says which boxes; others are given.
+    rank = 2 if "theta" in arguments or window is None else len(window)
+    assert result.shape[-1] == 2 * rank
     return result
 
 
@@ -302,6 +341,7 @@ _BOXES_CALLS = [
             "shape": _SHAPE,
             "window": _SMALL_WINDOW,
             "dtype": dtype(),
+            "causal": flag(False),
         },
         _check_valid_boxes,
     ),
@@ -324,7 +364,12 @@ _BOXES_CALLS = [
     Call(
         "boxes.project",
         boxes.project,
-        {"theta": _BOXES, "window": _WINDOW.or_none(), "min_size": number(2.5)},
+        {
+            "theta": _BOXES,
+            "window": _WINDOW.or_none(),
+            "min_size": number(2.5),
+            "causal": flag(False),
+        },
         _check_valid_boxes,
     ),
     Call(
@@ -334,6 +379,28 @@ _BOXES_CALLS = [
         _check_rounded,
     ),
     Call("boxes.area", boxes.area, {"theta": _BOXES}),
+    Call("symmetric_boxes.to_boxes", symmetric_boxes.to_boxes, {"symmetric": _SYMMETRIC}),
+    Call(
+        "symmetric_boxes.project",
+        symmetric_boxes.project,
+        {"symmetric": _SYMMETRIC, "window": _WINDOW.or_none(), "min_size": number(2.5)},
+    ),
+    Call(
+        "symmetric_boxes.round_to_pixels",
+        symmetric_boxes.round_to_pixels,
+        {"symmetric": _SYMMETRIC, "rounding": choice("nearest", "inward")},
+    ),
+    Call(
+        "symmetric_boxes.initializer",
+        symmetric_boxes.initializer,
+        {"window": _SMALL_WINDOW},
+        lambda *_: None,
+    ),
+    Call(
+        "symmetric_boxes.initializer()",
+        symmetric_boxes.initializer((8, 16)),
+        {"key": _KEY, "shape": sizes((3, 2, 3)).without((0, 2, 3), (3, 3, 3, 3)), "dtype": dtype()},
+    ),
     Call("boxes.check_window", boxes.check_window, {"window": _WINDOW}),
     Call(
         "boxes.check_min_size",
@@ -357,11 +424,12 @@ def _leaves(node):
 
 def _use_layer(layer, arguments):
     """Applies a layer to an input that fits the arguments it was made with."""
-    kernel = getattr(layer, "kernel_size", (1, 1))
+    of_boxes = getattr(layer, "boxes", layer)
+    kernel = getattr(layer, "kernel_size", (1,) * getattr(of_boxes, "num_dims", 2))
     inputs = int(np.sum(layer.in_features))
     shape = (2, *(12 for _ in kernel), inputs)
-    if arguments.get("channel_axis", -1) == -3:
-        shape = (2, inputs, 12, 12)
+    if arguments.get("channel_axis", -1) != -1:
+        shape = (2, inputs, *shape[1:-1])
     x: Any = jnp.ones(shape, jnp.float32)
     if isinstance(layer, layers.OctConv):
         high, low = layer.in_features
@@ -370,7 +438,8 @@ def _use_layer(layer, arguments):
             jnp.ones((2, *(6 for _ in kernel), low)) if low else None,
         )
     output = jax.eval_shape(lambda: layer(x))
-    channels = sum(branch.shape[-1] for branch in jax.tree.leaves(output))
+    axis = arguments.get("channel_axis", -1)
+    channels = sum(branch.shape[axis] for branch in jax.tree.leaves(output))
     expected = int(np.sum(getattr(layer, "out_features", channels)))
     assert channels == expected, f"{channels} outputs in place of {expected}"
     leaves = _leaves(layer)
@@ -379,11 +448,13 @@ def _use_layer(layer, arguments):
 
 
 def _use_box_layer(layer, arguments):
+    own = layer.boxes if isinstance(layer, layers.WeightedBoxConv) else layer
     counts = (arguments["in_features"], arguments["num_boxes"])
-    assert layer.theta.shape == (*map(int, counts), 4)
+    numbers = 3 if own.symmetric else 2 * own.num_dims
+    assert own.theta.shape == (*map(int, counts), numbers)
     leaves, output = _use_layer(layer, arguments)
-    theta = layer.valid_theta
-    projected = boxes.project(theta, layer.window, min_size=layer.min_size)
+    theta = own.valid_theta
+    projected = boxes.project(theta, own.window, min_size=own.min_size, causal=own.causal)
     assert bool((projected == theta).all())
     return leaves, output
 
@@ -399,8 +470,16 @@ _INITS = {
     "weight_init": function(nnx.initializers.ones),
     "bias_init": function(nnx.initializers.ones),
 }
+_METADATA = Kind({}, wrong=(*hostile.JUNK, 3, True, len, {"tag": 3}, {3: 3})).without(
+    {}, {"a": None}
+)
 _BOX_CONV = {
     "num_boxes": count(2),
+    "num_dims": choice(2, 1, 3).or_none(),
+    "strides": sizes((2, 1)),
+    "padding": choice("zeros", "edge", "partial"),
+    "symmetric": flag(False),
+    "causal": flag(False),
     "window": _SMALL_WINDOW.or_none(),
     "min_size": number(1.5),
     "normalize": flag(True),
@@ -409,6 +488,7 @@ _BOX_CONV = {
     "dtype": dtype().or_none(),
     "param_dtype": dtype(),
     "trainable": flag(True),
+    "theta_metadata": _METADATA,
     "implementation": choice("xla").or_none(),
 }
 _DCLS = {
@@ -506,8 +586,23 @@ _LAYERS = [
             **_IN,
             **_BOX_CONV,
             "theta_init": function(
-                lambda _, shape, dtype: jnp.asarray(_theta(*shape[:-1]), dtype), optional=True
+                lambda _, shape, dtype: jnp.asarray(_theta(*shape[:-1])[..., : shape[-1]], dtype),
+                optional=True,
             ),
+            "rngs": rngs(),
+        },
+        _use_box_layer,
+    ),
+    Call(
+        "WeightedBoxConv",
+        layers.WeightedBoxConv,
+        {
+            **_IN,
+            "out_features": count(4),
+            **_BOX_CONV,
+            "use_bias": flag(True),
+            "precision": _OCTAVE_OPTIONS["precision"],
+            **_INITS,
             "rngs": rngs(),
         },
         _use_box_layer,
@@ -585,6 +680,7 @@ _APPLIED = [
     Call(f"{name}()", _applied(make), {"x": kind})
     for name, make, kind in (
         ("BoxConv", lambda: layers.BoxConv(4, 2, rngs=nnx.Rngs(0)), _X),
+        ("WeightedBoxConv", lambda: layers.WeightedBoxConv(4, 2, 2, rngs=nnx.Rngs(0)), _X),
         ("DclsConv", lambda: layers.DclsConv(4, 4, (3, 3), 2, rngs=nnx.Rngs(0)), _X),
         ("DOConv", lambda: layers.DOConv(4, 4, (3, 3), rngs=nnx.Rngs(0)), _X),
         ("OctConv", lambda: layers.OctConv(4, 4, (3, 3), rngs=nnx.Rngs(0)), _X_OCTAVES),
@@ -615,6 +711,19 @@ _LINEN_NAMES = {**_AXES, "x": "in_features|channels", "alpha": "channels of high
 # Three channels too are divided as an `alpha` of 0.5 says.
 _LINEN_OCTAVES = _X_OCTAVES.without((_OCTAVES[0][..., :1], _OCTAVES[1]))
 _LINEN = [
+    Call(
+        "linen.WeightedBoxConv",
+        _initialized(linen.WeightedBoxConv),
+        {
+            "out_features": count(4),
+            **_BOX_CONV,
+            "use_bias": flag(True),
+            "precision": _OCTAVE_OPTIONS["precision"],
+            **_INITS,
+            "x": _ANY_X,
+        },
+        names=_LINEN_NAMES,
+    ),
     Call(
         "linen.BoxConv", _initialized(linen.BoxConv), {**_BOX_CONV, "x": _ANY_X}, names=_LINEN_NAMES
     ),
@@ -1112,6 +1221,12 @@ _OPTIM = [
         {"marks": _marks(_BOX_MARKS)._replace(same=())},
     ),
     Call(
+        "optim.track_boxes",
+        lambda boxes: optim.track_boxes(boxes),
+        {"boxes": _BOXES_KIND._replace(same=())},
+        lambda *_: None,
+    ),
+    Call(
         "optim.labels",
         lambda marks: optim.labels(marks),
         {"marks": _marks(_BOX_MARKS)._replace(same=())},
@@ -1204,6 +1319,18 @@ _SURGERY = [
         {"model": _CONVS, "variant": choice("octave"), "rngs": rngs()},
         _use_convs,
         names={"model": "where must select"},
+    ),
+    Call(
+        "boxes_to_matrices",
+        surgery.boxes_to_matrices,
+        {
+            "model": instance(
+                lambda: nnx.Sequential(layers.BoxConv(2, 2, window=(8, 8), rngs=nnx.Rngs(0))),
+                nnx.Conv,
+                layers.BoxConv,
+            )
+        },
+        lambda *_: None,
     ),
     Call(
         "is_dilated",

@@ -13,7 +13,7 @@ from jaxbox import analysis, models
 from jaxbox.models.blocks import BoxBlock, InitialBlock, apply_in_order
 from jaxbox.models.convolution import PatchConvTranspose
 from jaxbox.models.cost import cost
-from jaxbox.models.inference import for_inference
+from jaxbox.models.inference import for_inference, round_boxes
 from jaxbox.models.normalization import BatchNorm
 from jaxbox.models.pruning import contributions, prune
 
@@ -139,6 +139,54 @@ def test_cost_falls_by_what_was_removed(rng):
         operations += height * width * (channels * (16 + has_bias + block.relu + 1) + 5 * boxes)
     assert before.parameters - after.parameters == parameters
     assert before.multiply_adds - after.multiply_adds == operations
+
+
+OPTIONS = {
+    "symmetric": {"symmetric": True},
+    "causal": {"causal": True},
+    "edge": {"padding": "edge"},
+    "partial": {"padding": "partial"},
+    "sums": {"normalize": False, "min_size": 2.0},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_boxes_of_any_kind_can_be_pruned_and_rounded(options, rng):
+    model = network()
+    (_, block), *_ = model.box_blocks()
+    old = block.boxes
+    layer = jaxbox.BoxConv(
+        4, 4, window=old.window, channel_axis=-3, rngs=nnx.Rngs(int(rng.integers(100))), **options
+    )
+    block.boxes = layer
+    x = jnp.asarray(rng.normal(size=(4, *SIZE)), jnp.float32)
+    averages = layer(x)
+
+    keep = random_masks(rng)
+    pruned = prune(model, keep).blocks[1]
+    left = np.flatnonzero(keep[0].any(1))
+    # The channels that keep the same number of boxes are together.
+    channels = sorted(left, key=lambda channel: keep[0][channel].sum())
+    kept = [4 * channel + box for channel in channels for box in np.flatnonzero(keep[0][channel])]
+    result = pruned.boxes(x[np.array(channels)])
+    np.testing.assert_allclose(result, averages[np.array(kept)], rtol=1e-5, atol=1e-6)
+
+    (described, *_) = analysis.box_layers(model)
+    np.testing.assert_array_equal(described.theta, layer.valid_theta)
+    assert described.theta.shape == (4, 4, 4)
+
+    rounded = round_boxes(model).blocks[1].boxes
+    assert not isinstance(rounded.theta, nnx.Param)
+    assert ((rounded.valid_theta + 0.5) % 1 == 0).all()
+    assert jnp.abs(rounded.valid_theta - layer.valid_theta).max() <= 1
+    exact = jaxbox.box_conv(x, rounded.valid_theta, channel_axis=-3, **_of_operation(options))
+    np.testing.assert_allclose(rounded(x), exact, rtol=1e-5, atol=1e-6)
+    if "symmetric" in options:
+        np.testing.assert_array_equal(analysis.symmetry(rounded.valid_theta), 1)
+
+
+def _of_operation(options):
+    return {name: options[name] for name in ("padding", "normalize") if name in options}
 
 
 def test_the_original_stays_and_the_copy_trains(rng):

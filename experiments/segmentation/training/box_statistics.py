@@ -37,7 +37,7 @@ def box_statistics(model: SegmentationNetwork, state: TrainState) -> dict[str, d
         statistics[f"box layer {number}"] = {
             "moved": float(track.moved.mean()),
             "gradient_to_noise": float(jnp.median(track.gradient_to_noise)),
-            "at_minimum": float(share_at_minimum(block.boxes.theta[...])),
+            "at_minimum": float(share_at_minimum(block.boxes.valid_theta)),
         }
     return statistics
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
-from jaxbox.layers.box import BoxConv
+from jaxbox.layers.box import BoxConv, with_boxes
 from jaxbox.models.blocks.box import BoxBlock, BoxBranch, ChannelsFirstBranch
 from jaxbox.models.convolution import PointwiseConv
 from jaxbox.models.features import FeatureMap, Layer
@@ -124,7 +124,7 @@ class PrunedBoxBlock(BoxBranch):
             members = np.flatnonzero(counts == count)
             member, box = np.nonzero(keep[members])
             kept = members[member].reshape(-1, count), box.reshape(-1, count)
-            groups.append(_box_conv_like(block.boxes, block.boxes.theta[...][kept]))
+            groups.append(with_boxes(block.boxes, block.boxes.theta[...][kept]))
             channels += members.tolist()
             positions += np.ravel_multi_index(kept, keep.shape).ravel().tolist()
         self.input, self.output = block.input, block.output
@@ -183,25 +183,6 @@ def prune_boxes(block: BoxBlock, keep: NDArray[np.bool_]) -> ChannelsFirstBranch
     if keep.all():
         return block
     return PrunedBoxBlock(block, keep) if keep.any() else EmptyBoxBlock(block)
-
-
-def _box_conv_like(boxes: BoxConv, theta: jax.Array) -> BoxConv:
-    """Returns a layer of the same options with other boxes."""
-    return BoxConv(
-        theta.shape[0],
-        theta.shape[1],
-        window=boxes.window,
-        min_size=boxes.min_size,
-        normalize=boxes.normalize,
-        whole_pixels=boxes.whole_pixels,
-        channel_axis=boxes.channel_axis,
-        dtype=boxes.dtype,
-        param_dtype=boxes.param_dtype,
-        trainable=isinstance(boxes.theta, nnx.Param),
-        theta_init=lambda key, shape, dtype: theta,  # noqa: ARG005
-        implementation=boxes.implementation,
-        rngs=nnx.Rngs(0),
-    )
 
 
 def _select_outputs(conv: Layer, channels: Sequence[int]) -> Layer:
