@@ -36,6 +36,8 @@ class Options:
       strides: the steps between outputs along y and along x, in pixels. Only for a backend with
         `has_strides`.
       input_size: the size `(H, W)` of the input, which `backward` needs where strides are not 1.
+      strides_in_g: in `backward`, the steps between the outputs that were computed where `g` has
+        zeros in place of all others.
     """
 
     normalize: bool = True
@@ -44,6 +46,7 @@ class Options:
     channels_last: bool = False
     strides: Strides = (1, 1)
     input_size: tuple[int, int] | None = None
+    strides_in_g: Strides = (1, 1)
 
     @property
     def is_strided(self) -> bool:
@@ -52,8 +55,10 @@ class Options:
 
     @property
     def at_every_pixel(self) -> "Options":
-        """The same options without strides."""
-        return dataclasses.replace(self, strides=(1, 1), input_size=None)
+        """The same options without strides, for a `g` that was spread out over zeros."""
+        return dataclasses.replace(
+            self, strides=(1, 1), input_size=None, strides_in_g=self.strides
+        )
 
 
 class Forward(Protocol):

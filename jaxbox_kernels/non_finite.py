@@ -167,7 +167,7 @@ def _spoils_dtheta(x: Array, theta: Array, g: Array, options: Options) -> Array:
 
     def mark(spoilt: Array, c: Array, f: Array) -> Array:
         pixels = jnp.stack([~jnp.isfinite(x[:, c])] * 5)
-        of_x = jnp.any(_touched(pixels, boxes[c, f]), (1, 2, 3))
+        of_x = jnp.any(_touched(pixels, boxes[c, f], options.strides_in_g), (1, 2, 3))
         return spoilt.at[c, f].max(of_x | jnp.any(~jnp.isfinite(g[:, c, f])))
 
     nothing, _ = vary_alike(jnp.zeros((*theta.shape[:2], 5), bool), g)

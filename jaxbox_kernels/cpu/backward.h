@@ -325,7 +325,7 @@ class PlaneGradients {
 inline void spoil_gradient(const Marks& marks, const double* theta, const Shape& shape,
                            double* dtheta) {
   const Box box = make_box(theta, shape.height, shape.width, shape.normalize);
-  const bool all = shape.normalize && marks.any_in(theta);
+  const bool all = shape.normalize && marks.any_in(theta, shape);
   const Index at[4] = {box.x.at_min, box.x.at_max, box.y.at_min, box.y.at_max};
   for (int bound = 0; bound < 4; ++bound) {
     // A derivative is the integral over a box as wide or as high as the pixel that holds the bound.
@@ -334,7 +334,7 @@ inline void spoil_gradient(const Marks& marks, const double* theta, const Shape&
     double* axis = derivative + bound / 2 * 2;
     axis[0] = static_cast<double>(at[bound]) - 0.5;
     axis[1] = static_cast<double>(at[bound]) + 0.5;
-    if (all || marks.any_in(derivative)) dtheta[bound] = std::nan("");
+    if (all || marks.any_in(derivative, shape)) dtheta[bound] = std::nan("");
   }
 }
 

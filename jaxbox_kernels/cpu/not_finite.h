@@ -125,10 +125,10 @@ class Marks {
   }
 
   // Whether a box touches any of these pixels at any output.
-  bool any_in(const double* theta) const {
+  bool any_in(const double* theta, const Shape& shape) const {
     const Touched x = touched(theta[0], theta[1], width_), y = touched(theta[2], theta[3], height_);
-    for (Index row = 0; row < height_; ++row) {
-      for (Index column = 0; column < width_; ++column) {
+    for (Index row = 0; row < height_; row += shape.stride_y) {
+      for (Index column = 0; column < width_; column += shape.stride_x) {
         if (positive_.any(y, x, row, column) || negative_.any(y, x, row, column) ||
             nan_.any(y, x, row, column)) {
           return true;

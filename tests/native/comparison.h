@@ -15,7 +15,8 @@
 
 namespace jaxbox_fuzz {
 
-// Compares the results of one channel.
+// Compares the results of one channel. Outputs and `g` are those of all pixels; with strides, those
+// between outputs count for nothing.
 template <class T>
 class Comparison {
  public:
@@ -143,7 +144,7 @@ class Comparison {
     const double sum_of_x = x.map(magnitude).sum_of_magnitudes();
     for (Index f = 0; f < shape_.boxes; ++f) {
       const Matrix g = to_matrix(given_.g, f);
-      const auto exact = boxes_[f].dtheta(x, g);
+      const auto exact = boxes_[f].dtheta(x, g, shape_.stride_y, shape_.stride_x);
       // Every product of a pixel and a gradient is a term.
       const double sum = sum_of_x * g.map(magnitude).sum_of_magnitudes() / std::abs(boxes_[f].area);
       const double parts[2] = {part_along_x(f), part_along_y(f)};

@@ -137,11 +137,18 @@ struct Reference {
     return divided(weigh(y.overlaps.transposed(), g, x.overlaps.transposed()));
   }
 
-  std::array<double, 4> dtheta(const Matrix& plane, const Matrix& g) const {
+  // stride_y, stride_x: the steps between outputs; `g` of others counts for nothing.
+  std::array<double, 4> dtheta(const Matrix& plane, const Matrix& g, long stride_y,
+                               long stride_x) const {
     const auto inner = [&](const Matrix& rows, const Matrix& columns) {
       const Matrix integrals = weigh(rows, plane, columns);
       double sum = 0;
-      for (std::size_t i = 0; i < g.values.size(); ++i) sum += g.values[i] * integrals.values[i];
+      for (long row = 0; row < g.rows; row += stride_y) {
+        for (long column = 0; column < g.columns; column += stride_x) {
+          const long i = row * g.columns + column;
+          sum += g.values[i] * integrals.values[i];
+        }
+      }
       return sum / area;
     };
     std::array<double, 4> result = {inner(y.overlaps, x.d_low), inner(y.overlaps, x.d_high),

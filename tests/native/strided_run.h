@@ -111,7 +111,7 @@ class StridedRun {
     dx.read(results, &Result<T>::dx);
     std::string wrong;
     for (std::size_t c = 0; c < spread.size(); ++c) {
-      wrong += Comparison<T>(given_.shape, spread[c], results[c]).run();
+      wrong += Comparison<T>(shape_, spread[c], results[c]).run();
     }
     return wrong;
   }

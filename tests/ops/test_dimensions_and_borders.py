@@ -129,6 +129,23 @@ def test_strides_of_large_planes(implementation, rng):
             assert error <= BOUNDS["forward"] * np.abs(x).max()
 
 
+@pytest.mark.parametrize("implementation", BACKENDS)
+def test_a_nan_between_outputs_reaches_no_gradient(implementation, rng):
+    x = rng.normal(size=(7, 9, 1)).astype(np.float32)
+    theta = np.array([[[-0.3, 0.2, -0.4, 0.3], [-0.3, 1.2, -0.4, 0.3]]], np.float32)
+    spoilt = x.copy()
+    spoilt[2, 3] = np.nan  # The second box touches it from the output at (2, 2).
+
+    def gradients(x):
+        op = functools.partial(jaxbox.box_conv, strides=2, implementation=implementation)
+        return jax.grad(lambda x, theta: op(x, theta).sum(), (0, 1))(x, theta)
+
+    (clean_dx, clean_dtheta), (dx, dtheta) = gradients(x), gradients(spoilt)
+    np.testing.assert_array_equal(dx, clean_dx)
+    np.testing.assert_array_equal(dtheta[0, 0], clean_dtheta[0, 0])
+    assert np.isnan(dtheta[0, 1]).all()
+
+
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_a_constant_image_stays_constant_with_borders_that_say_so(padding):
     theta = jnp.array([[[-3.5, 2.2, -1.0, 4.0], [-0.5, 0.5, -9.0, 0.0]]])
