@@ -56,9 +56,7 @@ class Options:
     @property
     def at_every_pixel(self) -> "Options":
         """The same options without strides, for a `g` that was spread out over zeros."""
-        return dataclasses.replace(
-            self, strides=(1, 1), input_size=None, strides_in_g=self.strides
-        )
+        return dataclasses.replace(self, strides=(1, 1), input_size=None, strides_in_g=self.strides)
 
 
 class Forward(Protocol):
