@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer
 
 from jaxbox import boxes, symmetric_boxes
@@ -25,6 +26,7 @@ from jaxbox.layers.checks import check_model
 from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
 from jaxbox.ops.box_conv import box_conv
+from jaxbox_kernels.common.conv_large_dilation import conv_large_dilation
 
 __all__ = ["Variant", "boxes_to_matrices", "is_dilated", "replace_convs"]
 
@@ -94,12 +96,13 @@ def replace_convs[Model: nnx.Module](
     Raises:
       TypeError: `model` is no NNX model, `where` is no function, or an option is of the wrong type.
       ValueError: `variant` is unknown, no convolution is selected, or one has what the variant
-        does not support: a mask or input dilation; a parameter that another layer has too; an axis
-        of stacked layers; for `"dcls"` an extent larger than
-        `kernel_size`; for `"octave"` groups or different strides along the axes; for `"box"`
-        strides, groups, another number of spatial axes than two, or a number of outputs that
-        `num_boxes` does not divide; for `"boxes"` strides, groups, or a padding that does not give
-        the output the size of the input as `"SAME"` does.
+        does not support: a mask or input dilation, a `promote_dtype` or `preferred_element_type`
+        of its own; a parameter that another layer has too; an axis of stacked layers; for
+        `"dcls"`, `"box"` and `"boxes"` a `conv_general_dilated` of its own; for `"dcls"` an extent
+        larger than `kernel_size`; for `"octave"` groups or different strides along the axes; for
+        `"box"` strides, groups, another number of spatial axes than two, or a number of outputs
+        that `num_boxes` does not divide; for `"boxes"` strides, groups, or a padding that does not
+        give the output the size of the input as `"SAME"` does.
 
     Example:
       >>> from flax import nnx
@@ -195,6 +198,11 @@ def _check_replaceable(selected: Sequence[nnx.Conv], modules: Sequence[nnx.Modul
     for conv in selected:
         if conv.mask is not None or max(_per_axis(conv, conv.input_dilation)) > 1:
             raise ValueError("a convolution with a mask or input dilation has no counterpart.")
+        if conv.promote_dtype is not promote_dtype or conv.preferred_element_type is not None:
+            raise ValueError(
+                "a convolution with a promote_dtype or preferred_element_type of its own has no "
+                "counterpart."
+            )
         if conv.kernel.ndim != len(conv.kernel_size) + 2:
             raise ValueError(
                 "a stack of convolutions, as nnx.vmap makes it, cannot be replaced; its kernel has "
@@ -280,6 +288,15 @@ def _copy_bias(conv: nnx.Conv, bias: nnx.Variable[jax.Array] | None) -> None:
         bias[...] = conv.bias[...]
 
 
+def _check_usual_conv(conv: nnx.Conv) -> None:
+    """Checks that what convolves gives JAX's result, for variants that take no other function."""
+    if conv.conv_general_dilated not in (jax.lax.conv_general_dilated, conv_large_dilation):
+        raise ValueError(
+            "a convolution with a conv_general_dilated of its own can be replaced by 'octave' and "
+            "'doconv' alone."
+        )
+
+
 def _doconv(conv: nnx.Conv, **options: Any) -> DOConv:
     """Makes the DO-Conv that starts as a convolution."""
     names = ("kernel_dilation", "feature_group_count", "conv_general_dilated")
@@ -297,6 +314,7 @@ def _dcls(
     conv: nnx.Conv, *, kernel_size: tuple[int, ...] | None = None, **options: Any
 ) -> DclsConv:
     """Makes the DCLS layer whose taps start at those of a convolution."""
+    _check_usual_conv(conv)
     dilation = _per_axis(conv, conv.kernel_dilation)
     extent = _extent(conv)
     size = extent if kernel_size is None else sizes_per_axis("kernel_size", kernel_size)
@@ -363,6 +381,7 @@ def _box(
 ) -> nnx.Sequential:
     """Makes the 1x1 convolution and the boxes that take the place of a convolution."""
     num_boxes = check_count("num_boxes", num_boxes)
+    _check_usual_conv(conv)
     if (
         max(_per_axis(conv, conv.strides)) > 1
         or conv.feature_group_count > 1
@@ -380,7 +399,14 @@ def _box(
         )
     inner = conv.out_features // num_boxes
     pointwise = nnx.Conv(
-        conv.in_features, inner, (1, 1), use_bias=conv.use_bias, dtype=conv.dtype, rngs=rngs
+        conv.in_features,
+        inner,
+        (1, 1),
+        use_bias=conv.use_bias,
+        dtype=conv.dtype,
+        param_dtype=conv.param_dtype,
+        precision=conv.precision,
+        rngs=rngs,
     )
     return nnx.Sequential(pointwise, BoxConv(inner, num_boxes, window=window, rngs=rngs, **options))
 
@@ -389,6 +415,7 @@ def _weighted_boxes(
     conv: nnx.Conv, *, num_boxes: int = 4, rngs: nnx.Rngs, **options: Any
 ) -> WeightedBoxConv:
     """Makes the weighted boxes whose kernels start near those of a convolution."""
+    _check_usual_conv(conv)
     extent = _extent(conv)
     same = _same_pads(conv)
     if max(_per_axis(conv, conv.strides)) > 1 or conv.feature_group_count > 1:

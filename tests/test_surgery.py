@@ -273,6 +273,13 @@ def test_bad_arguments():
         surgery.replace_convs(_conv(), "box", rngs=rngs)
     with pytest.raises(ValueError, match="mask or input dilation"):
         surgery.replace_convs(_conv(input_dilation=2), "doconv", rngs=rngs)
+    for own in ({"preferred_element_type": jnp.float32}, {"promote_dtype": lambda *a, **_: a}):
+        with pytest.raises(ValueError, match="promote_dtype or preferred_element_type"):
+            surgery.replace_convs(_conv(**own), "doconv", rngs=rngs)
+    quantized = _conv(conv_general_dilated=lambda *a, **o: jax.lax.conv_general_dilated(*a, **o))
+    for variant in ("dcls", "box", "boxes"):
+        with pytest.raises(ValueError, match="'octave' and 'doconv' alone"):
+            surgery.replace_convs(quantized, variant, rngs=rngs)
 
 
 @pytest.mark.parametrize("variant", ["dcls", "octave", "doconv"])
