@@ -12,6 +12,12 @@ import experiments
 from experiments.common.program import UserError, exit_code, run
 from experiments.segmentation.data.errors import DataError
 
+# Of a program in a shell's background, a process inherits that SIGINT is ignored.
+_INTERRUPTED = (
+    "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "os.kill(os.getpid(), signal.SIGINT)"
+)
+
 
 @pytest.mark.parametrize("error", [UserError, DataError])
 def test_a_users_error_is_one_line_and_exit_code_2(capsys, error):
@@ -66,7 +72,7 @@ def test_ctrl_c_that_an_import_turns_into_another_error_is_still_ctrl_c(capsys):
 @pytest.mark.parametrize(
     ("library", "code", "printed"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", 130, "stopped\n"),
+        (_INTERRUPTED, 130, "stopped\n"),
         ("raise ValueError('what')", 2, "error: the libraries cannot be imported (what); check "),
         ("import nothing_of_this_name", 2, "error: No module named 'nothing_of_this_name'; "),
         (
