@@ -41,8 +41,8 @@ __all__ = [
     "Rounding",
     "Window",
     "area",
-    "check_axes",
     "check_min_size",
+    "check_shape",
     "check_theta",
     "check_window",
     "initializer",
@@ -184,7 +184,7 @@ def sample(
     """
     check_key("key", key)
     check_dtype("dtype", dtype)
-    axes = check_axes(shape)
+    axes = check_shape(shape)
     window = check_window(window)
     if min(window) < _MIN_SIZE:
         raise ValueError(f"window must be at least one pixel high and wide, got {window}.")
@@ -239,7 +239,7 @@ def initializer(window: Sequence[float], *, causal: bool = False) -> Callable[..
     window = check_window(window)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        axes = check_axes(shape)
+        axes = check_shape(shape)
         _check_last_axis("shape", axes, window)
         return sample(key, axes[:-1], window, dtype, causal=causal)
 
@@ -417,12 +417,23 @@ def _join(low: jax.Array, high: jax.Array) -> jax.Array:
     return lax.collapse(jnp.stack([low, high], axis=-1), low.ndim - 1)
 
 
-def check_axes(shape: Sequence[int]) -> tuple[int, ...]:
-    """Checks the shape of an array of boxes and returns it as a tuple.
+def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Checks the shape of an array and returns it as a tuple.
+
+    Args:
+      shape: The length of each axis, 0 or more.
+
+    Returns:
+      The tuple of Python integers.
 
     Raises:
-      TypeError: It is no sequence of integers.
-      ValueError: A number is negative.
+      TypeError: `shape` is no sequence of integers.
+      ValueError: A length is negative.
+
+    Example:
+      >>> from jaxbox import boxes
+      >>> boxes.check_shape([16, 4, 4])
+      (16, 4, 4)
     """
     check_sequence("shape", shape, "integers")
     return tuple(check_count("each axis of shape", size, minimum=0) for size in shape)

@@ -27,8 +27,12 @@ from jaxbox.layers.dcls import dilated_positions
 from jaxbox.models.blocks import Bottleneck, BoxBlock
 from jaxbox.ops.box_conv import box_conv
 from jaxbox_kernels.common.conv_large_dilation import conv_large_dilation
+from jaxbox_kernels.common.conv_large_kernel import conv_large_kernel
 
 __all__ = ["Variant", "boxes_to_matrices", "is_dilated", "replace_convs"]
+
+# JAX's convolution, and what computes the same faster.
+_USUAL_CONVS = (jax.lax.conv_general_dilated, conv_large_dilation, conv_large_kernel)
 
 Variant = Literal["box", "boxes", "dcls", "octave", "doconv"]
 
@@ -289,8 +293,8 @@ def _copy_bias(conv: nnx.Conv, bias: nnx.Variable[jax.Array] | None) -> None:
 
 
 def _check_usual_conv(conv: nnx.Conv) -> None:
-    """Checks that what convolves gives JAX's result, for variants that take no other function."""
-    if conv.conv_general_dilated not in (jax.lax.conv_general_dilated, conv_large_dilation):
+    """Checks that a convolution computes what JAX's does, for variants that know no other."""
+    if conv.conv_general_dilated not in _USUAL_CONVS:
         raise ValueError(
             "a convolution with a conv_general_dilated of its own can be replaced by 'octave' and "
             "'doconv' alone."

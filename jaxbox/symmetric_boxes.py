@@ -70,7 +70,7 @@ def initializer(window: Sequence[float]) -> Callable[..., jax.Array]:
         raise ValueError(f"window must be at least one pixel high and wide, got {(h, w)}.")
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        shape = boxes.check_axes(shape)
+        shape = boxes.check_shape(shape)
         if not shape or shape[-1] != 3:
             raise ValueError(f"shape must end in an axis of 3, got {shape}.")
         along_y, along_x = jax.random.split(key)

@@ -36,8 +36,8 @@ class Options:
       strides: the steps between outputs along y and along x, in pixels. Only for a backend with
         `has_strides`.
       input_size: the size `(H, W)` of the input, which `backward` needs where strides are not 1.
-      strides_in_g: in `backward`, the steps between the outputs that were computed where `g` has
-        zeros in place of all others.
+      strides_in_g: in `backward`, the steps between the outputs that were computed, if `g` was
+        spread out over zeros in place of all others.
     """
 
     normalize: bool = True

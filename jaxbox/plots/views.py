@@ -13,7 +13,7 @@ __all__ = ["View", "views_of"]
 
 _BAR = 0.7  # The height of the bar that stands for a box of a signal; the next is 1 below.
 
-# What is to the right and what is downwards, by their places in boxes and from the end of a window.
+# The axes (0 is x, 1 is y, 2 is z) that are drawn to the right and downwards.
 _SIDES_OF_VOLUMES = {
     "from the front": (0, 1),
     "from the side": (2, 1),
@@ -27,7 +27,8 @@ class View(NamedTuple):
     Attributes:
       title: How the boxes are seen; empty where there is one view only.
       layer: The layer, with rectangles `(C, F, 4)` as its boxes and a window `(h, w)`.
-      axes: The axes of the boxes that are to the right and downwards; bars have no second one.
+      axes: The axes (0 is x, 1 is y, 2 is z) that are drawn to the right and downwards; bars have
+        no second one.
     """
 
     title: str

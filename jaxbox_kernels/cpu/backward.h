@@ -134,7 +134,7 @@ class RowGradients {
   }
 
   Index width_;
-  Index outputs_;  // Of a row.
+  Index outputs_;  // The number of outputs of a row.
   ColumnOrder order_;
   double* differences_;
   double* parts_;
@@ -195,7 +195,7 @@ struct InnerProducts {
   }
 };
 
-// kStrided: whether outputs are not at all pixels.
+// kStrided: whether a stride is larger than 1.
 template <class T, bool kStrided>
 class PlaneGradients {
  public:
@@ -265,7 +265,7 @@ class PlaneGradients {
     double operator[](Index column) const { return row[column]; }
   };
 
-  // The shape of outputs at every row, among which those between strides are 0.
+  // The shape with outputs at every row: the window reads zeros between the rows of `g`.
   static Shape at_every_row(Shape shape) {
     shape.stride_y = 1;
     return shape;

@@ -12,7 +12,7 @@ import experiments
 from experiments.common.program import UserError, exit_code, run
 from experiments.segmentation.data.errors import DataError
 
-# Of a program in a shell's background, a process inherits that SIGINT is ignored.
+# What a shell starts in the background ignores SIGINT, and so do the processes that it starts.
 _INTERRUPTED = (
     "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "os.kill(os.getpid(), signal.SIGINT)"
